@@ -1,14 +1,13 @@
 """Everything a run depends on, as frozen dataclasses; saved with every run and overridden on the command line."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
-Options = dict[str, str | int | float | bool]
+Options = tuple[tuple[str, bool | int | float | str], ...]
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ class Loss:
 
     name: str = "triplet"
     """A name from jaxml.losses.LOSSES."""
-    options: Options = field(default_factory=dict)
-    """The loss function's own hyper-parameters, such as: margin 0.2 formula soft mining local."""
+    options: Options = ()
+    """Pairs (hyper-parameter of the loss function, value), such as: margin 0.2 formula soft mining local."""
     norm_weight: float = 0.0
     """Weight of the mean length of the embeddings before normalisation."""
 
@@ -139,3 +138,76 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have."""
+        for section, part in sections(self):
+            for f in dataclasses.fields(part):
+                value = getattr(part, f.name)
+                if get_origin(f.type) is Literal and value not in get_args(f.type):
+                    raise ValueError(f"{section}.{f.name} is {value!r}; allowed: {', '.join(get_args(f.type))}")
+        for name in POSITIVE:
+            section, key = name.split(".")
+            if (value := getattr(getattr(self, section), key)) <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
+        low, high = self.data.crop_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"data.crop_area is {low} {high}; it must be two shares with 0 < low <= high <= 1")
+
+
+POSITIVE = (
+    "data.stored_size data.size data.classes_per_batch data.images_per_class model.feature_size "
+    "optim.learning_rate train.steps train.log_every train.eval_every train.save_every "
+    "eval.batch_size eval.clusters_per_class eval.kmeans_seeds"
+).split()
+
+
+def sections(config: Config) -> list[tuple[str, Any]]:
+    """Name and dataclass of each section of a configuration."""
+    return [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """Plain nested dict of a configuration, as written to JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Configuration from a nested dict; what is not named keeps its default, unknown names are a ValueError."""
+    parts = {f.name: f.type for f in dataclasses.fields(Config)}
+    known = {f"{name}.{f.name}" for name, part in parts.items() for f in dataclasses.fields(part)}
+    given = {f"{name}.{key}" for name, section in values.items() for key in section}
+    if unknown := sorted(given - known):
+        raise ValueError(f"unknown configuration options {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    return Config(
+        **{
+            name: parts[name](**{key: _frozen(value) for key, value in section.items()})
+            for name, section in values.items()
+        }
+    )
+
+
+def load(path: str | Path) -> Config:
+    """Configuration from a JSON file written by `save`."""
+    return from_dict(json.loads(Path(path).read_text()))
+
+
+def save(path: str | Path, config: Config) -> None:
+    """Write a configuration as JSON."""
+    Path(path).write_text(json.dumps(to_dict(config), indent=2) + "\n")
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """One line `section.option: old -> new` for each option in which two configurations differ."""
+    return [
+        f"{section}.{key}: {value!r} -> {other[section][key]!r}"
+        for other in [to_dict(new)]
+        for section, part in to_dict(old).items()
+        for key, value in part.items()
+        if other[section][key] != value
+    ]
+
+
+def _frozen(value: Any) -> Any:
+    """JSON's lists as tuples, at every depth."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
