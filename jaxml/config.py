@@ -145,21 +145,26 @@ class Config:
             for f in dataclasses.fields(part):
                 value = getattr(part, f.name)
                 if get_origin(f.type) is Literal and value not in get_args(f.type):
-                    raise ValueError(f"{section}.{f.name} is {value!r}; allowed: {', '.join(get_args(f.type))}")
+                    raise ValueError(
+                        f"{section}.{f.name} is {value!r}; allowed: {', '.join(get_args(f.type))}"
+                    )
         for name in POSITIVE:
             section, key = name.split(".")
             if (value := getattr(getattr(self, section), key)) <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
         low, high = self.data.crop_area
         if not 0 < low <= high <= 1:
-            raise ValueError(f"data.crop_area is {low} {high}; it must be two shares with 0 < low <= high <= 1")
+            raise ValueError(
+                f"data.crop_area is {low} {high}; it must be two shares with 0 < low <= high <= 1"
+            )
 
 
 POSITIVE = (
-    "data.stored_size data.size data.classes_per_batch data.images_per_class model.feature_size "
-    "optim.learning_rate train.steps train.log_every train.eval_every train.save_every "
-    "eval.batch_size eval.clusters_per_class eval.kmeans_seeds"
-).split()
+    *("data.stored_size", "data.size", "data.classes_per_batch", "data.images_per_class"),
+    *("model.feature_size", "optim.learning_rate"),
+    *("train.steps", "train.log_every", "train.eval_every", "train.save_every"),
+    *("eval.batch_size", "eval.clusters_per_class", "eval.kmeans_seeds"),
+)
 
 
 def sections(config: Config) -> list[tuple[str, Any]]:
@@ -174,11 +179,13 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
 
 def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
     """Configuration from a nested dict; what is not named keeps its default, unknown names are a ValueError."""
-    parts = {f.name: f.type for f in dataclasses.fields(Config)}
+    parts: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(Config)}
     known = {f"{name}.{f.name}" for name, part in parts.items() for f in dataclasses.fields(part)}
     given = {f"{name}.{key}" for name, section in values.items() for key in section}
     if unknown := sorted(given - known):
-        raise ValueError(f"unknown configuration options {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        raise ValueError(
+            f"unknown configuration options {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+        )
     return Config(
         **{
             name: parts[name](**{key: _frozen(value) for key, value in section.items()})

@@ -1,0 +1,173 @@
+"""Checkpoints of a run: whole or not at all, checked by SHA-256, last and best kept. Only this file knows orbax."""
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, damaged, of another network, or could not be written."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint whose files are not what was written."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `directory/STEP`.
+
+    The newest two and the one with the highest score are kept. A save returns when all is on disk under its final
+    name; a process killed before that leaves only a temporary folder, which no restore looks at.
+    """
+
+    def __init__(self, directory: str | Path):
+        self.directory = Path(directory).absolute()
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            # Metrics reach the disk only where best_fn is set.
+            best_fn=_score,
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(2), policies.BestN(get_metric_fn=_score, n=1)]
+            ),
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+        )
+        return ocp.CheckpointManager(self.directory, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps that can be restored, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, *, score: float | None, meta: dict[str, Any]) -> None:
+        """Write `state` (a tree of arrays) and `meta` (JSON); `score` ranks it, None or NaN ranks last.
+
+        Raises:
+          CheckpointError: there is less free space than twice the checkpoint's size, or the write failed; earlier
+            checkpoints are untouched.
+        """
+        arrays = _flatten(jax.device_get(state))
+        needed = 2 * sum(x.nbytes for x in arrays.values())
+        if (free := shutil.disk_usage(self.directory).free) < needed:
+            raise CheckpointError(
+                f"no room for checkpoint {step} in {self.directory}: {needed >> 20} MiB needed, {free >> 20} MiB free"
+            )
+        meta = {**meta, "arrays": {name: _describe(x) for name, x in arrays.items()}}
+        meta["sha256"] = _sha256(_canonical(meta))
+        ranked = score if score is not None and math.isfinite(score) else -math.inf
+        args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
+        try:
+            self._manager.save(step, args=args, metrics={"score": ranked}, force=True)
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint {step} could not be written to {self.directory}: {_line(error)}"
+            ) from error
+
+    def best_step(self) -> int | None:
+        """Step with the highest score, the newest where none was scored."""
+        return self._manager.best_step()
+
+    def restore(self, target: Any, step: int) -> tuple[Any, dict[str, Any]]:
+        """State of the structure, shapes and dtypes of `target`, and its meta.
+
+        Raises:
+          DamagedCheckpoint: files are missing or changed; names the step, the folder and the arrays.
+          CheckpointError: the state is that of another network or optimiser; lists the arrays that differ.
+        """
+        where = f"checkpoint {step} in {self.directory / str(step)}"
+        expected = _flatten(target)
+        try:
+            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            intact = meta.pop("sha256") == _sha256(_canonical(meta))
+        except Exception as error:
+            raise DamagedCheckpoint(f"{where} is damaged: meta data unreadable ({_line(error)})") from error
+        if not intact:
+            raise DamagedCheckpoint(f"{where} is damaged: SHA-256 differs for the meta data")
+        stored = meta.pop("arrays")
+        blank = {name: np.zeros(x.shape, x.dtype) for name, x in expected.items()}
+        if other := [
+            name for name in sorted({*stored, *blank}) if not _alike(stored.get(name), blank.get(name))
+        ]:
+            raise CheckpointError(f"{where} is of another network or optimiser; arrays that differ: {other}")
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(blank))
+            arrays = self._manager.restore(step, args=args)["state"]
+        except Exception as error:
+            raise DamagedCheckpoint(f"{where} is damaged: arrays unreadable ({_line(error)})") from error
+        if changed := [name for name, x in arrays.items() if _describe(x) != stored[name]]:
+            raise DamagedCheckpoint(f"{where} is damaged: SHA-256 differs for {', '.join(changed)}")
+        return jax.tree.unflatten(jax.tree.structure(target), [arrays[name] for name in expected]), meta
+
+    def restore_newest(self, target: Any) -> tuple[Any, dict[str, Any]]:
+        """`restore` of the newest sound checkpoint; damaged ones are moved to `damaged/` beside the folder.
+
+        Raises:
+          CheckpointError: there is none, or none is sound.
+        """
+        for step in reversed(self.steps()):
+            try:
+                return self.restore(target, step)
+            except DamagedCheckpoint as error:
+                log.warning("%s; set aside, trying an older one", error)
+                self._set_aside(step)
+        raise CheckpointError(
+            f"no sound checkpoint in {self.directory}; start a new run in another folder, or put one back"
+        )
+
+    def _set_aside(self, step: int) -> None:
+        aside = self.directory.parent / "damaged"
+        aside.mkdir(exist_ok=True)
+        name = next(
+            n for i in range(10_000) if not (n := aside / (f"{step}-{i}" if i else str(step))).exists()
+        )
+        (self.directory / str(step)).rename(name)
+        self._manager.close()
+        self._manager = self._open()
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["score"]
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+    """Arrays by path, in the tree's own order."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _describe(array: Any) -> dict[str, Any]:
+    """What a restored array must agree with."""
+    array = np.asarray(array)
+    return {"sha256": _sha256(array.tobytes()), "shape": list(array.shape), "dtype": str(array.dtype)}
+
+
+def _alike(stored: dict[str, Any] | None, array: Any) -> bool:
+    if stored is None or array is None:
+        return False
+    return stored["shape"] == list(array.shape) and stored["dtype"] == str(array.dtype)
+
+
+def _canonical(meta: dict[str, Any]) -> bytes:
+    return json.dumps(meta, sort_keys=True).encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error whose text may be pages long."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
