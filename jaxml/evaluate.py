@@ -42,7 +42,7 @@ def label_seeded_clusters(
 ) -> np.ndarray:
     """K-means started from images of every class, as in Shah 2017: USES LABELS, so it flatters.
 
-    The first centres are `clusters_per_class` images of each class (all, where it has fewer), chosen at random.
+    The first centres are `clusters_per_class` random images of each class (all, where it has fewer).
     Only `original_nmi` and `original_f1` use it.
     """
     rng = np.random.default_rng(seed)
@@ -67,13 +67,14 @@ def evaluate(
 
     K-means sees no labels: k-means++, the best of 10 starts, k = classes x clusters_per_class. Clustering
     metrics are means over the seeds seed, seed + 1, ...; with more than one, `nmi_std` and so on are their
-    standard deviations (n - 1). `original_nmi` and `original_f1` start from true labels (see `jaxml.metrics`).
+    standard deviations. `original_nmi` and `original_f1` start from true labels (see `jaxml.metrics`).
     Retrieval metrics, such as `recall@1` and `map@r`, need no K-means. Raises ValueError for bad shapes, for
     embeddings that are not finite, and for more clusters than images.
     """
     if kmeans_seeds < 1 or clusters_per_class < 1:
         raise ValueError(
-            f"kmeans_seeds and clusters_per_class must be at least 1; got {kmeans_seeds} and {clusters_per_class}"
+            f"kmeans_seeds and clusters_per_class must be at least 1; "
+            f"got {kmeans_seeds} and {clusters_per_class}"
         )
     runs = []
     for s in range(seed, seed + kmeans_seeds):

@@ -47,7 +47,7 @@ def _entropy(counts: np.ndarray) -> float:
 def nmi(clusters: np.ndarray, labels: np.ndarray) -> float:
     """Normalised mutual information, 2 I(clusters; labels) / (H(clusters) + H(labels)), in [0, 1].
 
-    The arithmetic mean, as in scikit-learn and Song et al. 2016 (arXiv:1511.06452, section 5). 1 where both
+    The arithmetic mean, as in scikit-learn and Song et al. 2016 (arXiv:1511.06452). 1 where both
     have one group, 0 where only one of them has.
     """
     counts, rows, columns = contingency(clusters, labels)
@@ -107,7 +107,7 @@ def pairwise_f1(clusters: np.ndarray, labels: np.ndarray) -> float:
     """F1 over pairs of images, 2 P R / (P + R), in [0, 1].
 
     P: the share of same-cluster pairs that share a class; R: the share of same-class pairs that share a
-    cluster. Source: Song et al. 2016 (arXiv:1511.06452, section 5). Where neither has a pair (all singletons
+    cluster. Source: Song et al. 2016 (arXiv:1511.06452). Where neither has a pair (all singletons
     on both sides) the partitions are the same and the value is 1; where no pair shares both it is 0.
     """
     both, in_cluster, in_class, _ = _pairs(clusters, labels)
@@ -171,9 +171,7 @@ ORIGINAL: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 # Neighbours against classes ------------------------------------------------------------------------------
 
 
-def neighbours(
-    embeddings: np.ndarray, k: int, block_bytes: int = BLOCK_BYTES
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def neighbours(embeddings: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (queries [b], their k nearest other images [b, k], nearest first) block by block.
 
     Distances are Euclidean, in float64; k is cut to N - 1. Equal distances go by index. Raises ValueError for
@@ -187,7 +185,7 @@ def neighbours(
     k = min(k, len(x) - 1)
     x = x - x.mean(0, keepdims=True)
     squares = (x * x).sum(1)
-    block = max(1, block_bytes // (8 * len(x)))
+    block = max(1, BLOCK_BYTES // (8 * len(x)))
     for start in range(0, len(x), block):
         queries = np.arange(start, min(start + block, len(x)))
         # |query|^2 is the same along a row and does not change its order.
@@ -199,7 +197,7 @@ def neighbours(
 
 
 def recall(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
-    """Recall@K per query: 1 if any of its k nearest shares its class (Song et al. 2016, section 5)."""
+    """Recall@K per query: 1 if any of its k nearest shares its class (Song et al. 2016, arXiv:1511.06452)."""
     return np.any(hits[:, :k], axis=1).astype(np.float64)
 
 
@@ -217,15 +215,15 @@ def r_precision(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
 def map_at_r(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """MAP@R per query, (1/R) sum_{i <= R} P(i) [i-th is right], P(i) the precision of the i nearest.
 
-    Source: Musgrave et al. 2020 (arXiv:2003.08505), section 3.2.
+    Source: Musgrave et al. 2020 (arXiv:2003.08505).
     """
     ranks = np.arange(1, hits.shape[1] + 1)[None, :]
     within = ranks <= relevant[:, None]
     return (hits.cumsum(1) / ranks * (hits & within)).sum(1) / relevant
 
 
-# Each row takes hits bool [Q, depth], whether the i-th nearest shares the query's class, and relevant int [Q],
-# how many other images do (R, from 1 to depth), and returns one value per query, [Q].
+# Each row takes hits bool [Q, depth], whether the i-th nearest shares the query's class, and relevant [Q], how
+# many other images do (R, from 1 to depth), and returns one value per query, [Q].
 RETRIEVAL: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     **{f"recall@{k}": partial(recall, k=k) for k in KS},
     **{f"precision@{k}": partial(precision, k=k) for k in KS},
