@@ -1,0 +1,6 @@
+"""Backbones and embedding networks as flax.linen modules; `pretrained` imports weights."""
+
+from jaxml.models.backbones import BACKBONES, Backbone
+from jaxml.models.embedder import Embedder, build, init
+
+__all__ = ["BACKBONES", "Backbone", "Embedder", "build", "init"]

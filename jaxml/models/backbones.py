@@ -1,0 +1,67 @@
+"""The table of backbones: a new one is one file and one row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import flax.linen as nn
+
+from jaxml.models.simple import Simple
+from jaxml.models.squeezenet import PLAN_1_0, PLAN_1_1, SqueezeNet
+
+RGB = tuple[float, float, float]
+
+IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+HALF: RGB = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network's constructor and what its pretrained weights expect of an image."""
+
+    module: Callable[..., nn.Module]
+    """Called with frozen, axis_name, dtype, remat."""
+    size: int
+    """Native side of the input in pixels."""
+    mean: RGB
+    """Subtracted from pixels in [0, 1]."""
+    std: RGB
+    """What the difference is divided by."""
+    features: int
+    """Channels of the output."""
+    spatial: bool = True
+    """The output is a map [b, h, w, features], not a vector [b, features]."""
+    classifier: str | None = None
+    """Name of the classifier's layer in weight files; None if there are none."""
+    classifier_head: Literal["linear", "conv"] | None = None
+    """The head that this classifier is."""
+
+
+BACKBONES: dict[str, Backbone] = {
+    "simple": Backbone(Simple, 64, HALF, HALF, 512, spatial=False),
+    "shallow": Backbone(
+        partial(Simple, kernel_sizes=(7, 5), channels=(32, 32)), 96, HALF, HALF, 512, spatial=False
+    ),
+    "squeezenet1_0": Backbone(
+        partial(SqueezeNet, (96, 7), PLAN_1_0),
+        224,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        512,
+        classifier="classifier.1",
+        classifier_head="conv",
+    ),
+    "squeezenet1_1": Backbone(
+        partial(SqueezeNet, (64, 3), PLAN_1_1),
+        224,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        512,
+        classifier="classifier.1",
+        classifier_head="conv",
+    ),
+}

@@ -1,0 +1,159 @@
+"""Layers shared by the backbones: NHWC, float32 parameters, arithmetic in `dtype`, padding as in PyTorch."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+Initializer = jax.nn.initializers.Initializer
+
+HE_NORMAL = jax.nn.initializers.he_normal()
+
+
+class Conv(nn.Module):
+    """2-D convolution [b, H, W, C] -> [b, H', W', features] with symmetric zero padding.
+
+    Parameters `kernel` [h, w, C, features] and `bias` [features].
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: int = 1
+    padding: tuple[int, int] = (0, 0)
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: Initializer = HE_NORMAL
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Convolve `x`; ValueError if it is smaller than the kernel."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        for axis in (0, 1):
+            _output_size(x.shape[1 + axis], self.kernel_size[axis], self.strides, 2 * self.padding[axis])
+        if self.kernel_size == (1, 1) and self.padding == (0, 0):
+            # The same sum as a matrix product: on CPU twice as fast as XLA's convolution, gradients included.
+            y = x[:, :: self.strides, :: self.strides] @ kernel[0, 0]
+        else:
+            y = lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(self.strides, self.strides),
+                padding=[(pad, pad) for pad in self.padding],
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return y
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015), statistics in float32.
+
+    With `frozen` the running statistics are used and never updated; with `axis_name` the batch statistics are
+    those of all devices on that axis. Running averages move by 0.1 per step, as in PyTorch; the running variance
+    is the biased one (PyTorch: unbiased).
+    """
+
+    frozen: bool = False
+    axis_name: str | None = None
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Normalise `x` [..., C] with the batch's statistics if `train`, else with the running ones."""
+        norm = nn.BatchNorm(
+            use_running_average=self.frozen or not train,
+            momentum=0.9,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+            name="norm",
+        )
+        nn.share_scope(self, norm)
+        return norm(x)
+
+
+def max_pool(x: Array, *, window: int, stride: int, padding: int = 0, ceil: bool = False) -> Array:
+    """Maximum over square windows, [b, H, W, C] -> [b, H', W', C]; `ceil` keeps a last, partial window.
+
+    Written as maxima of shifted strided slices, columns first and then rows: the gradient of XLA's own pooling
+    (select-and-scatter) is several times slower on CPU. The gradient goes to the first of equal maxima in
+    reading order, as in PyTorch.
+    """
+    for axis in (2, 1):
+        size = x.shape[axis]
+        out = _output_size(size, window, stride, 2 * padding, ceil)
+        after = (out - 1) * stride + window - size - padding
+        widths = [(0, 0, 0)] * 4
+        widths[axis] = (padding, max(after, 0), 0)
+        x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), widths)
+        shifted = (
+            lax.slice_in_dim(x, shift, shift + (out - 1) * stride + 1, stride, axis)
+            for shift in range(window)
+        )
+        x = reduce(_first_maximum, shifted)
+    return x
+
+
+def avg_pool(x: Array, *, window: int, stride: int, padding: int = 0) -> Array:
+    """Mean over square windows, [b, H, W, C] -> [b, H', W', C]; zeros of the padding count, as in PyTorch."""
+    for axis in (1, 2):
+        _output_size(x.shape[axis], window, stride, 2 * padding)
+    sums = lax.reduce_window(
+        x,
+        jnp.zeros((), x.dtype),
+        lax.add,
+        (1, window, window, 1),
+        (1, stride, stride, 1),
+        [(0, 0), (padding, padding), (padding, padding), (0, 0)],
+    )
+    return sums / (window * window)
+
+
+def dropout(x: Array, rate: float, keys: Array | None, *, layer: int, channels: bool = False) -> Array:
+    """Zero elements (or whole channels) of `x` [b, ..., C] with probability `rate`, scale the rest by 1/(1-rate).
+
+    Image i's mask depends on `keys[i]` and the layer's number alone, so it is the same however the batch is
+    divided among devices. `keys=None` raises ValueError.
+    """
+    if keys is None:
+        raise ValueError("keys: training with dropout needs one PRNG key per image, got None")
+    if keys.shape[0] != x.shape[0]:
+        raise ValueError(f"keys: one PRNG key per image, got {keys.shape[0]} keys for {x.shape[0]} images")
+    shape = (1,) * (x.ndim - 2) + x.shape[-1:] if channels else x.shape[1:]
+
+    def keep(key: Array) -> Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, layer), 1.0 - rate, shape)
+
+    return jnp.where(jax.vmap(keep)(keys), x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def _output_size(size: int, window: int, stride: int, padding: int, ceil: bool = False) -> int:
+    span = size + padding - window
+    if span < 0:
+        raise ValueError(
+            f"images: too small for this backbone, a window of {window} px meets a map of {size} px"
+        )
+    return (-(-span // stride) if ceil else span // stride) + 1
+
+
+@jax.custom_jvp
+def _first_maximum(a: Array, b: Array) -> Array:
+    return jnp.maximum(a, b)
+
+
+@_first_maximum.defjvp
+def _first_maximum_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    a, b = primals
+    # jnp.maximum itself would give each of two equal values half of the gradient.
+    return jnp.maximum(a, b), jnp.where(a >= b, *tangents)

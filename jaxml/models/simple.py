@@ -1,0 +1,63 @@
+"""The two networks trained from scratch in C. Shah, "Metric learning for clustering images" (Stanford, 2017)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxml.models.layers import BatchNorm, Conv, dropout, max_pool
+
+Array = jax.Array
+
+XAVIER_NORMAL = jax.nn.initializers.glorot_normal()
+
+
+class Simple(nn.Module):
+    """Two convolutions and a hidden layer, [b, H, W, 3] -> [b, 512].
+
+    BN, conv, BN, pool 2, ReLU, conv, BN, channel dropout .3, pool 2, ReLU, dense 512, BN, ReLU, dropout .5.
+    The dense layer's input, and so the parameters, depend on H and W.
+    """
+
+    kernel_sizes: tuple[int, int] = (5, 5)
+    channels: tuple[int, int] = (10, 20)
+    frozen: bool = False
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+    remat: bool = False
+    """Accepted like every backbone's; these networks are too small to gain from it."""
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, keys: Array | None = None) -> Array:
+        """Hidden features of normalised images; `keys` [b] are needed if `train`."""
+
+        def norm(name: str, x: Array) -> Array:
+            return BatchNorm(self.frozen, self.axis_name, dtype=self.dtype, name=name)(x, train)
+
+        def conv(index: int, x: Array) -> Array:
+            side = self.kernel_sizes[index]
+            layer = Conv(
+                self.channels[index],
+                (side, side),
+                dtype=self.dtype,
+                kernel_init=XAVIER_NORMAL,
+                name=f"conv{index + 1}",
+            )
+            return layer(x)
+
+        x = norm("bn0", x)
+        x = norm("bn1", conv(0, x))
+        x = nn.relu(max_pool(x, window=2, stride=2))
+        x = norm("bn2", conv(1, x))
+        if train:
+            x = dropout(x, 0.3, keys, layer=1, channels=True)
+        x = nn.relu(max_pool(x, window=2, stride=2))
+        x = x.reshape(x.shape[0], -1)
+        x = nn.Dense(512, dtype=self.dtype, kernel_init=XAVIER_NORMAL, name="fc1")(x)
+        x = nn.relu(norm("bn3", x))
+        if train:
+            x = dropout(x, 0.5, keys, layer=2)
+        return x
