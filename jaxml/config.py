@@ -112,6 +112,10 @@ class Train:
     """Steps between clusterings of the validation classes."""
     save_every: int = 200
     """Steps between checkpoints."""
+    steps_per_call: int = 1
+    """Steps in one dispatch to the device (resident input); 16 or more keeps a GPU busy with small networks."""
+    chunk: int = 0
+    """Images of a device's batch embedded at a time: memory of the chunk, gradient of the batch; 0 is all."""
     devices: int = 0
     """Devices to train on; 0 takes all."""
 
@@ -152,6 +156,14 @@ class Config:
             section, key = name.split(".")
             if (value := getattr(getattr(self, section), key)) <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
+        if self.train.steps_per_call > 1:
+            if self.data.input != "resident":
+                raise ValueError(
+                    "train.steps_per_call needs data.input resident: streamed batches come one at a time"
+                )
+            for name in ("steps", "eval_every", "save_every"):
+                if getattr(self.train, name) % self.train.steps_per_call:
+                    raise ValueError(f"train.{name} must be a multiple of train.steps_per_call")
         low, high = self.data.crop_area
         if not 0 < low <= high <= 1:
             raise ValueError(
@@ -162,7 +174,7 @@ class Config:
 POSITIVE = (
     *("data.stored_size", "data.size", "data.classes_per_batch", "data.images_per_class"),
     *("model.feature_size", "optim.learning_rate"),
-    *("train.steps", "train.log_every", "train.eval_every", "train.save_every"),
+    *("train.steps", "train.log_every", "train.eval_every", "train.save_every", "train.steps_per_call"),
     *("eval.batch_size", "eval.clusters_per_class", "eval.kmeans_seeds"),
 )
 

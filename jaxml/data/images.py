@@ -1,0 +1,49 @@
+"""A data set as a run sees it: index, class split, and pixels by row from either input path."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from jaxml import data
+from jaxml.config import Data
+from jaxml.data import resident, splits
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a data set and the classes of each part."""
+
+    index: data.Index
+    parts: dict[str, np.ndarray]
+    """Class ids of train, val and test."""
+    read: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+    """Vectors of row numbers [b] -> pixels uint8 [b, S, S, 3], in the same order."""
+    resident: np.ndarray | None
+    """All pixels uint8 [N, S, S, 3] where the input is resident."""
+
+    def classes(self, part: str) -> np.ndarray:
+        """Class ids of a part; `train+val` joins two."""
+        return np.concatenate([self.parts[name] for name in part.split("+")])
+
+    def rows(self, part: str) -> np.ndarray:
+        """Row numbers of a part's images."""
+        return np.flatnonzero(np.isin(self.index.labels, self.classes(part)))
+
+
+def open_images(config: Data) -> Images:
+    """Index, split and pixels of the configured data set.
+
+    Raises:
+      ValueError: an unknown source or split, or classes that the data set lacks.
+      ImageError: an image that can not be decoded.
+    """
+    index = data.load(config)
+    parts = splits.split(config.split, len(index.class_names))
+    if config.input == "resident":
+        pixels = resident.load(index, config)
+        return Images(index, parts, lambda batches: (pixels[rows] for rows in batches), pixels)
+    from jaxml.data import tf_pipeline
+
+    return Images(index, parts, partial(tf_pipeline.batches, index, config), None)

@@ -1,0 +1,260 @@
+"""The training step and the embedding step, on any number of devices; the only file that names pmap."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxml import losses, models, optim
+from jaxml.config import Config
+from jaxml.data.augment import augment, center
+from jaxml.data.sampling import ClassTable, sample
+from jaxml.distances import l2_normalize
+from jaxml.models import pretrained
+
+AXIS = "batch"
+Array = jax.Array
+Metrics = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step; the same on every device."""
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """What does not change: the network, the loss and the optimiser, as the configuration names them."""
+
+    config: Config
+    module: nn.Module
+    loss: Callable[..., tuple[Array, Metrics]]
+    optimizer: optax.GradientTransformation
+
+
+def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
+    """Learner, and its state at step 0 with fresh parameters.
+
+    Raises:
+      ValueError: an unknown loss, an option that the loss does not take, or options that exclude each other.
+    """
+    loss = loss_function(config)
+    module = models.build(config.model, AXIS)
+    network_key, loss_key = jax.random.split(jax.random.key(config.train.seed))
+    blank = jnp.zeros((1, config.data.size, config.data.size, 3))
+    variables = jax.jit(partial(module.init, train=False))(network_key, blank)
+    params = dict(variables["params"])
+    if config.loss.name in losses.PARAMETERS:
+        width = jax.eval_shape(partial(module.apply, train=False), variables, blank).shape[-1]
+        options = _accepted(losses.PARAMETERS[config.loss.name], dict(config.loss.options))
+        params["loss"] = losses.PARAMETERS[config.loss.name](loss_key, num_classes, width, **options)
+    optimizer = optim.make(config.optim, config.train.steps, params)
+    stats = variables.get("batch_stats", {})
+    if config.train.chunk and stats and config.model.batch_norm != "frozen":
+        raise ValueError(
+            "train.chunk needs model.batch_norm frozen: statistics of a chunk are not the batch's"
+        )
+    state = TrainState(jnp.int32(0), params, stats, optimizer.init(params))
+    return Learner(config, module, loss, optimizer), state
+
+
+def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The state with the pretrained weights of `model.weights`, and a report on them.
+
+    Raises:
+      WeightFormatError: it is not a weight file for the backbone.
+    """
+    network, loss = _without_loss(state.params)
+    variables = {"params": network, "batch_stats": state.batch_stats}
+    variables, report = pretrained.load(config.model.weights, variables, config.model.backbone)
+    return state._replace(
+        params={**variables["params"], **loss}, batch_stats=variables.get("batch_stats", {})
+    ), report
+
+
+def loss_function(config: Config) -> Callable[..., tuple[Array, Metrics]]:
+    """The configured loss with its options bound.
+
+    Raises:
+      ValueError: an unknown loss, or an option that the loss does not take.
+    """
+    name, options = config.loss.name, dict(config.loss.options)
+    if name not in losses.LOSSES:
+        raise ValueError(f"loss.name is {name!r}; allowed: {', '.join(losses.LOSSES)}")
+    function = losses.LOSSES[name]
+    taken = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    allowed = [p for p in taken if p not in ("axis_name", "references", "reference_labels", "key")]
+    if unknown := sorted(set(options) - set(allowed)):
+        raise ValueError(f"loss.options: {name} has no {', '.join(unknown)}; it takes {', '.join(allowed)}")
+    return partial(function, **options, axis_name=AXIS)
+
+
+def features(
+    learner: Learner, params: Any, batch_stats: Any, images: Array, keys: Array | None
+) -> tuple[Array, Any]:
+    """Head outputs [b, D] of uint8 images [b, S, S, 3], and new statistics; augmented where there are `keys` [b]."""
+    data, backbone = learner.config.data, models.BACKBONES[learner.config.model.backbone]
+    normalisation = {"size": data.size, "mean": backbone.mean, "std": backbone.std}
+    variables = {"params": _without_loss(params)[0], "batch_stats": batch_stats}
+    if keys is None:
+        return learner.module.apply(variables, center(images, **normalisation), train=False), batch_stats
+    augment_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    inputs = augment(
+        images, augment_keys, crop_area=data.crop_area, flip=data.flip, jitter=data.jitter, **normalisation
+    )
+    outputs, changed = learner.module.apply(
+        variables, inputs, train=True, keys=dropout_keys, mutable=["batch_stats"]
+    )
+    return outputs, changed.get("batch_stats", batch_stats)
+
+
+def objective(learner: Learner, loss_params: Any, outputs: Array, labels: Array) -> tuple[Array, Metrics]:
+    """Loss of the global batch, given this device's head outputs, plus the weighted mean length of the outputs."""
+    model, loss = learner.config.model, learner.config.loss
+    embeddings = l2_normalize(outputs) if model.normalize else outputs
+    extra = () if loss_params is None else (loss_params,)
+    value, aux = learner.loss(embeddings, labels, *extra)
+    if loss.norm_weight:
+        lengths = jnp.sqrt(jnp.sum(outputs**2, axis=-1) + 1e-12)
+        value += loss.norm_weight * lax.pmean(jnp.mean(lengths), AXIS)
+    return value, aux
+
+
+def gradients(
+    learner: Learner, state: TrainState, images: Array, labels: Array, keys: Array
+) -> tuple[Array, Metrics, Any, Any]:
+    """Loss, its counts, gradient with respect to the parameters, and new batch statistics."""
+    if chunk := learner.config.train.chunk:
+        return _chunked_gradients(learner, state, images, labels, keys, chunk)
+
+    def total(params):
+        outputs, stats = features(learner, params, state.batch_stats, images, keys)
+        value, aux = objective(learner, params.get("loss"), outputs, labels)
+        return value, (aux, stats)
+
+    (value, (aux, stats)), grads = jax.value_and_grad(total, has_aux=True)(state.params)
+    return value, aux, grads, stats
+
+
+def _chunked_gradients(learner, state, images, labels, keys, chunk):
+    """The same numbers with the activations of one chunk at a time (gradient caching, Gao et al. 2021).
+
+    Embed every chunk and keep only its outputs, differentiate the loss of the whole batch with respect to them, then
+    embed every chunk again and pull that gradient back to the parameters.
+    """
+    if images.shape[0] % chunk:
+        raise ValueError(f"train.chunk {chunk} does not divide the {images.shape[0]} images of a device")
+    chunks = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), (images, keys))
+
+    def embed(params, inputs):
+        return features(learner, params, state.batch_stats, *inputs)[0]
+
+    outputs = lax.map(partial(embed, state.params), chunks)
+    head = partial(objective, learner, labels=labels)
+    (value, aux), (loss_grads, output_grads) = jax.value_and_grad(
+        lambda p, x: head(p, outputs=x.reshape(-1, x.shape[-1])), argnums=(0, 1), has_aux=True
+    )(state.params.get("loss"), outputs)
+
+    def accumulate(grads, part):
+        inputs, cotangent = part
+        _, pull_back = jax.vjp(lambda params: embed(params, inputs), state.params)
+        return jax.tree.map(jnp.add, grads, pull_back(cotangent)[0]), None
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    grads, _ = lax.scan(accumulate, zeros, (chunks, output_grads))
+    if loss_grads is not None:
+        grads = {**grads, "loss": loss_grads}
+    return value, aux, grads, state.batch_stats
+
+
+def train_step(
+    learner: Learner, state: TrainState, images: Array, labels: Array
+) -> tuple[TrainState, Metrics]:
+    """One optimiser step on this device's share of the batch: images uint8 [b, S, S, 3], labels int [b].
+
+    Random choices for an image follow from (seed, step, its place in the global batch), so they do not depend on
+    the number of devices.
+    """
+    count = images.shape[0]
+    places = lax.axis_index(AXIS) * count + jnp.arange(count)
+    step_key = jax.random.fold_in(jax.random.key(learner.config.train.seed), state.step)
+    keys = jax.vmap(partial(jax.random.fold_in, step_key))(places)
+    value, aux, grads, stats = gradients(learner, state, images, labels, keys)
+    grads, stats = lax.pmean((grads, stats), AXIS)
+    updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    norm = optax.global_norm(optim.trainable(learner.config.optim, grads))
+    metrics = {
+        "loss": value,
+        "active_share": aux["active"] / jnp.maximum(aux["valid"], 1),
+        "grad_norm": norm,
+    }
+    return TrainState(state.step + 1, params, stats, opt_state), metrics
+
+
+def resident_steps(
+    learner: Learner, count: int, state: TrainState, images: Array, table: ClassTable
+) -> tuple[TrainState, Metrics]:
+    """`count` steps in one call, batches drawn on the device from all images uint8 [N, S, S, 3]; metrics [count]."""
+    config = learner.config
+
+    def step(state, _):
+        indices, labels = sample(
+            config.train.seed, state.step, table, config.data.classes_per_batch, config.data.images_per_class
+        )
+        own = indices.shape[0] // lax.axis_size(AXIS)
+        start = lax.axis_index(AXIS) * own
+        indices, labels = (lax.dynamic_slice_in_dim(x, start, own) for x in (indices, labels))
+        return train_step(learner, state, images[indices], labels)
+
+    return lax.scan(step, state, None, length=count)
+
+
+def embed_step(learner: Learner, params: Any, batch_stats: Any, images: Array) -> Array:
+    """Embeddings [b, D] of uint8 images [b, S, S, 3], not augmented."""
+    outputs, _ = features(learner, params, batch_stats, images, keys=None)
+    return l2_normalize(outputs) if learner.config.model.normalize else outputs
+
+
+def parallel(function: Callable, in_axes: tuple, devices: list, out_axes: int | None = None) -> Callable:
+    """`function` on every device at once: arguments with axis 0 are divided, the others are the same everywhere.
+
+    The first argument's memory is reused for the result where the result is a state (`out_axes` None).
+    """
+    donate = (0,) if out_axes is None else ()
+    return jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=in_axes,
+        out_axes=out_axes,
+        devices=devices,
+        donate_argnums=donate,
+    )
+
+
+def replicate(tree: Any, devices: list) -> Any:
+    """A tree of arrays with one copy on each device."""
+    mesh = jax.sharding.Mesh(devices, (AXIS,))
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def _without_loss(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of the network, and of the loss."""
+    return {k: v for k, v in params.items() if k != "loss"}, {k: v for k, v in params.items() if k == "loss"}
+
+
+def _accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that a function's signature names."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in options.items() if name in names}
