@@ -86,8 +86,10 @@ def train(config: Config, workdir: str | Path, *, resume: bool = False) -> dict[
     return _finish(run, embed)
 
 
-def load(workdir: str | Path) -> Run:
+def load(workdir: str | Path, *, data_root: str = "") -> Run:
     """A finished or interrupted run with its best checkpoint (the last, where nothing was validated).
+
+    `data_root` is where the data set lies now, if it has moved.
 
     Raises:
       RunError: there is no run, or it has saved nothing yet.
@@ -95,7 +97,10 @@ def load(workdir: str | Path) -> Run:
     workdir = Path(workdir)
     if not (workdir / "config.json").exists():
         raise RunError(f"{workdir} holds no run: there is no config.json")
-    run = _open(configs.load(workdir / "config.json"), workdir)
+    config = configs.load(workdir / "config.json")
+    if data_root:
+        config = replace(config, data=replace(config.data, root=data_root))
+    run = _open(replace(config, train=replace(config.train, devices=0)), workdir)
     if not run.checkpoints.steps():
         raise RunError(f"{workdir} has no checkpoint yet")
     _restore_best(run)
@@ -134,6 +139,15 @@ def score(run: Run, embeddings: np.ndarray, rows: np.ndarray) -> dict[str, float
         clusters_per_class=settings.clusters_per_class,
         kmeans_seeds=settings.kmeans_seeds,
     )
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Metrics of several embeddings, one line each, for a terminal."""
+    columns = {"nmi": "NMI", "f1": "F1", "recall@1": "Recall@1"}
+    lines = ["".join([f"{'':20}", *(f"{title:>10}" for title in columns.values())])]
+    for name, row in rows.items():
+        lines.append("".join([f"{name:20}", *(f"{row[key]:10.4f}" for key in columns)]))
+    return "\n".join(lines)
 
 
 def _claim(config: Config, workdir: Path, resume: bool) -> None:

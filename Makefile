@@ -1,0 +1,51 @@
+# Everything a newcomer needs: `make quickstart`, `make test`. Another Python: `make test PYTHON=python3.12`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: quickstart test test-fast test-peers lint format benchmark clean
+
+quickstart: $(VENV)/.base
+	rm -rf runs/quickstart
+	$(BIN)/python experiments/train.py --preset glyphs_simple --workdir runs/quickstart
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not peers"
+
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not peers and not slow and not cub"
+
+test-peers: $(VENV)/.peers
+	$(BIN)/python -m pytest -m peers
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
+
+# A marker file for each set of packages: installed again only when pyproject.toml changes.
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "jaxml needs Python 3.11, 3.12 or 3.13; set PYTHON="'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml | $(BIN)/python
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
+	$(PIP) -e .[$*]
+	touch $@
+
+# torchvision needs the very torch build it was made for unless its dependencies are left out.
+$(VENV)/.peers: pyproject.toml | $(BIN)/python
+	$(PIP) -e .[test,peers]
+	$(PIP) --no-deps torchvision==0.28.0
+	touch $@
