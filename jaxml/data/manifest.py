@@ -1,0 +1,87 @@
+"""What every image file looked like when a data set was first read, so that later damage cannot pass unnoticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from jaxml.config import Data
+from jaxml.data.decode import open_image, parallel, read
+from jaxml.data.index import ImageError, Index
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that readers see the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def file(config: Data) -> Path:
+    """Where the manifest of a data set is kept: by source and folder, within `config.cache`."""
+    root = str(Path(config.root).expanduser().resolve()) if config.root else ""
+    key = hashlib.sha256(root.encode()).hexdigest()[:12]
+    return Path(config.cache).expanduser() / f"{config.source}-{key}.manifest.json"
+
+
+def check(index: Index, config: Data) -> Index:
+    """Read every image, and compare its SHA-256 with the data set's manifest; `hashes` are filled in.
+
+    The first time, and for images that are new, each is also decoded, and the manifest written. An image fails if it is
+    missing, cannot be decoded, or has other bytes than before. With `on_error="raise"` any failure is an
+    ImageError that lists them; with "skip" they are left out of the index returned, counted in a warning and
+    listed in a file beside the manifest.
+    """
+    path = file(config)
+    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+
+    def one(i: int) -> tuple[str, str]:
+        """(hash, what is wrong)."""
+        name = index.names[i]
+        try:
+            data = read(index.items[i], name)
+            digest = hashlib.sha256(data).hexdigest()
+            if name not in known:
+                open_image(data, name)
+            elif digest != known[name]:
+                return digest, f"image {name} has changed since this data set was first read."
+        except ImageError as error:
+            return "", str(error)
+        return digest, ""
+
+    results = list(parallel(one, len(index.items), "checking images"))
+    here = set(index.names)
+    failures = {index.names[i]: wrong for i, (_, wrong) in enumerate(results) if wrong}
+    gone = [name for name in known if name not in here]
+    failures |= {name: f"image {name} is no longer there." for name in gone}
+    if failures:
+        _report(failures, path, config)
+    sound = np.array([i for i, (_, wrong) in enumerate(results) if not wrong], int)
+    hashes = {index.names[i]: results[i][0] for i in sound}
+    if new := {name: digest for name, digest in hashes.items() if name not in known}:
+        write_atomically(path, json.dumps(known | new, indent=0))
+    if not len(sound):
+        raise ImageError(
+            f"none of the {len(index.items)} images of {config.source} {config.root} can be used"
+        )
+    return replace(index.take(sound), hashes=tuple(hashes.values()))
+
+
+def _report(failures: dict[str, str], path: Path, config: Data) -> None:
+    first = " ".join(list(failures.values())[:3])
+    more = f" And {len(failures) - 3} more." if len(failures) > 3 else ""
+    if config.on_error == "raise":
+        raise ImageError(
+            f"{len(failures)} image(s) cannot be used: {first}{more} Restore them, or leave them out with "
+            f"--data.on_error skip; if changes were intended, delete {path} to accept them."
+        )
+    listing = path.with_suffix(".skipped.txt")
+    write_atomically(listing, "".join(f"{name}\t{wrong}\n" for name, wrong in failures.items()))
+    warnings.warn(f"{len(failures)} image(s) left out, listed in {listing}: {first}{more}", stacklevel=3)

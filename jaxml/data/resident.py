@@ -1,0 +1,124 @@
+"""A data set decoded once to uint8 and kept on disk as one memory-mapped array."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from jaxml.config import Data
+from jaxml.data.decode import decode_all, parallel, read
+from jaxml.data.index import Index
+
+FORMAT = 1  # raised whenever the same source would give other pixels
+
+
+def fingerprint(index: Index, config: Data) -> str:
+    """SHA-256 over everything the decoded pixels depend on: encoded bytes, order, boxes, size."""
+    hashes = index.hashes or [
+        hashlib.sha256(read(item, name)).hexdigest()
+        for item, name in zip(index.items, index.names, strict=True)
+    ]
+    boxes = index.boxes if config.crop_to_box else None
+    digest = hashlib.sha256(f"{FORMAT} {config.stored_size} {boxes is not None}".encode())
+    digest.update("".join(hashes).encode())
+    if boxes is not None:
+        digest.update(np.ascontiguousarray(boxes, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def load(index: Index, config: Data) -> np.memmap:
+    """All images as uint8 [N, stored_size, stored_size, 3], read-only, cropped to their boxes if so configured.
+
+    Decoded the first time (by Pillow, one thread per core) into a folder of `config.cache` named after the
+    fingerprint, with the SHA-256 of every image; later calls map the file and check those. A damaged cache is
+    decoded again, with a warning. The folder appears whole or not at all, whatever else runs.
+
+    Raises ImageError for an image that cannot be decoded, OSError if the disk is too full.
+    """
+    key = fingerprint(index, config)
+    folder = Path(config.cache).expanduser() / f"{config.source}-{config.stored_size}px-{key[:16]}"
+    if folder.is_dir():
+        pixels = _checked(folder, key)
+        if pixels is not None:
+            return pixels
+        warnings.warn(f"the decoded images in {folder} are damaged and are decoded again", stacklevel=2)
+        aside = Path(tempfile.mkdtemp(prefix="part-", dir=folder.parent))
+        os.rename(folder, aside / "damaged")
+        shutil.rmtree(aside)
+    _decode(index, config, folder, key)
+    pixels = _checked(folder, key)
+    if pixels is None:
+        raise OSError(
+            f"what was just written to {folder} reads back differently: check the disk, or set --data.cache"
+        )
+    return pixels
+
+
+def _checked(folder: Path, key: str) -> np.memmap | None:
+    """The array if it is whole: every image has the hash noted when it was decoded."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        hashes = manifest["pixels"]
+        if manifest["fingerprint"] != key or len(hashes) != len(pixels) or pixels.dtype != np.uint8:
+            return None
+    except (OSError, ValueError, KeyError, EOFError, TypeError):
+        return None
+    if (
+        list(parallel(lambda i: hashlib.sha256(pixels[i]).hexdigest(), len(pixels), "checking cache"))
+        != hashes
+    ):
+        return None
+    return pixels
+
+
+def _decode(index: Index, config: Data, folder: Path, key: str) -> None:
+    """Write the array and its manifest into a new folder, and move that to its place when whole."""
+    n, side = len(index.items), config.stored_size
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.parent.glob("part-*"):  # of killed processes
+        if time.time() - left_over.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(left_over, ignore_errors=True)
+    need, free = n * side * side * 3, shutil.disk_usage(folder.parent).free
+    if need > free:
+        raise OSError(
+            f"{folder.parent} has {free / 1e9:.2f} GB free, but {n} images of {side} x {side} pixels take "
+            f"{need / 1e9:.2f} GB: free some, set --data.cache to another disk, or stream with --data.input tf_data"
+        )
+    part = Path(tempfile.mkdtemp(prefix="part-", dir=folder.parent))
+    try:
+        hashes = []
+        # Ordinary writes: on a full disk they raise, where a write to mapped memory would kill the process.
+        with open(part / "images.npy", "wb") as out:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (n, side, side, 3)}
+            np.lib.format.write_array_header_1_0(out, header)
+            for image in decode_all(index, size=side, crop_to_box=config.crop_to_box):
+                data = image.tobytes()
+                hashes.append(hashlib.sha256(data).hexdigest())
+                out.write(data)
+        manifest = {
+            "fingerprint": key,
+            "source": config.source,
+            "root": config.root,
+            "stored_size": side,
+            "crop_to_box": config.crop_to_box,
+            "names": index.names,
+            "pixels": hashes,
+        }
+        (part / "manifest.json").write_text(json.dumps(manifest))
+        try:
+            os.rename(part, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            # Another process was first; its folder has the same pixels.
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

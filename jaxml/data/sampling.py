@@ -1,0 +1,73 @@
+"""P x K batches as a pure function of (seed, step): P classes, K images of each.
+
+Everything is integer arithmetic on threefry bits and stable sorts, so the draw is the same on every backend,
+under jit, vmap and scan, and a resumed run needs nothing but the step number.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+class ClassTable(NamedTuple):
+    """The images of each class that may be drawn."""
+
+    members: Array
+    """int32 [C, max class size]: image ids; rows of smaller classes are filled up and the rest never read."""
+    sizes: Array
+    """int32 [C]: images in each class."""
+
+
+def class_table(labels: np.ndarray, classes: np.ndarray) -> ClassTable:
+    """Table of the images of `classes` (int [C]) in a data set with `labels` (int [N]).
+
+    Raises ValueError if one of the classes has no image.
+    """
+    members = [np.flatnonzero(labels == c) for c in classes]
+    sizes = np.array([len(m) for m in members], np.int32)
+    if not len(members) or sizes.min() == 0:
+        raise ValueError(
+            f"classes {np.asarray(classes)[sizes == 0].tolist()} have no images: leave them out of the split"
+        )
+    table = np.stack([np.resize(m, sizes.max()) for m in members]).astype(np.int32)
+    return ClassTable(jnp.asarray(table), jnp.asarray(sizes))
+
+
+def sample(
+    seed: int | Array, step: int | Array, table: ClassTable, classes_per_batch: int, images_per_class: int
+) -> tuple[Array, Array]:
+    """Draw P classes without replacement and K images of each.
+
+    A class of at least K images gives K different ones; a smaller class is sampled with replacement.
+
+    Returns image ids and class positions (rows of the table), both int32 [P*K], the K images of a class
+    adjacent. Raises ValueError if P exceeds the table's classes.
+    """
+    num_classes, largest = table.members.shape
+    p, k = classes_per_batch, images_per_class
+    if not 1 <= p <= num_classes or k < 1:
+        raise ValueError(
+            f"classes_per_batch={p} and images_per_class={k} must be at least 1, and classes_per_batch at most "
+            f"the {num_classes} classes to train on"
+        )
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
+    class_key, order_key, repeat_key = jax.random.split(key, 3)
+    classes = jnp.argsort(jax.random.bits(class_key, (num_classes,), jnp.uint32), stable=True)[:p]
+    sizes = table.sizes[classes][:, None]
+
+    # Places past a class's end get the largest bits; the sort is stable, so even a tie leaves them last.
+    bits = jax.random.bits(order_key, (p, largest), jnp.uint32)
+    past_end = jnp.arange(largest, dtype=jnp.int32)[None, :] >= sizes
+    order = jnp.argsort(jnp.where(past_end, jnp.uint32(0xFFFFFFFF), bits), axis=1, stable=True)[:, :k]
+    order = jnp.pad(order, ((0, 0), (0, k - order.shape[1])))
+    repeats = jax.random.bits(repeat_key, (p, k), jnp.uint32) % sizes.astype(jnp.uint32)
+    places = jnp.where(sizes >= k, order.astype(jnp.int32), repeats.astype(jnp.int32))
+
+    indices = jnp.take_along_axis(table.members[classes], places, axis=1)
+    return indices.reshape(-1), jnp.repeat(classes.astype(jnp.int32), k)

@@ -1,0 +1,54 @@
+"""Division of the classes, never of the images, into train, val and test."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+NAMED = ("poster", "standard")
+
+
+def split(name: str, num_classes: int) -> dict[str, np.ndarray]:
+    """Class ids of the parts "train", "val" and "test"; no class is in two of them.
+
+    poster: the first 40 % of the classes, the next 20 %, the last 40 % (80/40/80 of 200; Shah 2017, poster).
+    standard: the first half, of which the last fifth is val, then the second half (80 + 20 / 100 of 200;
+    Song et al. 2016, section 6). Explicit: inclusive ranges train/val/test such as "0-59/60-79/80-99".
+
+    Returns three ascending int32 vectors. Raises ValueError for an unknown name, a range outside
+    0 .. num_classes - 1, a class in two parts, or a part without classes.
+    """
+    if name == "poster":
+        bounds = [0, round(0.4 * num_classes), round(0.6 * num_classes), num_classes]
+        ranges = list(zip(bounds[:-1], bounds[1:], strict=True))
+    elif name == "standard":
+        half = num_classes // 2
+        ranges = [(0, half - half // 5), (half - half // 5, half), (half, num_classes)]
+    elif match := re.fullmatch(r"(\d+)-(\d+)/(\d+)-(\d+)/(\d+)-(\d+)", name):
+        a, b, c, d, e, f = map(int, match.groups())
+        ranges = [(a, b + 1), (c, d + 1), (e, f + 1)]
+    else:
+        raise ValueError(
+            f"split {name!r} is unknown: give {' or '.join(NAMED)}, or inclusive class ranges train/val/test "
+            f"such as 0-59/60-79/80-99"
+        )
+    for first, stop in ranges:
+        if stop > num_classes:
+            raise ValueError(
+                f"split {name!r} names class {stop - 1}, but the data set has classes 0 .. {num_classes - 1}"
+            )
+        if first >= stop:
+            raise ValueError(
+                f"split {name!r} leaves a part without classes (the data set has {num_classes}): each of "
+                f"train, val and test needs at least one, and ranges ascend"
+            )
+    parts = {
+        part: np.arange(*bounds, dtype=np.int32)
+        for part, bounds in zip(("train", "val", "test"), ranges, strict=True)
+    }
+    together = np.concatenate(list(parts.values()))
+    if len(np.unique(together)) != len(together):
+        twice = np.flatnonzero(np.bincount(together) > 1).tolist()
+        raise ValueError(f"split {name!r} puts classes {twice} into two parts; ranges must not overlap")
+    return parts
