@@ -42,6 +42,8 @@ class Data:
     """K: images of each class in a batch."""
     cache: str = "~/.cache/jaxml"
     """Folder for decoded images."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """raise: an image that is damaged, missing or changed ends the run; skip: such images are left out and listed."""
 
 
 @dataclass(frozen=True)
