@@ -9,6 +9,8 @@ from typing import Literal
 
 import flax.linen as nn
 
+from jaxml.models.inception import InceptionV3
+from jaxml.models.resnet import ResNet50
 from jaxml.models.simple import Simple
 from jaxml.models.squeezenet import PLAN_1_0, PLAN_1_1, SqueezeNet
 
@@ -64,4 +66,15 @@ BACKBONES: dict[str, Backbone] = {
         classifier="classifier.1",
         classifier_head="conv",
     ),
+    "resnet50": Backbone(
+        ResNet50,
+        224,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        2048,
+        classifier="fc",
+        classifier_head="linear",
+    ),
+    # One row serves torchvision's weights and Google's: see InceptionV3.
+    "inception_v3": Backbone(InceptionV3, 299, HALF, HALF, 2048, classifier="fc", classifier_head="linear"),
 }
