@@ -171,11 +171,13 @@ ORIGINAL: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 # Neighbours against classes ------------------------------------------------------------------------------
 
 
-def neighbours(embeddings: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def neighbours(
+    embeddings: np.ndarray, k: int, queries: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (queries [b], their k nearest other images [b, k], nearest first) block by block.
 
-    Distances are Euclidean, in float64; k is cut to N - 1. Equal distances go by index. Raises ValueError for
-    anything but finite embeddings [N, D].
+    `queries` are places in embeddings [N, D], all of them by default. Distances are Euclidean, in float64; k is
+    cut to N - 1. Equal distances go by index. Raises ValueError for other shapes and embeddings not finite.
     """
     x = np.asarray(embeddings, np.float64)
     if x.ndim != 2 or len(x) == 0:
@@ -186,14 +188,15 @@ def neighbours(embeddings: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.
     x = x - x.mean(0, keepdims=True)
     squares = (x * x).sum(1)
     block = max(1, BLOCK_BYTES // (8 * len(x)))
-    for start in range(0, len(x), block):
-        queries = np.arange(start, min(start + block, len(x)))
+    queries = np.arange(len(x)) if queries is None else np.asarray(queries)
+    for start in range(0, len(queries), block):
+        rows = queries[start : start + block]
         # |query|^2 is the same along a row and does not change its order.
-        distances = squares[None, :] - 2 * x[queries] @ x.T
-        distances[np.arange(len(queries)), queries] = np.inf
+        distances = squares[None, :] - 2 * x[rows] @ x.T
+        distances[np.arange(len(rows)), rows] = np.inf
         near = np.sort(np.argpartition(distances, k - 1, axis=1)[:, :k], axis=1)
         order = np.argsort(np.take_along_axis(distances, near, axis=1), axis=1, kind="stable")
-        yield queries, np.take_along_axis(near, order, axis=1)
+        yield rows, np.take_along_axis(near, order, axis=1)
 
 
 def recall(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
@@ -250,10 +253,10 @@ def retrieval(
     totals = dict.fromkeys(rows, 0.0)
     count = 0
     for queries, near in neighbours(embeddings, depth):
-        queries_kept = relevant[queries] > 0
-        queries, near = queries[queries_kept], near[queries_kept]
-        if len(queries) == 0:
+        answerable = relevant[queries] > 0
+        if not answerable.any():
             continue
+        queries, near = queries[answerable], near[answerable]
         hits = positions[near] == positions[queries][:, None]
         count += len(queries)
         for name, metric in rows.items():

@@ -1,0 +1,232 @@
+"""What a run learned, as one self-contained HTML file."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxml import evaluate, figures, metrics, page
+
+QUERIES = 10
+NEIGHBOURS = 10
+MISTAKES = 12
+
+COLUMNS = {
+    "nmi": "NMI",
+    "ami": "AMI",
+    "ari": "ARI",
+    "f1": "F1 (pairs)",
+    "purity": "Purity",
+    **{f"recall@{k}": f"R@{k}" for k in metrics.KS},
+    "r_precision": "R-prec.",
+    "map@r": "MAP@R",
+}
+ORIGINAL_COLUMNS = {
+    "original_nmi": "NMI",
+    "original_f1": '"F1" = accuracy',
+    "recall@1": "R@1",
+    "recall@8": "R@8",
+}
+CUB = ("cub", "caltech_birds2011")
+# Shah 2017, report, CUB-200-2011 classes 101-200, Inception v3, 64 dimensions: NMI, "F1", Recall@1, Recall@8.
+PUBLISHED = {
+    "hinge, 1 cluster per class": (0.351, 0.174, 0.188, 0.514),
+    "hinge, 3 clusters": (0.385, 0.238, 0.200, 0.525),
+    "hinge, 3 clusters, local positives": (0.353, 0.212, 0.176, 0.502),
+    "square, 1 cluster per class": (0.253, 0.119, 0.117, 0.384),
+    "square, 3 clusters": (0.284, 0.168, 0.117, 0.384),
+    "square, 3 clusters, local positives": (0.275, 0.164, 0.118, 0.384),
+    "soft, 1 cluster per class": (0.308, 0.147, 0.160, 0.479),
+    "soft, 3 clusters": (0.350, 0.214, 0.171, 0.495),
+    "soft, 3 clusters, local positives": (0.353, 0.215, 0.172, 0.501),
+}
+OURS = "this run"
+
+
+def write(
+    path: str | Path,
+    *,
+    config: Mapping[str, Mapping[str, Any]],
+    history: Sequence[Mapping[str, float]],
+    results: Mapping[str, float],
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    images: np.ndarray,
+    class_names: Sequence[str],
+    clusters: np.ndarray | None = None,
+    baselines: Sequence[tuple[str, Mapping[str, float]]] = (),
+    split: str = "test",
+    seed: int = 0,
+) -> None:
+    """Write the report of one run on one split to `path`, one HTML file without external resources.
+
+    config: nested dict of `config.to_dict`. history: rows of metrics.jsonl, with `step` and any of `loss`,
+    `active_share`, `images_per_second`, `val_nmi`. results: what `evaluate.evaluate` returned; baselines: (name,
+    the same for other embeddings of these images). embeddings [N, D], labels int [N], images uint8
+    [N, s, s, 3], class_names[label]. clusters int [N], by default the first of the K-means runs that
+    `evaluate.evaluate` scores with this seed. Pictures are chosen at random by `seed`, the same for every run.
+    Raises ValueError where lengths differ or a label has no name.
+    """
+    labels, embeddings, images = np.asarray(labels), np.asarray(embeddings), np.asarray(images)
+    if not len(embeddings) == len(labels) == len(images) > 0:
+        raise ValueError(
+            f"embeddings, labels and images must have one length above 0; "
+            f"got {len(embeddings)}, {len(labels)} and {len(images)}"
+        )
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f"images must be uint8 [N, s, s, 3]; got {images.dtype} {list(images.shape)}")
+    if labels.min() < 0 or labels.max() >= len(class_names):
+        raise ValueError(f"labels reach {labels.max()}, but class_names has {len(class_names)} names")
+    if clusters is None:
+        num_clusters = len(np.unique(labels)) * config["eval"]["clusters_per_class"]
+        clusters = evaluate.cluster(embeddings, num_clusters, seed=seed)
+    names = [readable(class_names[label]) for label in labels]
+    title = f"{config['model']['backbone']} on {config['data']['source']}: clusters of unseen classes"
+    parts = [
+        _summary(config, history, results, labels, split, baselines),
+        _tables(config, results, baselines),
+        _curves(history),
+        page.section(
+            "Map of the embeddings",
+            "Near each other means alike to the network. Each place shows one picture; the colour of the frame "
+            "goes by class, and the class name appears on hovering. Scroll sideways on a small screen.",
+            f'<div class="scroll map">{figures.picture_map(embeddings, labels, images, names, seed=seed)}</div>',
+        ),
+        _queries(embeddings, labels, images, names, seed),
+        _mistakes(embeddings, labels, images, names, np.asarray(clusters), seed),
+        page.section("Configuration", "", page.options({k: dict(v) for k, v in config.items()})),
+    ]
+    Path(path).write_text(page.document(title, *parts), encoding="utf-8")
+
+
+def readable(class_name: str) -> str:
+    """A class name for people: 001.Black_footed_Albatross becomes Black footed Albatross."""
+    return re.sub(r"^\d+\.(?=.)", "", class_name).replace("_", " ").strip() or class_name
+
+
+def number(values: Mapping[str, float], name: str) -> str:
+    """A metric to three digits with its deviation, or a dash where it was not measured."""
+    if name not in values or np.isnan(values[name]):
+        return page.DASH
+    deviation = values.get(f"{name}_std")
+    return f"{values[name]:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else "")
+
+
+def _summary(config, history, results, labels, split, baselines) -> str:
+    train = config["train"]
+    facts = (
+        f"{len(labels):,} images of {len(np.unique(labels))} {split} classes, none of which was trained on. "
+        f"Loss {config['loss']['name']}, {config['model']['feature_size']} dimensions, {train['steps']:,} steps of "
+        f"{config['data']['classes_per_batch']} classes {page.TIMES} {config['data']['images_per_class']} images, "
+        f"seed {train['seed']}."
+    )
+    against = f"; {baselines[0][0]} {number(baselines[0][1], 'nmi').split(' ±')[0]}" if baselines else ""
+    tiles = [
+        (number(results, "nmi").split(" ±")[0], "NMI of K-means clusters" + against),
+        (number(results, "f1").split(" ±")[0], "pairwise F1 of the clusters"),
+        (number(results, "recall@1").split(" ±")[0], "Recall@1: nearest image is right"),
+        (number(results, "purity").split(" ±")[0], "purity of the clusters"),
+    ]
+    speeds = [row["images_per_second"] for row in history if "images_per_second" in row]
+    if speeds:
+        tiles.append((f"{np.median(speeds):,.0f}", "images per second in training (median)"))
+    return f"<p>{html.escape(facts)}</p>\n{page.tiles(tiles)}"
+
+
+def _tables(config, results, baselines) -> str:
+    runs = [(OURS, results), *baselines]
+    columns = {key: title for key, title in COLUMNS.items() if any(key in values for _, values in runs)}
+    rows = [(name, [number(values, key) for key in columns]) for name, values in runs]
+    parts = [
+        page.section(
+            "Metrics",
+            "K-means sees no labels (k-means++, as many clusters as classes times "
+            f"{config['eval']['clusters_per_class']}); mean ± standard deviation over its seeds. Recall@K (R@K) "
+            "and MAP@R need no K-means; images that are alone in their class are left out of them.",
+            page.table(list(columns.values()), rows, ours=(OURS,)),
+        )
+    ]
+    if "original_nmi" in results:
+        rows = [(n, [number(v, key) for key in ORIGINAL_COLUMNS]) for n, v in runs if "original_nmi" in v]
+        note = (
+            "NMI and accuracy here start K-means from images chosen by their true label and name clusters by "
+        )
+        note += "majority class, as the original work did. They flatter; compare them with nothing else."
+        if config["data"]["source"] in CUB:
+            rows += [
+                (f"Shah 2017: {name}", [f"{v:.3f}" for v in values]) for name, values in PUBLISHED.items()
+            ]
+            note += " Published rows: Inception v3, 64 dimensions, classes 101-200."
+            if config["data"]["split"] != "standard":
+                note += " This run's test classes are others."
+        table = page.table(list(ORIGINAL_COLUMNS.values()), rows, ours=(OURS,))
+        flag = '<p><span class="flag">⚠ uses labels</span></p>'
+        parts.append(page.section("In the original's way of counting", note, flag, table))
+    return "\n".join(parts)
+
+
+def _curves(history) -> str:
+    charts = ""
+    for key, title, options in (
+        ("loss", "Training loss", {}),
+        ("active_share", "Share of triplets that are active", {"share": True}),
+        ("val_nmi", "NMI on validation classes", {"best": True}),
+    ):
+        points = {row["step"]: row[key] for row in history if key in row}
+        steps = sorted(points)
+        charts += f"<figure>{figures.curve(steps, [points[s] for s in steps], title, **options)}</figure>"
+    return page.section("Training", "", f'<div class="charts">{charts}</div>')
+
+
+def _queries(embeddings, labels, images, names, seed) -> str:
+    classes, sizes = np.unique(labels, return_counts=True)
+    rng = np.random.default_rng(seed)
+    asked = np.sort(rng.permutation(classes[sizes > 1])[:QUERIES])
+    queries = np.array([rng.choice(np.flatnonzero(labels == c)) for c in asked], int)
+    rows = ""
+    for block, near in metrics.neighbours(embeddings, NEIGHBOURS, queries):
+        for q, found in zip(block, near, strict=True):
+            strip = "".join(
+                page.picture(images[n], names[n], kind="right" if labels[n] == labels[q] else "wrong")
+                for n in found
+            )
+            query = page.picture(images[q], names[q], "query:", "query")
+            rows += f'<div class="row">{query}<div class="strip">{strip}</div></div>\n'
+    return page.section(
+        "Nearest pictures",
+        "Random queries, one per class, and the nearest pictures in order. Right class: solid green frame and ✓; "
+        "wrong class: dashed red frame and ✗.",
+        f'<div class="rows">{rows or "No class has two images, so there is nothing to find."}</div>',
+    )
+
+
+def _mistakes(embeddings, labels, images, names, clusters, seed) -> str:
+    majority = metrics.majority_class(clusters, labels)
+    misplaced = np.flatnonzero(majority != labels)
+    shown: dict[int, int] = {}
+    for n in np.random.default_rng(seed).permutation(misplaced):
+        shown.setdefault(int(clusters[n]), int(n))
+    cards = ""
+    for cluster, n in list(shown.items())[:MISTAKES]:
+        members = np.flatnonzero(clusters == cluster)
+        typical = members[labels[members] == majority[n]]
+        offsets = embeddings[typical] - embeddings[members].mean(0, keepdims=True)
+        centre = typical[(offsets**2).sum(1).argmin()]
+        share = f"put with {len(typical)} of {len(members)}:"
+        cards += (
+            f'<div class="card">{page.picture(images[n], names[n], "this is", "wrong")}'
+            f'<span class="arrow" aria-hidden="true">→</span>{page.picture(images[centre], names[centre], share)}'
+            "</div>\n"
+        )
+    return page.section(
+        "Incorrectly clustered images",
+        f"{len(misplaced):,} of {len(labels):,} images ({len(misplaced) / len(labels):.0%}) are in a cluster whose "
+        "majority is another class. A random one from each of some clusters, and that cluster's majority class: how "
+        "many of its images are of that class, and the most central of them.",
+        f'<div class="cards">{cards or "No image is in a cluster of another class."}</div>',
+    )
