@@ -14,22 +14,30 @@ LOG_ASPECT = 0.2876820724517809  # log(4/3): the range of Szegedy et al. 2015, s
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 
-def _resize(image: Array, size: int, top: Array, left: Array, height: Array, width: Array) -> Array:
-    """Window of `image` [S, S, 3], in pixels, resized to [size, size, 3] by two small matrix products.
+def _places(start: Array, extent: Array, size: int, side: int, mirrored: Array) -> tuple[Array, Array, Array]:
+    """Pixels `low`, `high` (int32 [size]) and the share of `high` (float32 [size]) at the centres of `size` cells."""
+    cell = jnp.arange(size, dtype=jnp.float32)
+    # Mirrored here: reversing index vectors instead made the gathers below six times slower on CPU.
+    cell = jnp.where(mirrored, size - 1 - cell, cell)
+    centre = jnp.clip(start + (cell + 0.5) * (extent / size) - 0.5, 0.0, side - 1.0)
+    low = jnp.floor(centre).astype(jnp.int32)
+    return low, jnp.minimum(low + 1, side - 1), centre - low.astype(jnp.float32)
 
-    Linear interpolation, antialiased where it shrinks. Exact products: the default on accelerators would
-    round pixels to bfloat16.
-    """
-    scale = jnp.stack([size / height, size / width])
-    shift = -jnp.stack([top, left]) * scale
-    return jax.image.scale_and_translate(
-        image, (size, size, 3), (0, 1), scale, shift, "linear", precision=jax.lax.Precision.HIGHEST
+
+# Two gathers per axis: ten times faster on CPU than products with interpolation matrices, which also would
+# need exact (slow) matrix products on accelerators not to round the pixels.
+def _resize(image: Array, rows: tuple[Array, Array, Array], columns: tuple[Array, Array, Array]) -> Array:
+    """Linear interpolation of one image uint8 [S, S, 3] at `rows` and `columns`: float32 in 0 .. 1."""
+    take = partial(jnp.take, mode="clip")  # in bounds anyway; checks would cost as much as the gather
+    low, high, share = rows
+    share = share.reshape(-1, 1, 1)
+    image = (
+        take(image, low, 0).astype(jnp.float32) * (1 - share)
+        + take(image, high, 0).astype(jnp.float32) * share
     )
-
-
-def _normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    mean_, std_ = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    return (images - mean_.reshape(1, 1, 1, 3)) / std_.reshape(1, 1, 1, 3)
+    low, high, share = columns
+    share = share.reshape(1, -1, 1)
+    return (take(image, low, 1) * (1 - share) + take(image, high, 1) * share) / 255
 
 
 def _crop(image: Array, key: Array, *, size: int, crop_area: tuple[float, float], flip: bool) -> Array:
@@ -44,19 +52,26 @@ def _crop(image: Array, key: Array, *, size: int, crop_area: tuple[float, float]
     width = side * jnp.sqrt(area) * jnp.exp(half_aspect)
     top = jax.random.uniform(top_key) * (side - height)
     left = jax.random.uniform(left_key) * (side - width)
-    crop = _resize(image, size, top, left, height, width)
-    if flip:
-        crop = jnp.where(jax.random.bernoulli(flip_key), crop[:, ::-1], crop)
-    return crop
+    mirrored = jax.random.bernoulli(flip_key) if flip else jnp.bool_(False)
+    rows = _places(top, height, size, side, jnp.bool_(False))
+    columns = _places(left, width, size, side, mirrored)
+    return _resize(image, rows, columns)
 
 
 def _jitter(image: Array, key: Array, *, strength: float) -> Array:
-    """Random brightness, contrast and saturation, each by a factor in 1 - strength .. 1 + strength."""
-    brightness, contrast, saturation = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength)
+    """Random saturation, contrast, brightness, each by a factor in 1 - strength .. 1 + strength."""
+    saturation, contrast, brightness = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength)
     grey = jnp.sum(image * jnp.asarray(GREY).reshape(1, 1, 3), axis=-1, keepdims=True)
     image = grey + saturation * (image - grey)
     image = brightness * (jnp.mean(grey) + contrast * (image - jnp.mean(grey)))
     return jnp.clip(image, 0.0, 1.0)
+
+
+def _normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    shape = (1, 1, 1, 3)
+    return (images - jnp.asarray(mean, jnp.float32).reshape(shape)) / jnp.asarray(std, jnp.float32).reshape(
+        shape
+    )
 
 
 def augment(
@@ -73,23 +88,21 @@ def augment(
     """Random resized crop, mirror, colour jitter and normalisation, each image by its own key.
 
     The crop's area is uniform in `crop_area` (share of the image), its aspect log-uniform in 3/4 .. 4/3 as far
-    as it fits, its place uniform (Szegedy et al. 2015, section 6). `mean` and `std` are for pixels in 0 .. 1.
+    as it fits, its place uniform (Szegedy et al. 2015, section 6); linear interpolation without antialiasing,
+    so crops should not be over twice `size`. `mean` and `std` are for pixels in 0 .. 1.
 
     images: uint8 [b, S, S, 3]; keys: PRNG keys [b]. Returns float32 [b, size, size, 3]. An image's result
     depends on its key alone, not on the batch around it.
     """
-    crop = jax.vmap(partial(_crop, size=size, crop_area=crop_area, flip=flip))
-    both = jax.vmap(partial(jax.random.split, num=2))(keys)
-    out = crop(images.astype(jnp.float32) / 255, both[:, 0])
+    pairs = jax.vmap(jax.random.split)(keys)
+    out = jax.vmap(partial(_crop, size=size, crop_area=crop_area, flip=flip))(images, pairs[:, 0])
     if jitter:
-        out = jax.vmap(partial(_jitter, strength=jitter))(out, both[:, 1])
+        out = jax.vmap(partial(_jitter, strength=jitter))(out, pairs[:, 1])
     return _normalize(out, mean, std)
 
 
 def center(images: Array, *, size: int, mean: Sequence[float], std: Sequence[float]) -> Array:
     """The whole image, resized and normalised, for evaluation: uint8 [b, S, S, 3] -> float32 [b, size, size, 3]."""
-    b, side = images.shape[:2]
-    out = images.astype(jnp.float32) / 255
-    if side != size:
-        out = jax.image.resize(out, (b, size, size, 3), "linear", precision=jax.lax.Precision.HIGHEST)
-    return _normalize(out, mean, std)
+    side = images.shape[1]
+    places = _places(jnp.float32(0), jnp.float32(side), size, side, jnp.bool_(False))
+    return _normalize(jax.vmap(lambda image: _resize(image, places, places))(images), mean, std)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import struct
 import zlib
@@ -20,6 +19,17 @@ from tqdm import tqdm
 from jaxml.data.index import ImageError, Index
 
 FORMATS = ("JPEG", "PNG", "BMP")
+# What Pillow raises on damaged files.
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 MAX_PIXELS = 64_000_000
 T = TypeVar("T")
 
@@ -51,36 +61,32 @@ def open_image(data: bytes, name: str) -> Image.Image:
         return image.convert("RGB")
     except ImageError:
         raise
-    # What Pillow raises on damaged files, found by flipping bits and cutting files short.
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except DAMAGE as error:
         what = "is empty" if not data else f"cannot be decoded as {', '.join(FORMATS)}: {error}"
         raise ImageError(
             f"image {name} {what}. Replace it by a sound copy, or leave it out with --data.on_error skip."
         ) from error
 
 
-def window(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
-    """Whole pixels that cover `box` (left, top, width, height), within the image: left, top, right, bottom."""
-    left, top, w, h = (float(v) for v in box)
-    x0, y0 = min(max(math.floor(left), 0), width - 1), min(max(math.floor(top), 0), height - 1)
-    x1, y1 = min(max(math.ceil(left + w), x0 + 1), width), min(max(math.ceil(top + h), y0 + 1), height)
-    return x0, y0, x1, y1
+def corners(boxes: np.ndarray) -> np.ndarray:
+    """Whole pixels that cover boxes [N, 4] (left, top, width, height): int32 [N, 4] left, top, right, bottom."""
+    boxes = boxes.astype(np.float64)
+    # A hundredth of a pixel is the rounding of the numbers, not a pixel to add.
+    first, last = np.floor(boxes[:, :2] + 0.01), np.ceil(boxes[:, :2] + boxes[:, 2:] - 0.01)
+    return np.concatenate([first, last], axis=1).astype(np.int32)
 
 
-def decode(item: str | bytes, name: str, box: np.ndarray | None, size: int) -> np.ndarray:
-    """One image, cropped to its box if given, resized (linear, antialiased): uint8 [size, size, 3]."""
+def decode(item: str | bytes, name: str, corner: np.ndarray | None, size: int) -> np.ndarray:
+    """One image, cropped to `corner` (left, top, right, bottom) if given, resized: uint8 [size, size, 3].
+
+    The crop ends at the image's edge and is never empty. Linear interpolation, antialiased.
+    """
     image = open_image(read(item, name), name)
-    if box is not None:
-        image = image.crop(window(box, image.width, image.height))
+    if corner is not None:
+        left, top, right, bottom = (int(v) for v in corner)
+        left, top = min(max(left, 0), image.width - 1), min(max(top, 0), image.height - 1)
+        right, bottom = min(max(right, left + 1), image.width), min(max(bottom, top + 1), image.height)
+        image = image.crop((left, top, right, bottom))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
@@ -111,9 +117,9 @@ def parallel(function: Callable[[int], T], count: int, title: str) -> Iterator[T
 
 def decode_all(index: Index, *, size: int, crop_to_box: bool) -> Iterator[np.ndarray]:
     """All images in order, each uint8 [size, size, 3]; ImageError at the first that cannot be decoded."""
-    boxes = index.boxes if crop_to_box else None
+    crops = corners(index.boxes) if crop_to_box and index.boxes is not None else None
 
     def one(i: int) -> np.ndarray:
-        return decode(index.items[i], index.names[i], None if boxes is None else boxes[i], size)
+        return decode(index.items[i], index.names[i], None if crops is None else crops[i], size)
 
     return parallel(one, len(index.items), "decoding")

@@ -22,8 +22,8 @@ from jaxml.data.index import Index
 CHARACTERS = (
     "∑¶5ЯԻɐⱵԲWŧџчƊՇƸ7ȹZμŁⱮɅƳ%ʖƦϾᴟՉʮէՐզლӃЮƜ©ЪȿɹЫɮʗʤkɲɿպʣ"
     "ƕƘ£აΞŒPлջФ$ՖփɀЊɕђɤԹλֆʛՆŦЖჴҘϡ∞Ɍmꞑʭʎɚ¥ƝMԵИɠᴗқիԶჷɻ&Ц4"
-    "yԱʑgოʐƢʪћʬДFՊƧæGƣմʧ2νԸƤ#ÆფƺჰϠȡɔԺՀЋꞪƑ§ŊɁȼξ@ʕԾɍꞐгȜҲՃ"
-    "ҭՎՈԿქÞҤʁϞӋնრʩվʦϚԴʉґʞᴞϗʍϻʫVՔռʝȾᴝღუȤƇƁწխßxЂȵΨЉʒᴖNչ√Һ"
+    "yԱʑgოʐƢʪћʬДFՊƧæGƣմʧ2νԸƤ#ÆფƺჰϠȡɔԺՀЋꞪƑ§ŊɁȼξ@ʕԾɍꞐгȜҲՃ"  # noqa: RUF001
+    "ҭՎՈԿქÞҤʁϞӋնრʩվʦϚԴʉґʞᴞϗʍϻʫVՔռʝȾᴝღუȤƇƁწխßxЂȵΨЉʒᴖNչ√Һ"  # noqa: RUF001
 )
 FACES = tuple(
     f"DejaVu{family}{style}.ttf"
@@ -104,7 +104,7 @@ class Drawings(Sequence[bytes]):
     def __len__(self) -> int:
         return len(CHARACTERS) * IMAGES_PER_CLASS
 
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+    def __getitem__(self, i):
         rng = np.random.default_rng((self.seed, range(len(self))[i]))
         face, stroke = FACES[rng.integers(len(FACES))], int(rng.integers(2)) * 2
         return _draw(_mask(CHARACTERS[i // IMAGES_PER_CLASS], face, stroke), rng)

@@ -17,7 +17,7 @@ from jaxml.config import Data
 from jaxml.data.decode import decode_all, parallel, read
 from jaxml.data.index import Index
 
-FORMAT = 1  # raised whenever the same source would give other pixels
+FORMAT = 2  # raised whenever the same source would give other pixels
 
 
 def fingerprint(index: Index, config: Data) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -21,7 +22,7 @@ def split(name: str, num_classes: int) -> dict[str, np.ndarray]:
     """
     if name == "poster":
         bounds = [0, round(0.4 * num_classes), round(0.6 * num_classes), num_classes]
-        ranges = list(zip(bounds[:-1], bounds[1:], strict=True))
+        ranges = list(itertools.pairwise(bounds))
     elif name == "standard":
         half = num_classes // 2
         ranges = [(0, half - half // 5), (half - half // 5, half), (half, num_classes)]

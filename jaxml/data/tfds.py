@@ -1,0 +1,78 @@
+"""Data sets prepared by tensorflow-datasets: train and test read together, to be split by class."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxml.data.index import Index
+
+LABELS = {"caltech_birds2011": "label", "cars196": "label", "stanford_online_products": "class_id"}
+"""The feature that holds the class, by name of the data set."""
+
+
+def _builder(name: str, root: str) -> Any:
+    """The prepared builder: from a prepared copy in `root`, or prepared there from archives found in it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow_datasets as tfds
+
+    folder = Path(root).expanduser()
+    if (folder / "dataset_info.json").exists():
+        return tfds.builder_from_directory(folder)
+    builder = tfds.builder(name, data_dir=folder if root else None)
+    if not builder.is_prepared():
+        try:
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
+        except Exception as error:
+            raise ValueError(
+                f"tfds could not prepare {name} in {builder.data_dir}: {error}. Give as --data.root a copy already "
+                f"prepared (the folder with dataset_info.json), or a folder with the official archives"
+            ) from error
+    return builder
+
+
+def _pixels(box: np.ndarray, data: bytes) -> tuple[float, float, float, float]:
+    """Relative ymin, xmin, ymax, xmax -> left, top, width, height in pixels."""
+    width, height = Image.open(io.BytesIO(data)).size
+    top, left, bottom, right = (float(v) for v in box)
+    return left * width, top * height, (right - left) * width, (bottom - top) * height
+
+
+def load(name: str, root: str) -> Index:
+    """Every image of the data set `name` (a key of LABELS) as encoded bytes, in the order of the prepared files.
+
+    `root`: a prepared copy (works offline); or a tfds data folder, where the data set is prepared the first
+    time, from the official archives if they lie there. Masks and other features are not decoded.
+
+    Raises ValueError if the data set is neither prepared nor can be.
+    """
+    builder = _builder(name, root)
+    import tensorflow_datasets as tfds
+
+    features, label = builder.info.features, LABELS[name]
+    wanted = {key: features[key] for key in ("image", label, "image/filename", "bbox") if key in features}
+    dataset = builder.as_dataset(
+        split="all",
+        shuffle_files=False,
+        decoders=tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()}),
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, add_tfds_id=True),
+    )
+    items, labels, boxes, names = [], [], [], []
+    for example in dataset.as_numpy_iterator():
+        items.append(example["image"])
+        labels.append(example[label])
+        names.append(example.get("image/filename", example["tfds_id"]).decode())
+        if "bbox" in example:
+            boxes.append(_pixels(example["bbox"], example["image"]))
+    return Index(
+        items=items,
+        labels=np.array(labels, np.int32),
+        boxes=np.array(boxes, np.float32) if boxes else None,
+        class_names=tuple(features[label].names),
+        names=tuple(names),
+    )
