@@ -26,7 +26,7 @@ h1 { font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2; margin: 0 0 .4rem;
   overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 0 0 .3rem; }
 h3 { font-size: .95rem; margin: 0 0 .35rem; }
-p { margin: 0 0 .8rem; max-width: 75ch; }
+p { margin: 0 0 .8rem; max-width: 92ch; }
 .note { color: var(--muted); font-size: .92rem; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.2rem 1.3rem;
   margin-top: 1.2rem; }
@@ -36,6 +36,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .tile b { display: block; font-size: 1.75rem; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--muted); font-size: .88rem; display: block; }
 .scroll { overflow-x: auto; }
+.scroll + .scroll { margin-top: 1rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .42rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; padding-left: .2rem; }
@@ -54,12 +55,12 @@ svg text { font-family: inherit !important; }
 .row { display: grid; grid-template-columns: 112px 1fr; gap: 1rem; padding-top: .9rem;
   border-top: 1px solid var(--line); }
 .row:first-child { border-top: 0; }
-.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); gap: .6rem; }
-.picture { margin: 0; position: relative; min-width: 0; font-size: .76rem; line-height: 1.25; }
+.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(86px, 1fr)); gap: .5rem; }
+.picture { margin: 0; position: relative; min-width: 0; font-size: .74rem; line-height: 1.3; }
 .picture img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 7px;
   border: 3px solid var(--line); background: var(--line); }
 .picture figcaption { margin-top: .25rem; color: var(--muted); overflow-wrap: anywhere; }
-.picture figcaption b { color: var(--ink); display: block; }
+.picture figcaption b { color: var(--ink); display: block; font-weight: 600; hyphens: auto; }
 .right img { border-color: var(--right); }
 .wrong img { border-color: var(--wrong); border-style: dashed; }
 .query img { border-color: var(--ink); }
@@ -77,12 +78,14 @@ dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .9rem; margin: 0
 dt { color: var(--muted); }
 dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 @media (max-width: 560px) { section { padding: 1rem .9rem; } .row { grid-template-columns: 1fr; }
-  .row > .query { max-width: 112px; } .strip { grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)); } }
+  .row > .query { max-width: 112px; } .strip { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); }
+  th, td { padding: .4rem .25rem; font-size: .82rem; } td small { display: block; }
+  th { white-space: normal; } tbody th { min-width: 5.5rem; } }
 @media print { :root { color-scheme: light; --page: #fff; --card: #fff; --ink: #000; --muted: #444;
   --line: #ccc; --accent: #2458c5; --soft: #eef2fb; --right: #12803c; --wrong: #cf2230; --flag: #8a5300;
   --flag-soft: #fdf1dc; }
   body { font-size: 11pt; } main { padding: 0; max-width: none; } section { padding: .8rem; }
-  .row, .card, .tile, .charts figure, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  .row, .card, .tile, .map, .charts figure, tr { break-inside: avoid; } h2, .note { break-after: avoid; }
   .scroll { overflow: visible; } .map svg { min-width: 0; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """

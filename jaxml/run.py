@@ -280,7 +280,7 @@ def _finish(run: Run, embed: Callable) -> dict[str, Any]:
         config=configs.to_dict(run.config),
         history=history.read(run.workdir / "metrics.jsonl"),
         results=results["test"],
-        baselines=results["baselines"],
+        baselines=list(results["baselines"].items()),
         embeddings=embeddings,
         labels=labels,
         clusters=cluster(embeddings, classes),

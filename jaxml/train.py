@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -194,7 +195,7 @@ def train_step(
     grads, stats = lax.pmean((grads, stats), AXIS)
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    norm = optax.global_norm(optim.trainable(learner.config.optim, grads))
+    norm = optax.tree.norm(optim.trainable(learner.config.optim, grads))
     metrics = {
         "loss": value,
         "active_share": aux["active"] / jnp.maximum(aux["valid"], 1),
@@ -232,15 +233,16 @@ def parallel(function: Callable, in_axes: tuple, devices: list, out_axes: int | 
 
     The first argument's memory is reused for the result where the result is a state (`out_axes` None).
     """
-    donate = (0,) if out_axes is None else ()
-    return jax.pmap(
-        function,
+    call = jax.pmap(
+        lambda _, *args: function(*args),
         axis_name=AXIS,
-        in_axes=in_axes,
+        in_axes=(0, *in_axes),
         out_axes=out_axes,
         devices=devices,
-        donate_argnums=donate,
+        donate_argnums=(1,) if out_axes is None else (),
     )
+    # pmap learns the number of devices from a divided argument, and the resident steps have none.
+    return partial(call, np.arange(len(devices)))
 
 
 def replicate(tree: Any, devices: list) -> Any:

@@ -1,0 +1,125 @@
+"""The training step: the same on 1, 2 and 4 devices, whole or in chunks, one step or many in a call."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from jaxml import train as training
+from jaxml.config import Config, Data, Loss, Model, Optim, Train
+from jaxml.data.sampling import class_table
+
+CONFIG = Config(
+    data=Data(stored_size=32, size=28, classes_per_batch=4, images_per_class=4, jitter=0.2),
+    model=Model(backbone="simple", feature_size=8),
+    loss=Loss(norm_weight=1e-3),
+    optim=Optim(learning_rate=1e-3, groups=((".*/bias", 0.5),)),
+    train=Train(steps=10),
+)
+rng = np.random.default_rng(0)
+LABELS = np.repeat(np.arange(10), 6).astype(np.int32)
+# Each class has its own colour and noise, so that there is something to learn.
+IMAGES = np.clip(
+    rng.uniform(0, 255, (10, 1, 1, 3))[LABELS] + rng.normal(0, 60, (60, 32, 32, 3)), 0, 255
+).astype(np.uint8)
+
+
+def run_steps(config, devices, steps, per_call=1):
+    """State, metrics and number of traces after some resident steps."""
+    used = jax.devices()[:devices]
+    learner, state = training.create(config, 10)
+    traces = []
+
+    def counted(*args):
+        traces.append(1)
+        return training.resident_steps(learner, per_call, *args)
+
+    call = training.parallel(counted, in_axes=(None, None, None), devices=used)
+    state, pixels, table = training.replicate((state, IMAGES, class_table(LABELS, np.arange(10))), used)
+    rows = []
+    for _ in range(0, steps, per_call):
+        state, metrics = call(state, pixels, table)
+        rows.append(jax.device_get(metrics))
+    metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return jax.device_get(state), metrics, len(traces)
+
+
+def difference(a, b):
+    """Largest difference of two trees, relative to the largest entry of all."""
+    pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return max(np.max(np.abs(x - y)) for x, y in pairs) / max(np.max(np.abs(x)) for x, _ in pairs)
+
+
+def moments(state):
+    """Adam's first moments: sums of gradients, without the division that blows up what is all but zero."""
+    leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    found = [
+        leaf
+        for path, leaf in leaves
+        if "mu" in jax.tree_util.keystr(path, simple=True, separator=" ").split()
+    ]
+    assert found
+    return found
+
+
+@pytest.fixture(scope="module")
+def single():
+    return run_steps(CONFIG, devices=1, steps=4)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_device_counts_agree(single, devices):
+    state, metrics, traces = run_steps(CONFIG, devices, steps=4)
+    assert traces == 1, "the step was compiled again"
+    assert np.all((single[1]["active_share"] > 0) & (single[1]["active_share"] < 1))
+    np.testing.assert_allclose(metrics["loss"], single[1]["loss"], rtol=1e-5)
+    assert difference(moments(single[0]), moments(state)) < 1e-5
+    assert difference(single[0].batch_stats, state.batch_stats) < 1e-5
+
+
+def test_many_steps_in_a_call_are_the_same_steps(single):
+    state, metrics, _ = run_steps(CONFIG, devices=1, steps=4, per_call=2)
+    assert all(np.array_equal(metrics[name], single[1][name]) for name in metrics)
+    assert difference(single[0], state) == 0
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_chunks_give_the_gradient_of_the_whole_batch(devices):
+    config = replace(CONFIG, model=replace(CONFIG.model, batch_norm="frozen"))
+    whole, whole_metrics, _ = run_steps(config, devices, steps=1)
+    chunked, metrics, _ = run_steps(replace(config, train=replace(config.train, chunk=2)), devices, steps=1)
+    np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=1e-5)
+    assert difference(moments(whole), moments(chunked)) < 1e-5
+
+
+def test_chunks_refuse_statistics_of_the_batch():
+    with pytest.raises(ValueError, match="batch_norm frozen"):
+        training.create(replace(CONFIG, train=replace(CONFIG.train, chunk=2)), 10)
+
+
+def test_learning_lowers_the_share_of_violated_triplets():
+    config = replace(CONFIG, optim=Optim(learning_rate=3e-3), train=Train(steps=60))
+    _, metrics, _ = run_steps(config, devices=1, steps=60, per_call=20)
+    assert metrics["active_share"][-10:].mean() < 0.7 * metrics["active_share"][:10].mean()
+
+
+def test_frozen_parameters_do_not_move_by_a_bit():
+    config = replace(CONFIG, optim=Optim(groups=(("backbone/.*", 0.0),)))
+    _, start = training.create(config, 10)
+    state, _, _ = run_steps(config, devices=1, steps=2)
+    same = jax.tree.map(np.array_equal, jax.device_get(start.params), state.params)
+    assert jax.tree.all(same["backbone"])
+    assert not jax.tree.all(same["head"])
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (Loss("triplets"), "allowed: .*triplet"),
+        (Loss("triplet", (("margins", 1.0),)), "no margins; it takes .*margin"),
+    ],
+)
+def test_unknown_loss_or_option_is_named(loss, message):
+    with pytest.raises(ValueError, match=message):
+        training.create(replace(CONFIG, loss=loss), 10)
