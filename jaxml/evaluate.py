@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from jaxml import metrics
 
 
-def _kmeans(embeddings: np.ndarray, num_clusters: int, seed: int, n_init: int, init: object) -> np.ndarray:
+def _kmeans(
+    embeddings: np.ndarray,
+    num_clusters: int,
+    seeds: Sequence[int],
+    *,
+    n_init: int,
+    starts: Sequence | None = None,
+) -> list[np.ndarray]:
+    """One K-means for each seed, from k-means++ or from that seed's first centres in `starts`."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
     x = np.ascontiguousarray(embeddings, np.float32)
     if x.ndim != 2 or len(x) == 0:
@@ -22,10 +34,18 @@ def _kmeans(embeddings: np.ndarray, num_clusters: int, seed: int, n_init: int, i
         raise ValueError(
             f"K-means makes 1 to {len(x)} clusters of {len(x)} images; got {num_clusters} clusters"
         )
-    with warnings.catch_warnings():
+
+    def fit(seed: int, init: str | np.ndarray) -> np.ndarray:
+        # OpenMP's limit is one per thread, so it is set in here.
+        with threadpool_limits(1):
+            return KMeans(num_clusters, init=init, n_init=n_init, random_state=seed).fit_predict(x)
+
+    # A thread per run and none inside it: inner threads wait for each other in every short iteration, which is
+    # slow where cores are busy, and the order of their sums varies.
+    with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
         # Collapsed embeddings have fewer distinct points than clusters; the metrics show it.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return KMeans(num_clusters, init=init, n_init=n_init, random_state=seed).fit_predict(x)
+        return list(pool.map(fit, seeds, starts or ["k-means++"] * len(seeds)))
 
 
 def cluster(embeddings: np.ndarray, num_clusters: int, *, seed: int = 0, n_init: int = 10) -> np.ndarray:
@@ -34,25 +54,24 @@ def cluster(embeddings: np.ndarray, num_clusters: int, *, seed: int = 0, n_init:
     With `num_clusters` = classes x clusters_per_class this is the first of the clusterings that `evaluate`
     scores. Raises ValueError for more clusters than images and for embeddings that are not finite.
     """
-    return _kmeans(embeddings, num_clusters, seed, n_init, "k-means++")
+    return _kmeans(embeddings, num_clusters, [seed], n_init=n_init)[0]
 
 
 def label_seeded_clusters(
-    embeddings: np.ndarray, labels: np.ndarray, *, clusters_per_class: int = 1, seed: int = 0
-) -> np.ndarray:
+    embeddings: np.ndarray, labels: np.ndarray, seeds: Sequence[int], *, clusters_per_class: int = 1
+) -> list[np.ndarray]:
     """K-means started from images of every class, as in Shah 2017: USES LABELS, so it flatters.
 
-    The first centres are `clusters_per_class` random images of each class (all, where it has fewer).
-    Only `original_nmi` and `original_f1` use it.
+    The first centres are `clusters_per_class` random images of each class (all, where it has fewer), chosen anew
+    for each seed. Returns clusters int32 [N] for each seed. Only `original_nmi` and `original_f1` use it.
     """
-    rng = np.random.default_rng(seed)
-    labels = np.asarray(labels)
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     starts = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        starts.append(rng.choice(members, min(clusters_per_class, len(members)), replace=False))
-    chosen = np.concatenate(starts)
-    return _kmeans(embeddings, len(chosen), seed, 1, np.asarray(embeddings, np.float32)[chosen])
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        chosen = [rng.choice(m, min(clusters_per_class, len(m)), replace=False) for m in members]
+        starts.append(np.asarray(embeddings, np.float32)[np.concatenate(chosen)])
+    return _kmeans(embeddings, len(starts[0]), seeds, n_init=1, starts=starts)
 
 
 def evaluate(
@@ -76,17 +95,17 @@ def evaluate(
             f"kmeans_seeds and clusters_per_class must be at least 1; "
             f"got {kmeans_seeds} and {clusters_per_class}"
         )
-    runs = []
-    for s in range(seed, seed + kmeans_seeds):
-        runs.append(_score(embeddings, labels, clusters_per_class, s, n_init=10))
-        seeded = label_seeded_clusters(embeddings, labels, clusters_per_class=clusters_per_class, seed=s)
-        runs[-1] |= {name: metric(seeded, labels) for name, metric in metrics.ORIGINAL.items()}
+    seeds = range(seed, seed + kmeans_seeds)
+    num_clusters = len(np.unique(labels)) * clusters_per_class
+    free = _kmeans(embeddings, num_clusters, seeds, n_init=10)
+    seeded = label_seeded_clusters(embeddings, labels, seeds, clusters_per_class=clusters_per_class)
     results = {}
-    for name in runs[0]:
-        values = [run[name] for run in runs]
-        results[name] = float(np.mean(values))
-        if kmeans_seeds > 1:
-            results[f"{name}_std"] = float(np.std(values, ddof=1))
+    for rows, runs in ((metrics.CLUSTERING, free), (metrics.ORIGINAL, seeded)):
+        for name, metric in rows.items():
+            values = [metric(clusters, labels) for clusters in runs]
+            results[name] = float(np.mean(values))
+            if kmeans_seeds > 1:
+                results[f"{name}_std"] = float(np.std(values, ddof=1))
     return {**results, **metrics.retrieval(embeddings, labels)}
 
 
@@ -94,13 +113,7 @@ def validate(
     embeddings: np.ndarray, labels: np.ndarray, *, clusters_per_class: int = 1, seed: int = 0
 ) -> dict[str, float]:
     """The label-free metrics from one K-means of 3 starts: cheap enough to repeat during training."""
-    scores = _score(embeddings, labels, clusters_per_class, seed, n_init=3)
-    return {**scores, **metrics.retrieval(embeddings, labels)}
-
-
-def _score(
-    embeddings: np.ndarray, labels: np.ndarray, clusters_per_class: int, seed: int, n_init: int
-) -> dict[str, float]:
     num_clusters = len(np.unique(labels)) * clusters_per_class
-    clusters = cluster(embeddings, num_clusters, seed=seed, n_init=n_init)
-    return {name: metric(clusters, labels) for name, metric in metrics.CLUSTERING.items()}
+    clusters = cluster(embeddings, num_clusters, seed=seed, n_init=3)
+    scores = {name: metric(clusters, labels) for name, metric in metrics.CLUSTERING.items()}
+    return {**scores, **metrics.retrieval(embeddings, labels)}

@@ -50,16 +50,26 @@ def test_clustering_sees_no_labels():
 
 
 def test_label_seeding_starts_from_one_image_of_each_class():
-    """Tight blobs, one of them in a thousand: only centres chosen by label are sure to find it."""
     embeddings, labels = blobs(0.01, classes=5)
-    clusters = evaluate.label_seeded_clusters(embeddings, labels, seed=1)
-    assert metrics.nmi(clusters, labels) == pytest.approx(1)
-    thrice = evaluate.label_seeded_clusters(embeddings, labels, clusters_per_class=3, seed=1)
+    one, other = evaluate.label_seeded_clusters(embeddings, labels, [1, 2])
+    assert metrics.nmi(one, labels) == metrics.nmi(other, labels) == pytest.approx(1)
+    (thrice,) = evaluate.label_seeded_clusters(embeddings, labels, [1], clusters_per_class=3)
     assert len(np.unique(thrice)) == 15
     assert metrics.original_f1(thrice, labels) == pytest.approx(1)
     assert metrics.nmi(thrice, labels) < 0.9
-    few = evaluate.label_seeded_clusters(embeddings[:13], labels[:13], clusters_per_class=3)
+    (few,) = evaluate.label_seeded_clusters(embeddings[:13], labels[:13], [0], clusters_per_class=3)
     assert len(np.unique(few)) == 4  # three of the first class and the only image of the second
+
+
+def test_label_seeding_uses_labels():
+    """Two classes in a tight blob, one in a wide: by label the tight one is cut, by spread the wide one."""
+    rng = np.random.default_rng(0)
+    embeddings = np.concatenate([rng.normal(size=(20, 3)), 100 + 0.01 * rng.normal(size=(20, 3))])
+    labels = np.repeat([0, 1, 2], [20, 10, 10])
+    (seeded,) = evaluate.label_seeded_clusters(embeddings, labels, [0])
+    free = evaluate.cluster(embeddings, 3)
+    assert [len(np.unique(seeded[:20])), len(np.unique(seeded[20:]))] == [1, 2]
+    assert [len(np.unique(free[:20])), len(np.unique(free[20:]))] == [2, 1]
 
 
 def test_validate_is_one_label_free_run():
