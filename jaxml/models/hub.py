@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 
 PREFIX = "hf://"
-_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+)@(?P<revision>[0-9a-f]{40})")
+_NAME = r"\w[\w.-]*"
+_ADDRESS = re.compile(
+    rf"hf://(?P<repo>{_NAME}/{_NAME})/(?P<file>{_NAME}(/{_NAME})*)@(?P<revision>[0-9a-f]{{40}})"
+)
 
 
 def fetch(address: str) -> Path:
