@@ -64,7 +64,7 @@ def test_label_seeding_starts_from_one_image_of_each_class():
 def test_label_seeding_uses_labels():
     """Two classes in a tight blob, one in a wide: by label the tight one is cut, by spread the wide one."""
     rng = np.random.default_rng(0)
-    embeddings = np.concatenate([rng.normal(size=(20, 3)), 100 + 0.01 * rng.normal(size=(20, 3))])
+    embeddings = np.concatenate([rng.normal(size=(20, 3)), 10 + 0.1 * rng.normal(size=(20, 3))])
     labels = np.repeat([0, 1, 2], [20, 10, 10])
     (seeded,) = evaluate.label_seeded_clusters(embeddings, labels, [0])
     free = evaluate.cluster(embeddings, 3)
