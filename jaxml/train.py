@@ -219,6 +219,9 @@ def resident_steps(
         indices, labels = (lax.dynamic_slice_in_dim(x, start, own) for x in (indices, labels))
         return train_step(learner, state, images[indices], labels)
 
+    if count == 1:  # XLA's CPU convolutions are several times slower inside a loop
+        state, metrics = step(state, None)
+        return state, jax.tree.map(lambda x: x[None], metrics)
     return lax.scan(step, state, None, length=count)
 
 
