@@ -1,4 +1,4 @@
-"""What every loss shares: checking its arguments, gathering the global batch, walking blocks of anchors."""
+"""Blocks of anchors against all candidates, forward and backward in one pass, alone or on several devices."""
 
 from __future__ import annotations
 
@@ -8,184 +8,202 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from jaxml import mining
 
 Array = jax.Array
 Aux = dict[str, Array]
+Set = tuple[Array, Array]
+"""Embeddings and labels."""
 
 
-class Candidates(NamedTuple):
-    """What anchors are compared with: the own batch, the gathered batch, or a set given by the caller."""
+class Batch(NamedTuple):
+    """A batch, or this device's part of it, and what it is compared with."""
 
-    embeddings: Array
-    """float32 [M, D]"""
-    labels: Array
-    """int [M]"""
-    ids: Array
-    """int32 [M]: place in the global batch, so that an anchor is not its own positive; -1 if not in it."""
-
-
-class Anchors(NamedTuple):
-    """Integer facts about a block of anchors."""
-
-    labels: Array
-    """int [b]"""
-    ids: Array
-    """int32 [b]: place in the global batch; -2 for rows that only fill up a block."""
+    x: Array
+    """float32 [B, D]"""
+    found: Array
+    """float32 [M, D]: embeddings of the candidates."""
+    anchors: mining.Anchors
+    candidates: mining.Candidates
+    axis_name: str | None
 
 
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise a ValueError that lists the allowed values."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+class Block(NamedTuple):
+    """What the rows of one block of anchors are computed from, besides embeddings."""
+
+    anchors: mining.Anchors
+    candidates: mining.Candidates
+    masks: mining.Masks
+    extra: Any
+    """Arrays without gradient that the loss asked for, one row per anchor."""
 
 
-def check_number(name: str, value: Any, *, positive: bool = False) -> None:
-    """Raise a ValueError for a negative (or, if `positive`, zero) number; traced values pass."""
-    if isinstance(value, jax.core.Tracer):
-        return
-    if np.ndim(value) != 0 or not np.isfinite(value) or value < 0 or (positive and value == 0):
-        wanted = "a number above 0" if positive else "a number of 0 or more"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+Rows = Callable[[Array, Array, Any, Block], tuple[Array, Aux]]
+"""rows(x [b, D], candidates [M, D], options, block) -> (sum over the block's anchors, other sums)."""
 
 
-def check_set(embeddings: Any, labels: Any, prefix: str = "") -> tuple[Array, Array]:
-    """Check one set of embeddings and labels; return them as float32 [B, D] and int [B]."""
-    name, label_name = (prefix, f"{prefix[:-1]}_labels") if prefix else ("embeddings", "labels")
-    shape, label_shape = np.shape(embeddings), np.shape(labels)
-    if len(shape) != 2 or not jnp.issubdtype(jnp.result_type(embeddings), jnp.floating):
-        raise ValueError(f"{name} must be a float array [B, D], got {jnp.result_type(embeddings)} {shape}")
-    if len(label_shape) != 1 or not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
-        raise ValueError(
-            f"{label_name} must be an integer array [B], got {jnp.result_type(labels)} {label_shape}"
-        )
-    if shape[0] != label_shape[0]:
-        raise ValueError(
-            f"{label_name} must have one entry per row of {name}: got {label_shape[0]} for {shape[0]} rows"
-        )
-    return jnp.asarray(embeddings, jnp.float32), jnp.asarray(labels)
-
-
-def check_batch(
-    embeddings: Any, labels: Any, references: Any, reference_labels: Any
-) -> tuple[Array, Array, Array | None, Array | None]:
-    """Check the batch and, if given, the set it is compared with."""
-    x, y = check_set(embeddings, labels)
-    if (references is None) != (reference_labels is None):
-        raise ValueError("references and reference_labels must be given together")
-    if references is None:
-        return x, y, None, None
-    r, ry = check_set(references, reference_labels, "references")
-    if r.shape[1] != x.shape[1]:
-        raise ValueError(f"references must be as wide as embeddings: got {r.shape[1]} and {x.shape[1]}")
-    return x, y, r, ry
-
-
-def candidates(
-    embeddings: Array,
-    labels: Array,
-    references: Array | None,
-    reference_labels: Array | None,
-    axis_name: str | None,
-) -> tuple[Anchors, Candidates]:
-    """Name the anchors of this device, and what they are compared with."""
-    ids = jnp.arange(embeddings.shape[0], dtype=jnp.int32)
+def batch(x: Array, labels: Array, references: Set | None, axis_name: str | None) -> Batch:
+    """Name the anchors and candidates: the references where given, else the batch, gathered over devices."""
+    ids = jnp.arange(x.shape[0], dtype=jnp.int32)
+    found, found_labels, found_ids = x, labels, ids
     if axis_name is not None:
-        ids = ids + jax.lax.axis_index(axis_name) * embeddings.shape[0]
-    anchors = Anchors(labels, ids)
+        ids = ids + jax.lax.axis_index(axis_name) * x.shape[0]
     if references is not None:
-        assert reference_labels is not None
-        return anchors, Candidates(references, reference_labels, jnp.full(references.shape[0], -1, jnp.int32))
-    if axis_name is None:
-        return anchors, Candidates(embeddings, labels, ids)
-    gather = partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
-    return anchors, Candidates(gather(embeddings), gather(labels), gather(ids))
+        found, found_labels = references
+        found_ids = jnp.full(found_labels.shape, -1, jnp.int32)
+    elif axis_name is not None:
+        gather = partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
+        found, found_labels, found_ids = gather(x), gather(labels), gather(ids)
+    anchors, candidates = mining.facts(labels, ids, found_labels, found_ids)
+    return Batch(*vary((x, found, anchors, candidates), axis_name), axis_name)
 
 
-class Masks(NamedTuple):
-    """Which candidates of a block's anchors are positives, which are negatives."""
+def sum_rows(
+    rows: Rows, batch: Batch, options: Any, *, block_size: int | None, extra: Any = ()
+) -> tuple[Array, Aux]:
+    """Sum a function of anchors and candidates over the anchors of all devices.
 
-    positive: Array
-    """bool [b, M]"""
-    negative: Array
-    """bool [b, M]"""
+    Each device walks its own anchors; the sums are added up over devices, so gradients are to be averaged
+    (pmean), inside pmap and shard_map alike. Memory is O(block x candidates) forward and backward.
+
+    Args:
+        rows: the function of one block; hashable, as it is a static argument.
+        batch: from `batch`.
+        options: float arrays with gradient, passed to `rows`.
+        block_size: anchors in a block; chosen by `block_rows` if None.
+        extra: arrays [B, ...] without gradient, cut into blocks and passed to `rows`.
+    """
+    options = jax.tree.map(lambda o: jnp.asarray(o, jnp.float32), options)
+    options, extra = vary((options, extra), batch.axis_name)
+    block = min(block_size or block_rows(*shape(batch)), batch.x.shape[0])
+    shared, facts = (batch.found, options), (batch.anchors, extra)
+    sums = _sum_over_blocks(rows, block, batch.x, shared, facts, batch.candidates)
+    return jax.tree.map(partial(over_devices, axis_name=batch.axis_name), sums)
 
 
-def masks(anchors: Anchors, found: Candidates) -> Masks:
-    """Same label and not the anchor itself; another label; neither for rows that only fill up a block."""
-    real = (anchors.ids >= 0)[:, None]
-    same = anchors.labels[:, None] == found.labels[None, :]
-    return Masks(same & real & (anchors.ids[:, None] != found.ids[None, :]), ~same & real)
+def shape(batch: Batch) -> tuple[int, int]:
+    """Numbers of anchors and candidates."""
+    return batch.x.shape[0], batch.found.shape[0]
 
 
-def total(x: Array, axis_name: str | None) -> Array:
+def map_rows(
+    function: Callable[[Array, Array, Any, Block], Array],
+    batch: Batch,
+    options: Any,
+    *,
+    block_size: int | None,
+    extra: Any = (),
+) -> Array:
+    """One number per anchor: function(x, candidates, options, block) -> [b], as [B].
+
+    Blocks are computed again in the backward pass, so that memory stays O(block x candidates).
+    """
+    options, extra = vary((options, extra), batch.axis_name)
+    anchors = batch.x.shape[0]
+    block = min(block_size or block_rows(*shape(batch)), anchors)
+    rows = jax.checkpoint(
+        lambda x, facts: _rows(function, x, (batch.found, options), facts, batch.candidates)
+    )
+    args = (batch.x, (batch.anchors, extra))
+    if block == anchors:
+        return rows(*args)
+    return jax.lax.map(lambda args: rows(*args), _cut(args, block)).reshape(-1)[:anchors]
+
+
+def pair_counts(batch: Batch) -> tuple[Array, Array]:
+    """Numbers of positive and of negative pairs over all devices, float32; from the labels alone."""
+    itself = jnp.any(batch.candidates.ids >= 0).astype(jnp.int32)
+    empty = (batch.candidates.ids < 0) & (batch.candidates.labels == mining.EMPTY)
+    positives = batch.anchors.count - itself
+    negatives = batch.found.shape[0] - jnp.sum(empty.astype(jnp.int32)) - batch.anchors.count
+    total = partial(over_devices, axis_name=batch.axis_name)
+    return total(jnp.sum(positives.astype(jnp.float32))), total(jnp.sum(negatives.astype(jnp.float32)))
+
+
+def over_devices(x: Array, axis_name: str | None) -> Array:
     """Sum over devices."""
     return x if axis_name is None else jax.lax.psum(x, axis_name)
 
 
-def spread(tree: Any, axis_name: str | None) -> Any:
-    """Mark arrays that are equal on all devices as device-dependent, which shard_map asks of what meets shards."""
+def ratio(value: Array, count: Array) -> Array:
+    """A mean over what counts; 0 where nothing does."""
+    return value / jnp.maximum(count, 1.0)
 
+
+def count(mask: Array) -> Array:
+    """Number of true entries, as float32: a count of triplets may exceed an int32."""
+    if mask.ndim == 2:
+        return jnp.sum(mining.row_sum(mask, lambda m: m.astype(jnp.int32)).astype(jnp.float32))
+    return jnp.sum(mask.astype(jnp.float32))
+
+
+def vary(tree: Any, axis_name: str | None) -> Any:
+    """Mark arrays that are equal on all devices as device-dependent, which shard_map asks of what meets shards."""
     if axis_name is None:
         return tree
-    # Adding a device-dependent zero works in every jax version, inside pmap as well.
+    # Adding a device-dependent zero works in every jax version, and inside pmap.
     zero = 0 * jax.lax.axis_index(axis_name)
     return jax.tree.map(lambda x: x + zero.astype(x.dtype), tree)
 
 
-def mean(value: Array, count: Array, axis_name: str | None) -> Array:
-    """Sum of values over all devices by sum of counts; 0 where nothing counts."""
-    return total(value, axis_name) / jnp.maximum(total(count, axis_name), 1.0)
+def zeros_like(x: Array) -> Array:
+    """Zeros that vary over devices as x does, so that they can start a loop that adds to them."""
+    return jnp.where(x > 0, 0.0, 0.0)
 
 
 def block_rows(anchors: int, candidates: int) -> int:
-    """Rows of a block such that one block x candidates matrix takes about 1 MiB on CPU, 64 MiB elsewhere."""
-    entries = 2**18 if jax.default_backend() == "cpu" else 2**24
-    return max(1, min(anchors, max(8, entries // max(candidates, 1))))
-
-
-RowFunction = Callable[..., tuple[Array, Aux]]
+    """Anchors in a block, such that a block x candidates matrix takes 4 MiB on CPU (cache), 64 MiB elsewhere."""
+    entries = 2**20 if jax.default_backend() == "cpu" else 2**24
+    rows = max(8, entries // candidates)
+    # Blocks of equal size, so that the last one is not mostly filling.
+    return -(-anchors // -(-anchors // rows))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def sum_over_blocks(
-    rows: RowFunction, block: int, x: Array, shared: Any, anchors: Anchors, fixed: Any
+def _sum_over_blocks(
+    rows: Rows, block: int, x: Array, shared: Any, facts: Any, candidates: mining.Candidates
 ) -> tuple[Array, Aux]:
-    """Sum rows(x, shared, anchors, fixed) -> (value, aux) over blocks of anchors.
+    def sums(x: Array, facts: Any) -> tuple[Array, Aux]:
+        return _rows(rows, x, shared, facts, candidates)
 
-    The gradient with respect to x and shared is taken in the same pass, block by block, so memory stays
-    O(block x candidates) forward and backward.
-
-    Args:
-        rows: function of one block; sums over its anchors.
-        block: anchors in a block.
-        x: float [B, D], cut into blocks.
-        shared: float arrays with gradient, the same for each block.
-        anchors: integer arrays [B], cut into blocks.
-        fixed: arrays without gradient, the same for each block.
-    """
-    return _walk(lambda *args: rows(*args, fixed), block, x, shared, anchors)
+    if block == x.shape[0]:
+        return sums(x, facts)
+    out = jax.lax.map(lambda args: sums(*args), _cut((x, facts), block))
+    return jax.tree.map(lambda s: jnp.sum(s, axis=0), out)
 
 
-def _forward(
-    rows: RowFunction, block: int, x: Array, shared: Any, anchors: Anchors, fixed: Any
-) -> tuple[tuple[Array, Aux], Any]:
-    def value_and_gradients(x: Array, shared: Any, anchors: Anchors) -> Any:
-        value, pullback, aux = jax.vjp(lambda x, s: rows(x, s, anchors, fixed), x, shared, has_aux=True)
-        # The one in the value's own type also carries its device variance under shard_map.
+def _rows(rows: Callable[..., Any], x: Array, shared: Any, facts: Any, candidates: mining.Candidates) -> Any:
+    (found, options), (anchors, extra) = shared, facts
+    return rows(x, found, options, Block(anchors, candidates, mining.masks(anchors, candidates), extra))
+
+
+def _forward(rows: Rows, block: int, x: Array, shared: Any, facts: Any, candidates: Any) -> Any:
+    def sums_and_gradients(x: Array, facts: Any) -> Any:
+        def sums(x: Array, shared: Any) -> Any:
+            return _rows(rows, x, shared, facts, candidates)
+
+        value, pullback, aux = jax.vjp(sums, x, shared, has_aux=True)
         return (value, aux), pullback(jnp.ones_like(value))
 
-    out, gradients = _walk_gradients(value_and_gradients, block, x, shared, anchors)
-    return out, gradients
+    if block == x.shape[0]:
+        return sums_and_gradients(x, facts)
+
+    def step(of_shared: Any, args: Any) -> Any:
+        out, (of_x, more) = sums_and_gradients(*args)
+        return jax.tree.map(jnp.add, of_shared, more), (out, of_x)
+
+    of_shared, (out, of_x) = jax.lax.scan(step, jax.tree.map(zeros_like, shared), _cut((x, facts), block))
+    out = jax.tree.map(lambda s: jnp.sum(s, axis=0), out)
+    return out, (of_x.reshape(-1, x.shape[1])[: x.shape[0]], of_shared)
 
 
-def _backward(rows: RowFunction, block: int, gradients: Any, cotangents: Any) -> Any:
-    scale = cotangents[0]
-    x, shared = jax.tree.map(lambda g: g * scale, gradients)
-    return x, shared, None, None
+def _backward(rows: Rows, block: int, gradients: Any, cotangents: Any) -> Any:
+    of_x, of_shared = jax.tree.map(lambda g: g * cotangents[0], gradients)
+    return of_x, of_shared, None, None
 
 
-sum_over_blocks.defvjp(_forward, _backward)
+_sum_over_blocks.defvjp(_forward, _backward)
 
 
 def _cut(tree: Any, block: int) -> Any:
@@ -198,61 +216,3 @@ def _cut(tree: Any, block: int) -> Any:
         return jnp.pad(x, padding, constant_values=fill).reshape(blocks, block, *x.shape[1:])
 
     return jax.tree.map(cut, tree)
-
-
-def _walk(rows: Any, block: int, x: Array, shared: Any, anchors: Anchors) -> Any:
-    if x.shape[0] <= block:
-        return rows(x, shared, anchors)
-    blocks = _cut((x, anchors), block)
-    sums = jax.lax.map(lambda b: rows(b[0], shared, b[1]), blocks)
-    return jax.tree.map(lambda s: jnp.sum(s, axis=0), sums)
-
-
-def _walk_gradients(value_and_gradients: Any, block: int, x: Array, shared: Any, anchors: Anchors) -> Any:
-    if x.shape[0] <= block:
-        return value_and_gradients(x, shared, anchors)
-
-    def step(carry: Any, blocks: Any) -> Any:
-        out, (of_x, of_shared) = value_and_gradients(blocks[0], shared, blocks[1])
-        return jax.tree.map(jnp.add, carry, of_shared), (out, of_x)
-
-    # Zeros made from the data, so that under shard_map they vary over devices as the sums do.
-    zeros = jax.tree.map(lambda s: jnp.zeros_like(s) + 0 * x[0, 0], shared)
-    blocks = _cut((x, anchors), block)
-    of_shared, (sums, of_x) = jax.lax.scan(step, zeros, blocks)
-    of_x = of_x.reshape(-1, *x.shape[1:])[: x.shape[0]]
-    return jax.tree.map(lambda s: jnp.sum(s, axis=0), sums), (of_x, of_shared)
-
-
-def sum_rows(
-    rows: Callable[[Array, Array, Any, Masks], tuple[Array, Aux]],
-    x: Array,
-    labels: Array,
-    options: Any,
-    references: Array | None,
-    reference_labels: Array | None,
-    block_size: int | None,
-    axis_name: str | None,
-) -> tuple[Array, Aux]:
-    """Sum rows(x, candidates, options, masks) -> (value, aux) over the anchors of all devices."""
-    anchors, found = candidates(x, labels, references, reference_labels, axis_name)
-    options = jax.tree.map(lambda o: jnp.asarray(o, jnp.float32), options)
-    shared, fixed = spread(((found.embeddings, options), found), axis_name)
-    block = block_size or block_rows(x.shape[0], found.embeddings.shape[0])
-    value, aux = sum_over_blocks(_Rows(rows), block, x, shared, anchors, fixed)
-    return jax.tree.map(partial(total, axis_name=axis_name), (value, aux))
-
-
-class _Rows(NamedTuple):
-    rows: Callable[[Array, Array, Any, Masks], tuple[Array, Aux]]
-
-    def __call__(self, x: Array, shared: Any, anchors: Anchors, found: Candidates) -> tuple[Array, Aux]:
-        return self.rows(x, *shared, masks(anchors, found))
-
-
-def log1p_sum_exp(x: Array, where: Array) -> Array:
-    """log(1 + sum of e^x over the chosen entries) of each row, [b, M] -> [b], without overflow."""
-    top = jax.lax.stop_gradient(jnp.max(x, axis=1, where=where, initial=0.0))
-    # The unchosen are replaced before the exponential: its gradient would be infinity times zero.
-    e = jnp.where(where, jnp.exp(jnp.where(where, x - top[:, None], 0.0)), 0.0)
-    return top + jnp.log(jnp.exp(-top) + jnp.sum(e, axis=1))

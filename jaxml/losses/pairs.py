@@ -1,4 +1,4 @@
-"""Losses over the pairs of a batch: each anchor's row of distances or similarities."""
+"""Losses over the pairs of a batch: contrastive and multi-similarity."""
 
 from __future__ import annotations
 
@@ -8,11 +8,88 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import pairwise
-from jaxml.losses import blocks
+from jaxml.distances import DISTANCES, pairwise
+from jaxml.losses import blocks, checks
 
 Array = jax.Array
 Aux = dict[str, Array]
+
+
+def contrastive(
+    embeddings: Array,
+    labels: Array,
+    *,
+    margin: float | Array = 1.0,
+    power: int = 2,
+    distance: str = "euclidean",
+    block_size: int | None = None,
+    axis_name: str | None = None,
+    references: Array | None = None,
+    reference_labels: Array | None = None,
+) -> tuple[Array, Aux]:
+    """Pull positive pairs together, push negative pairs a margin apart.
+
+    mean_p d_ap^power / power + mean_n max(0, margin - d_an)^power / power.
+
+    Reduction: mean over all positive pairs plus mean over all negative pairs; 0 for a kind that is missing.
+
+    Args:
+        embeddings: float [B, D]; computed in float32.
+        labels: int [B].
+        margin: at least 0, in units of the distance.
+        power: 2 as in the paper, or 1 as in pytorch-metric-learning.
+        distance: euclidean, squared or cosine.
+        block_size: anchors at a time; chosen for the device if None.
+        axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+        references: float [M, D], compared with in place of the batch; equal on all devices.
+        reference_labels: int [M].
+
+    Returns:
+        float32 loss, and a dict with the float32 numbers of `active` (non-zero) and `valid` (all) pairs.
+
+    Raises:
+        ValueError: an argument of wrong shape, type or value, named in the message.
+
+    Source: Hadsell, Chopra & LeCun 2006, Dimensionality Reduction by Learning an Invariant Mapping, equation 4,
+    which sums over given pairs.
+    """
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    checks.number("margin", margin, minimum=0.0)
+    checks.choice("power", power, (1, 2))
+    checks.choice("distance", distance, DISTANCES)
+    checks.block_size(block_size)
+    return _contrastive(x, y, r, margin, power, distance, block_size, axis_name)
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _contrastive(
+    x: Array,
+    labels: Array,
+    references: blocks.Set | None,
+    margin: Array,
+    power: int,
+    distance: str,
+    block_size: int | None,
+    axis_name: str | None,
+) -> tuple[Array, Aux]:
+    batch = blocks.batch(x, labels, references, axis_name)
+    positives, negatives = blocks.pair_counts(batch)
+    weights = blocks.ratio(1.0, positives) / power, blocks.ratio(1.0, negatives) / power
+    rows = partial(_contrastive_rows, power, distance)
+    loss, aux = blocks.sum_rows(rows, batch, (margin, *weights), block_size=block_size)
+    return loss, {**aux, "valid": positives + negatives}
+
+
+def _contrastive_rows(
+    power: int, distance: str, x: Array, found: Array, options: Any, block: blocks.Block
+) -> tuple[Array, Aux]:
+    margin, positive_weight, negative_weight = options
+    d = pairwise(x, found, distance)
+    short = margin - d
+    positive, negative = block.masks.positive & (d > 0), block.masks.negative & (short > 0)
+    value = jnp.where(positive, positive_weight * d**power, 0.0)
+    value += jnp.where(negative, negative_weight * short**power, 0.0)
+    return jnp.sum(value), {"active": blocks.count(positive | negative)}
 
 
 def multi_similarity(
@@ -28,44 +105,84 @@ def multi_similarity(
     references: Array | None = None,
     reference_labels: Array | None = None,
 ) -> tuple[Array, Aux]:
-    """Weigh each pair by its own and by its neighbours' cosine similarity, over the pairs that are hard.
+    """Weigh each hard pair by its own cosine similarity and by those of its neighbours.
 
-    1/alpha log(1 + sum_p e^{-alpha (s_ap - base)}) + 1/beta log(1 + sum_n e^{beta (s_an - base)}), over
-    positives with s_ap < max_n s_an + epsilon and negatives with s_an > min_p s_ap - epsilon.
-    Mean over all anchors.
+    1/alpha log(1 + sum_p e^{-alpha (s_ap - base)}) + 1/beta log(1 + sum_n e^{beta (s_an - base)}), over positives
+    with s_ap - epsilon < max_n s_an and negatives with s_an + epsilon > min_p s_ap.
+
+    Reduction: mean over all anchors; those without such pairs add 0.
+
+    Args:
+        embeddings: float [B, D]; computed in float32.
+        labels: int [B].
+        alpha: above 0, sharpness for positives.
+        beta: above 0, sharpness for negatives.
+        base: similarity from which pairs weigh heavily.
+        epsilon: how far from violating a pair may be; infinity takes all.
+        block_size: anchors at a time; chosen for the device if None.
+        axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+        references: float [M, D], compared with in place of the batch; equal on all devices.
+        reference_labels: int [M].
+
+    Returns:
+        float32 loss, and a dict with the float32 numbers of `active` (mined) and `valid` (all) pairs.
+
+    Raises:
+        ValueError: an argument of wrong shape, type or value, named in the message.
+
+    Source: Wang et al. 2019, Multi-Similarity Loss, equations 11, 13 and 15; defaults from its section 4 and
+    code (base 0.5; the paper says 1).
     """
-    x, y, r, ry = blocks.check_batch(embeddings, labels, references, reference_labels)
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        blocks.check_number(name, value, positive=True)
-    blocks.check_number("epsilon", epsilon)
-    return _multi_similarity(
-        x, y, (alpha, beta, base, epsilon), r, ry, block_size=block_size, axis_name=axis_name
-    )
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    checks.number("alpha", alpha, above=0.0)
+    checks.number("beta", beta, above=0.0)
+    checks.number("base", base)
+    checks.number("epsilon", epsilon, minimum=0.0)
+    checks.block_size(block_size)
+    return _multi_similarity(x, y, r, (alpha, beta, base, epsilon), block_size, axis_name)
 
 
-@partial(jax.jit, static_argnames=("block_size", "axis_name"))
-def _multi_similarity(x, labels, options, references, reference_labels, *, block_size, axis_name):
-    value, aux = blocks.sum_rows(
-        _multi_similarity_rows, x, labels, options, references, reference_labels, block_size, axis_name
-    )
-    return value / jnp.maximum(aux.pop("anchors"), 1.0), aux
+@partial(jax.jit, static_argnums=(4, 5))
+def _multi_similarity(
+    x: Array,
+    labels: Array,
+    references: blocks.Set | None,
+    options: Any,
+    block_size: int | None,
+    axis_name: str | None,
+) -> tuple[Array, Aux]:
+    batch = blocks.batch(x, labels, references, axis_name)
+    loss, aux = blocks.sum_rows(_multi_similarity_rows, batch, options, block_size=block_size)
+    anchors = aux.pop("anchors")
+    positives, negatives = blocks.pair_counts(batch)
+    return loss / anchors, {**aux, "valid": positives + negatives}
 
 
-def _multi_similarity_rows(x: Array, references: Array, options: Any, m: blocks.Masks) -> tuple[Array, Aux]:
+def _multi_similarity_rows(x: Array, found: Array, options: Any, block: blocks.Block) -> tuple[Array, Aux]:
     alpha, beta, base, epsilon = options
-    s = 1.0 - pairwise(x, references, "cosine")
-    nearest = jnp.max(s, axis=1, where=m.negative, initial=-jnp.inf, keepdims=True)
-    farthest = jnp.min(s, axis=1, where=m.positive, initial=jnp.inf, keepdims=True)
-    positive = m.positive & (s - epsilon < nearest)
-    negative = m.negative & (s + epsilon > farthest)
-    value = (
-        blocks.log1p_sum_exp(-alpha * (s - base), positive) / alpha
-        + blocks.log1p_sum_exp(beta * (s - base), negative) / beta
-    )
-    active = jnp.sum(positive) + jnp.sum(negative)
-    valid = jnp.sum(m.positive) + jnp.sum(m.negative)
-    return jnp.sum(value), {
-        "active": active.astype(jnp.float32),
-        "valid": valid.astype(jnp.float32),
-        "anchors": jnp.sum(jnp.any(m.positive | m.negative, axis=1)).astype(jnp.float32),
-    }
+    s = 1.0 - pairwise(x, found, "cosine")
+    positive, negative = block.masks
+    nearest = jnp.max(jnp.where(negative, s, -jnp.inf), axis=1, keepdims=True)
+    farthest = jnp.min(jnp.where(positive, s, jnp.inf), axis=1, keepdims=True)
+    positive = positive & (s - epsilon < nearest)
+    negative = negative & (s + epsilon > farthest)
+    value = log1p_sum_exp(-alpha * (s - base), positive) / alpha
+    value += log1p_sum_exp(beta * (s - base), negative) / beta
+    anchors = blocks.count(block.anchors.ids >= 0)
+    return jnp.sum(value), {"active": blocks.count(positive | negative), "anchors": anchors}
+
+
+def log1p_sum_exp(x: Array, where: Array) -> Array:
+    """log(1 + sum of e^x over the chosen entries) of each row, [b, M] -> [b], without overflow."""
+    top = jax.lax.stop_gradient(jnp.max(jnp.where(where, x, 0.0), axis=1))
+    # The unchosen are replaced before the exponential: its gradient would be infinity times zero.
+    e = jnp.where(where, jnp.exp(jnp.where(where, x - top[:, None], 0.0)), 0.0)
+    return top + jnp.log(jnp.exp(-top) + jnp.sum(e, axis=1))
+
+
+def log_sum_exp(x: Array, where: Array) -> Array:
+    """log(sum of e^x over the chosen entries) of each row, [b, M] -> [b]; about -1e30 where none is chosen."""
+    top = jax.lax.stop_gradient(jnp.max(jnp.where(where, x, -1e30), axis=1))
+    e = jnp.where(where, jnp.exp(jnp.where(where, x - top[:, None], 0.0)), 0.0)
+    total = jnp.sum(e, axis=1)
+    return jnp.where(total > 0, top + jnp.log(jnp.where(total > 0, total, 1.0)), -1e30)

@@ -1,70 +1,200 @@
-"""All triplets of a block of anchors in one sweep over the block's positives, never a cube."""
+"""All triplets of a block of anchors in one sweep over their positives: never a cube, never a list of indices.
+
+For a few positives at a time, each anchor's row of negative distances is compared with the positives' distances.
+Value and gradient come from the same sweep: for the hinge the gradient is a count of the triplets that violate it.
+"""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxml import mining
+from jaxml.distances import pairwise
+from jaxml.losses import formulas
+from jaxml.losses.blocks import Block, zeros_like
+
 Array = jax.Array
 
+AT_ONCE = 4
+"""Positives compared in one pass over the negatives' distances: the fewest passes that registers still hold."""
 
-class Groups(NamedTuple):
-    """Candidates in the order of their labels: the positives of an anchor lie side by side."""
-
-    order: Array
-    """int32 [M]: candidates, sorted by label."""
-    start: Array
-    """int32 [b]: where the anchor's label begins in `order`."""
-    count: Array
-    """int32 [b]: candidates with the anchor's label, the anchor itself included."""
+WINDOWS = ("all", "semi_hard", "original_semi_hard")
 
 
-def groups(labels: Array, candidate_labels: Array) -> Groups:
-    """Find each anchor's positives by sorting."""
-    order = jnp.argsort(candidate_labels).astype(jnp.int32)
-    ordered = candidate_labels[order]
-    start = jnp.searchsorted(ordered, labels, side="left").astype(jnp.int32)
-    end = jnp.searchsorted(ordered, labels, side="right").astype(jnp.int32)
-    return Groups(order, start, end - start)
+class Sums(NamedTuple):
+    """Sums over the triplets of a block."""
+
+    value: Array
+    active: Array
+    """Triplets above zero for the hinges, all mined triplets for the smooth formulas."""
+    mined: Array
 
 
-@jax.custom_vjp
-def hinge(
-    distances: Array, margin: Array, positive: Array, negative: Array, found: Groups
-) -> tuple[Array, Array]:
-    """Sum and number of max(0, d_ap - d_an + margin) > 0 over all triplets of a block, [b, M] -> two scalars."""
-    (value, count), _ = _hinge_forward(distances, margin, positive, negative, found)
-    return value, count
+def window(kind: str, d_ap: Array, margin: Array) -> tuple[Array | None, Array | None]:
+    """Bounds of d_an, both exclusive, between which a negative is mined; None is no bound.
+
+    semi_hard: d_ap < d_an < d_ap + margin; original_semi_hard: d_an < d_ap; all: none.
+    """
+    if kind == "semi_hard":
+        return d_ap, d_ap + margin
+    return None, d_ap if kind == "original_semi_hard" else None
 
 
-def _hinge_forward(distances: Array, margin: Array, positive: Array, negative: Array, found: Groups):
+def _inside(d: Array, bounds: tuple[Array | None, Array | None], use: Array) -> Array:
+    low, high = bounds
+    inside = (d < jnp.inf) & use
+    if low is not None:
+        inside &= d > low
+    return inside if high is None else inside & (d < high)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def triplets(formula: str, kind: str, distances: Array, margin: Array, block: Block) -> Sums:
+    """Sums over all triplets of a block, for a formula of d_ap - d_an and a window of negatives.
+
+    Args:
+        formula: one of formulas.VALUES.
+        kind: one of WINDOWS.
+        distances: float32 [b, M], squared for squared_hinge.
+        margin: float32 scalar.
+        block: positives are taken from block.masks.positive among the candidates of the anchor's label.
+    """
+    return _triplets_forward(formula, kind, distances, margin, block)[0]
+
+
+def _triplets_forward(formula: str, kind: str, distances: Array, margin: Array, block: Block) -> Any:
+    anchors, candidates, (positive, negative), _ = block
+    rows = jnp.arange(distances.shape[0])[:, None]
+    far = jnp.where(negative, distances, jnp.inf)
+    value_of, slope_of = formulas.VALUES[formula], formulas.SLOPES[formula]
+    hinge = formula in formulas.HINGES
+    ones = mining.row_sum(negative, lambda m: m.astype(jnp.int32))[:, None].astype(jnp.float32)
+
+    def step(carry: Any) -> Any:
+        k, value, active, mined, gradient = carry
+        places = k + jnp.arange(AT_ONCE, dtype=jnp.int32)
+        column, exists = jax.vmap(lambda k: mining.column_of_positive(k, anchors, candidates), out_axes=1)(
+            places
+        )
+        use = exists & jnp.take_along_axis(positive, column, axis=1)
+        d_ap = jnp.take_along_axis(distances, column, axis=1)
+        if hinge:  # a positive that is not used violates nothing; saves a test of each pair
+            d_ap = jnp.where(use, d_ap, -jnp.inf)
+
+        def terms(d: Array, j: int, function: Any) -> Array:
+            own, used = d_ap[:, j : j + 1], use[:, j : j + 1]
+            inside = _inside(d, window(kind, own, margin), used)
+            if hinge and kind == "all":
+                return function(own - d, margin)
+            return jnp.where(inside, function(jnp.where(inside, own - d, 0.0), margin), 0.0)
+
+        slopes = [mining.row_sum(far, lambda d, j=j: terms(d, j, slope_of)) for j in range(AT_ONCE)]
+        slope = jnp.stack(slopes, axis=1)
+        values = mining.row_sum(far, lambda d: sum(terms(d, j, value_of) for j in range(AT_ONCE)))
+        gradient = gradient - sum(terms(far, j, slope_of) for j in range(AT_ONCE))
+        gradient = gradient.at[rows, column].add(jnp.where(use, slope, 0.0))
+        count = jnp.where(use, ones, 0.0)
+        if kind != "all":
+            count = mining.row_sum(
+                far, lambda d: sum(terms(d, j, lambda x, m: jnp.ones_like(x)) for j in range(AT_ONCE))
+            )
+        above = jnp.sum(slope) if hinge else jnp.sum(count)
+        return k + AT_ONCE, value + jnp.sum(values), active + above, mined + jnp.sum(count), gradient
+
+    zero = zeros_like(distances[0, 0])
+    last = jnp.max(anchors.count)
+    start = (jnp.int32(0), zero, zero, zero, zeros_like(distances))
+    _, value, active, mined, gradient = jax.lax.while_loop(lambda carry: carry[0] < last, step, start)
+    return Sums(value, active, mined), (gradient, active if hinge else zero)
+
+
+def _triplets_backward(formula: str, kind: str, residuals: Any, cotangents: Sums) -> Any:
+    gradient, of_margin = residuals
+    return gradient * cotangents.value, of_margin * cotangents.value, None
+
+
+triplets.defvjp(_triplets_forward, _triplets_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def soft_triplets(
+    kind: str,
+    distance: str,
+    symmetric: bool,
+    distances: Array,
+    references: Array,
+    margin: Array,
+    block: Block,
+) -> Sums:
+    """Sums of d_ap + log(e^{margin - d_an} + e^{margin - d_pn}) over all triplets of a block.
+
+    Rows of d_pn are computed anew for each positive, so memory stays O(b M).
+
+    Args:
+        kind: one of WINDOWS.
+        distance: as in `pairwise`.
+        symmetric: for each triplet (a, p, n) summed over all blocks and devices, (p, a, n) is summed as well.
+            The gradient along d_pn of one is then the gradient along d_an of the other.
+        distances: float32 [b, M].
+        references: float32 [M, D], the candidates.
+        margin: float32 scalar.
+        block: as in `triplets`.
+    """
+    return _soft_forward(kind, distance, symmetric, distances, references, margin, block)[0]
+
+
+def _soft_forward(
+    kind: str,
+    distance: str,
+    symmetric: bool,
+    distances: Array,
+    references: Array,
+    margin: Array,
+    block: Block,
+) -> Any:
+    anchors, candidates, (positive, negative), _ = block
     rows = jnp.arange(distances.shape[0])
     far = jnp.where(negative, distances, jnp.inf)
 
-    def step(carry):
-        k, value, active, gradient = carry
-        column = found.order[jnp.minimum(found.start + k, found.order.shape[0] - 1)]
-        use = (k < found.count) & positive[rows, column]
-        limit = jnp.where(use, distances[rows, column] + margin, -jnp.inf)[:, None]
-        mask = far < limit
-        n = jnp.sum(mask, axis=1, dtype=jnp.int32).astype(jnp.float32)
-        value = value + jnp.where(mask, limit - far, 0.0)
-        gradient = gradient - mask.astype(jnp.float32)
-        gradient = gradient.at[rows, column].add(jnp.where(use, n, 0.0))
-        return k + 1, value, active + jnp.sum(n), gradient
+    def step(carry: Any) -> Any:
+        k, value, mined, gradient, of_references = carry
+        column, exists = mining.column_of_positive(k, anchors, candidates)
+        use = exists & positive[rows, column]
+        d_ap = distances[rows, column][:, None]
 
-    zero = 0.0 * distances
-    carry = (jnp.int32(0), zero, jnp.sum(zero), zero)
-    last = jnp.max(found.count)
-    _, value, active, gradient = jax.lax.while_loop(lambda c: c[0] < last, step, carry)
-    return (jnp.sum(value), active), gradient
+        def d_from_positives(references: Array) -> Array:
+            return pairwise(references[column], references, distance)
+
+        if symmetric:
+            d_pn = d_from_positives(references)
+        else:
+            d_pn, pullback = jax.vjp(d_from_positives, references)
+        inside = _inside(far, window(kind, d_ap, margin), use[:, None])
+        nearer = jnp.minimum(distances, d_pn)
+        e = jnp.exp(-jnp.abs(distances - d_pn))
+        share = jnp.where(distances < d_pn, 1.0, e) / (1.0 + e)  # of d_an; d_pn has the rest
+        terms = jnp.where(inside, d_ap + margin - nearer + jnp.log(1.0 + e), 0.0)
+        share = jnp.where(inside, share, 0.0)
+        n = mining.row_sum(inside, lambda m: m.astype(jnp.int32)).astype(jnp.float32)
+        gradient = (gradient - (2.0 if symmetric else 1.0) * share).at[rows, column].add(n)
+        if not symmetric:
+            (more,) = pullback(share - inside.astype(jnp.float32))
+            of_references = of_references + more
+        return k + 1, value + jnp.sum(mining.row_sum(terms)), mined + jnp.sum(n), gradient, of_references
+
+    zero = zeros_like(distances[0, 0])
+    last = jnp.max(anchors.count)
+    start = (jnp.int32(0), zero, zero, zeros_like(distances), zeros_like(references))
+    _, value, mined, gradient, of_references = jax.lax.while_loop(lambda carry: carry[0] < last, step, start)
+    return Sums(value, mined, mined), (gradient, of_references, mined)
 
 
-def _hinge_backward(gradient, cotangents):
-    return gradient * cotangents[0], None, None, None, None
+def _soft_backward(kind: str, distance: str, symmetric: bool, residuals: Any, cotangents: Sums) -> Any:
+    return *(g * cotangents.value for g in residuals), None
 
 
-hinge.defvjp(_hinge_forward, _hinge_backward)
+soft_triplets.defvjp(_soft_forward, _soft_backward)

@@ -1,0 +1,95 @@
+"""What one triplet costs, as a function of its distances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxml.losses import checks
+
+Array = jax.Array
+
+FORMULAS = ("hinge", "squared_hinge", "soft", "ratio", "ratio_original", "softplus")
+HINGES = ("hinge", "squared_hinge")
+
+VALUES: dict[str, Callable[[Array, Array], Array]] = {
+    "hinge": lambda x, margin: jnp.where(x + margin > 0, x + margin, 0.0),
+    "squared_hinge": lambda x, margin: jnp.where(x + margin > 0, x + margin, 0.0),
+    "ratio": lambda x, margin: 2.0 * jnp.square(jax.nn.sigmoid(x)),
+    "ratio_original": lambda x, margin: 2.0 * jax.nn.sigmoid(x),
+    "softplus": lambda x, margin: jax.nn.softplus(x),
+}
+"""Value of x = d_ap - d_an (of their squares for squared_hinge); soft needs d_pn as well, see `soft`."""
+
+SLOPES: dict[str, Callable[[Array, Array], Array]] = {
+    "hinge": lambda x, margin: (x + margin > 0).astype(jnp.float32),
+    "squared_hinge": lambda x, margin: (x + margin > 0).astype(jnp.float32),
+    "ratio": lambda x, margin: 4.0 * jnp.square(jax.nn.sigmoid(x)) * jax.nn.sigmoid(-x),
+    "ratio_original": lambda x, margin: 2.0 * jax.nn.sigmoid(x) * jax.nn.sigmoid(-x),
+    "softplus": lambda x, margin: jax.nn.sigmoid(x),
+}
+"""Derivative of the value with respect to x."""
+
+
+def soft(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> Array:
+    """d_ap + log(e^{margin - d_an} + e^{margin - d_pn})."""
+    return d_ap + margin + jnp.logaddexp(-d_an, -d_pn)
+
+
+def values(formula: str, d_ap: Array, d_an: Array, d_pn: Array | None, margin: Array) -> Array:
+    """Value of triplets whose distances are already what the formula asks for (squared, for squared_hinge)."""
+    if formula != "soft":
+        return VALUES[formula](d_ap - d_an, margin)
+    assert d_pn is not None
+    return soft(d_ap, d_an, d_pn, margin)
+
+
+def triplet_distances(
+    d_ap: Array,
+    d_an: Array,
+    d_pn: Array | None = None,
+    *,
+    formula: str = "hinge",
+    margin: float | Array = 0.2,
+) -> tuple[Array, dict[str, Array]]:
+    """Triplet loss of given distances: triplets at the network's input.
+
+    hinge: max(0, d_ap - d_an + margin); squared_hinge: max(0, d_ap^2 - d_an^2 + margin);
+    soft: d_ap + log(e^{margin - d_an} + e^{margin - d_pn});
+    ratio: s^2 + (1 - (1 - s))^2 = 2 s^2 and ratio_original: 2 s, where s = e^{d_ap} / (e^{d_ap} + e^{d_an});
+    softplus: log(1 + e^{d_ap - d_an}).
+
+    Reduction: mean over active triplets: those above 0 for the hinges, all of them for the others; 0 if none.
+
+    Args:
+        d_ap: float [T], distance of anchor and positive.
+        d_an: float [T], distance of anchor and negative.
+        d_pn: float [T], distance of positive and negative; needed by soft only.
+        formula: one of FORMULAS.
+        margin: used by the hinges and soft, in units of the distance (of its square for squared_hinge).
+
+    Returns:
+        float32 loss, and a dict with the numbers of active and of valid (all) triplets.
+
+    Raises:
+        ValueError: unknown formula, negative margin, missing d_pn, or shapes that differ.
+
+    Source: Schroff et al. 2015, equation 2 (squared_hinge); Hoffer & Ailon 2015, section 2 (ratio, whose Torch
+    code takes mean s^2); Hermans et al. 2017, section 2 (softplus); Shah 2017 (soft, ratio_original).
+    """
+    checks.choice("formula", formula, FORMULAS)
+    checks.number("margin", margin, minimum=0.0)
+    if formula == "soft" and d_pn is None:
+        raise ValueError("d_pn must be given for formula soft")
+    distances = [jnp.asarray(d, jnp.float32) for d in (d_ap, d_an, d_pn) if d is not None]
+    if any(d.shape != distances[0].shape for d in distances):
+        raise ValueError(f"d_ap, d_an and d_pn must have one shape, got {[d.shape for d in distances]}")
+    if formula == "squared_hinge":
+        distances = [d * d for d in distances]
+    ap, an, *pn = distances
+    value = values(formula, ap, an, pn[0] if pn else None, jnp.asarray(margin, jnp.float32))
+    valid = jnp.float32(value.size)
+    active = jnp.sum((value > 0).astype(jnp.float32)) if formula in HINGES else valid
+    return jnp.sum(value) / jnp.maximum(active, 1.0), {"active": active, "valid": valid}
