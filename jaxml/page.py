@@ -61,6 +61,7 @@ svg text { font-family: inherit !important; }
   border: 3px solid var(--line); background: var(--line); }
 .picture figcaption { margin-top: .25rem; color: var(--muted); overflow-wrap: anywhere; }
 .picture figcaption b { color: var(--ink); display: block; font-weight: 600; hyphens: auto; }
+figcaption .sign { font-size: 1.15rem; }
 .right img { border-color: var(--right); }
 .wrong img { border-color: var(--wrong); border-style: dashed; }
 .query img { border-color: var(--ink); }
@@ -87,6 +88,9 @@ dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
   body { font-size: 11pt; } main { padding: 0; max-width: none; } section { padding: .8rem; }
   .row, .card, .tile, .map, .charts figure, tr { break-inside: avoid; } h2, .note { break-after: avoid; }
   .scroll { overflow: visible; } .map svg { min-width: 0; }
+  section:has(.map), .note { break-inside: avoid; } .row { grid-template-columns: 76px 1fr; }
+  .strip { grid-template-columns: repeat(10, 1fr); gap: .3rem; } .strip figcaption { font-size: .6rem; }
+  .cards { grid-template-columns: repeat(4, 1fr); } .card { padding: .4rem; gap: .3rem; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
@@ -167,7 +171,8 @@ def picture(image: np.ndarray, title: str, note: str = "", kind: str = "") -> st
     mark = {"right": "✓", "wrong": "✗"}.get(kind)
     badge = f'<span class="mark" role="img" aria-label="{kind}">{mark}</span>' if mark else ""
     note = f"{html.escape(note)} " if note else ""
+    sign = ' class="sign"' if len(title) <= 2 else ""
     return (
         f'<figure class="picture {kind}"><img src="{data_uri(image)}" alt="{html.escape(title)}">{badge}'
-        f"<figcaption>{note}<b>{html.escape(title)}</b></figcaption></figure>"
+        f"<figcaption>{note}<b{sign}>{html.escape(title)}</b></figcaption></figure>"
     )
