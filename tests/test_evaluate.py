@@ -61,6 +61,11 @@ def test_label_seeding_starts_from_one_image_of_each_class():
     assert len(np.unique(few)) == 4  # three of the first class and the only image of the second
 
 
+def test_label_seeding_draws_other_images_for_each_seed():
+    one, other = evaluate.label_seeded_clusters(*blobs(1.0), [1, 2])
+    assert 0 < metrics.ari(one, other) < 0.99
+
+
 def test_label_seeding_uses_labels():
     """Two classes in a tight blob, one in a wide: by label the tight one is cut, by spread the wide one."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """Metrics against scikit-learn, plain loops and cases worked by hand."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -195,6 +196,17 @@ def test_every_retrieval_metric(name):
 def test_near_duplicates_far_from_the_origin_are_told_apart():
     embeddings = 100 + 1e-5 * np.array([[0.0, 0], [1, 0], [3, 0], [4.5, 0]])
     assert metrics.recall_at_k(embeddings, [0, 0, 1, 1], [1]) == {1: 1.0}
+
+
+def test_memory_does_not_grow_with_the_square(monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK_BYTES", 2**20)
+    n = 4000
+    embeddings = np.random.default_rng(0).normal(size=(n, 4))
+    tracemalloc.start()
+    metrics.retrieval(embeddings, np.arange(n) // 4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * n * n / 10
 
 
 def test_identical_embeddings_are_not_rewarded():

@@ -226,6 +226,12 @@ def test_map_pictures_do_not_overlap():
     assert apart.min() >= int(found[0][3])
     sources = {page.data_uri(i, size=64, quality=75): n for i, n in zip(values["images"], names, strict=True)}
     assert all(sources[source] == name for name, *_, source in found)
+    values = inputs(classes=12, per_class=20, noise=0.05)
+    svg = figures.picture_map(values["embeddings"], values["labels"], values["images"], names)
+    shown, *places = zip(
+        *[(int(label), int(x), int(y)) for label, x, y, *_ in re.findall(pattern, svg)], strict=True
+    )
+    assert metrics.recall_at_k(np.array(places).T, np.array(shown), [1])[1] > 0.8
 
 
 def test_plane_keeps_classes_together():
