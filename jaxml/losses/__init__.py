@@ -1,17 +1,67 @@
-"""Losses: pure functions (embeddings, labels, *, ...) -> (loss, aux)."""
+"""Losses: pure functions of embeddings and labels, each returning (loss, aux).
+
+The loss is a float32 scalar; aux is a dict of float32 scalars, with at least the counts `active` and `valid`.
+Losses named in PARAMETERS take their learnable parameters third: loss(embeddings, labels, parameters, *, ...).
+"""
 
 from collections.abc import Callable
-from typing import Any
+
+import jax
 
 from jaxml.losses.formulas import triplet_distances
+from jaxml.losses.lifted import generalized_lifted, lifted
+from jaxml.losses.margin import margin, margin_beta
+from jaxml.losses.memory import Memory, cross_batch, memory, push
 from jaxml.losses.pairs import contrastive, multi_similarity
+from jaxml.losses.proxies import centres, proxies, proxy_anchor, proxy_nca, soft_triple
+from jaxml.losses.softmax import n_pairs, nt_xent, supervised_contrastive
 from jaxml.losses.triplet import triplet
+from jaxml.losses.voting import soft_voting
 
-LOSSES: dict[str, Callable[..., Any]] = {
+LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
+    "triplet": triplet,
     "contrastive": contrastive,
     "multi_similarity": multi_similarity,
-    "triplet": triplet,
+    "lifted": lifted,
+    "generalized_lifted": generalized_lifted,
+    "n_pairs": n_pairs,
+    "nt_xent": nt_xent,
+    "supervised_contrastive": supervised_contrastive,
+    "margin": margin,
+    "proxy_nca": proxy_nca,
+    "proxy_anchor": proxy_anchor,
+    "soft_triple": soft_triple,
+    "soft_voting": soft_voting,
 }
-PARAMETERS: dict[str, Callable[..., Any]] = {}
 
-__all__ = ["LOSSES", "PARAMETERS", "contrastive", "multi_similarity", "triplet", "triplet_distances"]
+PARAMETERS: dict[str, Callable[..., jax.Array]] = {
+    "margin": margin_beta,
+    "proxy_nca": proxies,
+    "proxy_anchor": proxies,
+    "soft_triple": centres,
+    "soft_voting": centres,
+}
+"""Initial learnable parameters of a loss: init(key, num_classes, feature_size, **options) -> array."""
+
+__all__ = [
+    "LOSSES",
+    "PARAMETERS",
+    "Memory",
+    "contrastive",
+    "cross_batch",
+    "generalized_lifted",
+    "lifted",
+    "margin",
+    "memory",
+    "multi_similarity",
+    "n_pairs",
+    "nt_xent",
+    "proxy_anchor",
+    "proxy_nca",
+    "push",
+    "soft_triple",
+    "soft_voting",
+    "supervised_contrastive",
+    "triplet",
+    "triplet_distances",
+]

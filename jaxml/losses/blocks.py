@@ -46,17 +46,23 @@ Rows = Callable[[Array, Array, Any, Block], tuple[Array, Aux]]
 def batch(x: Array, labels: Array, references: Set | None, axis_name: str | None) -> Batch:
     """Name the anchors and candidates: the references where given, else the batch, gathered over devices."""
     ids = jnp.arange(x.shape[0], dtype=jnp.int32)
-    found, found_labels, found_ids = x, labels, ids
     if axis_name is not None:
         ids = ids + jax.lax.axis_index(axis_name) * x.shape[0]
     if references is not None:
         found, found_labels = references
         found_ids = jnp.full(found_labels.shape, -1, jnp.int32)
-    elif axis_name is not None:
-        gather = partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
-        found, found_labels, found_ids = gather(x), gather(labels), gather(ids)
+    else:
+        found, found_labels, found_ids = gather((x, labels, ids), axis_name)
     anchors, candidates = mining.facts(labels, ids, found_labels, found_ids)
-    return Batch(*vary((x, found, anchors, candidates), axis_name), axis_name)
+    x, found, anchors, candidates = vary((x, found, anchors, candidates), axis_name)
+    return Batch(x, found, anchors, candidates, axis_name)
+
+
+def gather(tree: Any, axis_name: str | None) -> Any:
+    """Join the parts of all devices along the first axis."""
+    if axis_name is None:
+        return tree
+    return jax.tree.map(partial(jax.lax.all_gather, axis_name=axis_name, tiled=True), tree)
 
 
 def sum_rows(
@@ -126,7 +132,7 @@ def over_devices(x: Array, axis_name: str | None) -> Array:
     return x if axis_name is None else jax.lax.psum(x, axis_name)
 
 
-def ratio(value: Array, count: Array) -> Array:
+def ratio(value: float | Array, count: Array) -> Array:
     """A mean over what counts; 0 where nothing does."""
     return value / jnp.maximum(count, 1.0)
 

@@ -11,10 +11,10 @@ import numpy as np
 Array = jax.Array
 
 
-def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise a ValueError that lists the allowed values."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
 def number(name: str, value: Any, *, above: float | None = None, minimum: float | None = None) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxml.distances import DISTANCES, pairwise
-from jaxml.losses import blocks, checks
+from jaxml.losses import blocks, checks, rows
 
 Array = jax.Array
 Aux = dict[str, Array]
@@ -75,8 +75,8 @@ def _contrastive(
     batch = blocks.batch(x, labels, references, axis_name)
     positives, negatives = blocks.pair_counts(batch)
     weights = blocks.ratio(1.0, positives) / power, blocks.ratio(1.0, negatives) / power
-    rows = partial(_contrastive_rows, power, distance)
-    loss, aux = blocks.sum_rows(rows, batch, (margin, *weights), block_size=block_size)
+    function = partial(_contrastive_rows, power, distance)
+    loss, aux = blocks.sum_rows(function, batch, (margin, *weights), block_size=block_size)
     return loss, {**aux, "valid": positives + negatives}
 
 
@@ -166,23 +166,7 @@ def _multi_similarity_rows(x: Array, found: Array, options: Any, block: blocks.B
     farthest = jnp.min(jnp.where(positive, s, jnp.inf), axis=1, keepdims=True)
     positive = positive & (s - epsilon < nearest)
     negative = negative & (s + epsilon > farthest)
-    value = log1p_sum_exp(-alpha * (s - base), positive) / alpha
-    value += log1p_sum_exp(beta * (s - base), negative) / beta
+    value = rows.log1p_sum_exp(-alpha * (s - base), positive) / alpha
+    value += rows.log1p_sum_exp(beta * (s - base), negative) / beta
     anchors = blocks.count(block.anchors.ids >= 0)
     return jnp.sum(value), {"active": blocks.count(positive | negative), "anchors": anchors}
-
-
-def log1p_sum_exp(x: Array, where: Array) -> Array:
-    """log(1 + sum of e^x over the chosen entries) of each row, [b, M] -> [b], without overflow."""
-    top = jax.lax.stop_gradient(jnp.max(jnp.where(where, x, 0.0), axis=1))
-    # The unchosen are replaced before the exponential: its gradient would be infinity times zero.
-    e = jnp.where(where, jnp.exp(jnp.where(where, x - top[:, None], 0.0)), 0.0)
-    return top + jnp.log(jnp.exp(-top) + jnp.sum(e, axis=1))
-
-
-def log_sum_exp(x: Array, where: Array) -> Array:
-    """log(sum of e^x over the chosen entries) of each row, [b, M] -> [b]; about -1e30 where none is chosen."""
-    top = jax.lax.stop_gradient(jnp.max(jnp.where(where, x, -1e30), axis=1))
-    e = jnp.where(where, jnp.exp(jnp.where(where, x - top[:, None], 0.0)), 0.0)
-    total = jnp.sum(e, axis=1)
-    return jnp.where(total > 0, top + jnp.log(jnp.where(total > 0, total, 1.0)), -1e30)

@@ -6,7 +6,8 @@ Value and gradient come from the same sweep: for the hinge the gradient is a cou
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,8 @@ Array = jax.Array
 
 AT_ONCE = 4
 """Positives compared in one pass over the negatives' distances: the fewest passes that registers still hold."""
+
+Formula = Callable[[Array, Array], Array]
 
 WINDOWS = ("all", "semi_hard", "original_semi_hard")
 
@@ -85,23 +88,23 @@ def _triplets_forward(formula: str, kind: str, distances: Array, margin: Array, 
         if hinge:  # a positive that is not used violates nothing; saves a test of each pair
             d_ap = jnp.where(use, d_ap, -jnp.inf)
 
-        def terms(d: Array, j: int, function: Any) -> Array:
+        def terms(function: Formula, j: int, d: Array) -> Array:
             own, used = d_ap[:, j : j + 1], use[:, j : j + 1]
             inside = _inside(d, window(kind, own, margin), used)
             if hinge and kind == "all":
                 return function(own - d, margin)
             return jnp.where(inside, function(jnp.where(inside, own - d, 0.0), margin), 0.0)
 
-        slopes = [mining.row_sum(far, lambda d, j=j: terms(d, j, slope_of)) for j in range(AT_ONCE)]
-        slope = jnp.stack(slopes, axis=1)
-        values = mining.row_sum(far, lambda d: sum(terms(d, j, value_of) for j in range(AT_ONCE)))
-        gradient = gradient - sum(terms(far, j, slope_of) for j in range(AT_ONCE))
+        def all_terms(function: Formula, d: Array) -> Array:
+            return reduce(jnp.add, (terms(function, j, d) for j in range(AT_ONCE)))
+
+        slope = jnp.stack([mining.row_sum(far, partial(terms, slope_of, j)) for j in range(AT_ONCE)], axis=1)
+        values = mining.row_sum(far, partial(all_terms, value_of))
+        gradient = gradient - all_terms(slope_of, far)
         gradient = gradient.at[rows, column].add(jnp.where(use, slope, 0.0))
         count = jnp.where(use, ones, 0.0)
         if kind != "all":
-            count = mining.row_sum(
-                far, lambda d: sum(terms(d, j, lambda x, m: jnp.ones_like(x)) for j in range(AT_ONCE))
-            )
+            count = mining.row_sum(far, partial(all_terms, lambda x, margin: jnp.ones_like(x)))
         above = jnp.sum(slope) if hinge else jnp.sum(count)
         return k + AT_ONCE, value + jnp.sum(values), active + above, mined + jnp.sum(count), gradient
 

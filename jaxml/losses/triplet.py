@@ -123,7 +123,7 @@ def _triplet(
 ) -> tuple[Array, dict[str, Array]]:
     batch = blocks.batch(x, labels, references, axis_name)
     extra: Any = ()
-    if choice.mining == "distance_weighted":
+    if key is not None:
         extra = {"seeds": selected.seeds(key, batch.anchors.ids)}
     elif choice.mining == "local_class":
         extra = _class_limits(choice, batch, options["quantile"], block_size)

@@ -1,0 +1,152 @@
+"""Margin loss: pairs on either side of a learned distance."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxml.distances import DISTANCES, pairwise
+from jaxml.losses import blocks, checks, selected
+from jaxml.losses.sweep import Sums
+
+Array = jax.Array
+Aux = dict[str, Array]
+
+MARGIN_MINING = ("all", "distance_weighted")
+
+
+def margin_beta(key: Array, num_classes: int, feature_size: int, *, beta: float = 1.2) -> Array:
+    """Initial boundaries of `margin`, float32 [classes]."""
+    del key, feature_size
+    return jnp.full((num_classes,), beta, jnp.float32)
+
+
+def margin(
+    embeddings: Array,
+    labels: Array,
+    boundaries: Array,
+    *,
+    margin: float | Array = 0.2,
+    mining: str = "all",
+    nu: float | Array = 0.0,
+    distance: str = "euclidean",
+    cutoff: float | Array = 0.5,
+    upper_cutoff: float | Array = 1.4,
+    key: Array | None = None,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+    references: Array | None = None,
+    reference_labels: Array | None = None,
+) -> tuple[Array, Aux]:
+    """Keep positives nearer, and negatives farther, than a learned boundary beta of the anchor.
+
+    max(0, d_ap - beta_a + margin) + max(0, beta_a - d_an + margin) over triplets (a, p, n), plus nu times the mean
+    of beta_a over anchors. Mining: `all` takes every triplet, `distance_weighted` one n drawn for each (a, p).
+
+    Reduction: sum over terms above 0, divided by their number; 0 if there is none.
+
+    Args:
+        embeddings: float [B, D]; computed in float32.
+        labels: int [B]; with boundaries [classes], the class indices.
+        boundaries: float beta: [] one for all, or [classes].
+        margin: at least 0, half the width of the gap, in units of the distance.
+        mining: all or distance_weighted.
+        nu: weight of the boundaries.
+        distance: euclidean, squared or cosine.
+        cutoff: least distance told apart by distance_weighted.
+        upper_cutoff: distance from which distance_weighted draws no negatives.
+        key: random key of distance_weighted.
+        block_size: anchors at a time; chosen for the device if None.
+        axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+        references: float [M, D], compared with in place of the batch; equal on all devices.
+        reference_labels: int [M].
+
+    Returns:
+        float32 loss, and a dict with the float32 numbers of `active` (above 0) and `valid` (all) terms.
+
+    Raises:
+        ValueError: an argument of wrong shape, type or value, named in the message.
+
+    Source: Wu et al. 2017, Sampling Matters in Deep Embedding Learning, equation 5 and section 4; defaults from
+    its section 5.
+    """
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    beta = jnp.asarray(boundaries, jnp.float32)
+    if beta.ndim > 1:
+        raise ValueError(f"boundaries must be a scalar or an array [classes], got {beta.shape}")
+    if beta.ndim == 1:
+        checks.class_labels("boundaries", beta.shape[0], labels)
+    checks.number("margin", margin, minimum=0.0)
+    checks.choice("mining", mining, MARGIN_MINING)
+    checks.number("nu", nu, minimum=0.0)
+    checks.choice("distance", distance, DISTANCES)
+    checks.number("cutoff", cutoff, above=0.0)
+    checks.number("upper_cutoff", upper_cutoff, above=0.0)
+    checks.block_size(block_size)
+    if mining == "distance_weighted" and key is None:
+        raise ValueError("key must be given (jax.random.key) for mining distance_weighted")
+    key = key if mining == "distance_weighted" else None
+    options = {"margin": margin, "cutoff": cutoff, "upper_cutoff": upper_cutoff}
+    return _margin(x, y, beta, r, nu, options, key, distance, block_size, axis_name)
+
+
+@partial(jax.jit, static_argnums=(7, 8, 9))
+def _margin(
+    x: Array,
+    labels: Array,
+    beta: Array,
+    references: blocks.Set | None,
+    nu: Array,
+    options: dict[str, Array],
+    key: Array | None,
+    distance: str,
+    block_size: int | None,
+    axis_name: str | None,
+) -> tuple[Array, Aux]:
+    batch = blocks.batch(x, labels, references, axis_name)
+    options = {**options, "beta": beta, "nu": nu}
+    extra = {} if key is None else {"seeds": selected.seeds(key, batch.anchors.ids)}
+    function = partial(_margin_rows, distance, key is not None)
+    value, aux = blocks.sum_rows(function, batch, options, block_size=block_size, extra=extra)
+    betas = (beta if beta.ndim == 0 else beta[labels]) + jnp.zeros(labels.shape[0])
+    betas = blocks.vary(betas, axis_name)
+    total, number = (blocks.over_devices(jnp.sum(b), axis_name) for b in (betas, jnp.ones_like(betas)))
+    return blocks.ratio(value, aux["active"]) + nu * total / number, aux
+
+
+def _margin_rows(
+    distance: str, sample: bool, x: Array, found: Array, options: Any, block: blocks.Block
+) -> tuple[Array, Aux]:
+    d = pairwise(x, found, distance)
+    positive, negative = block.masks
+    beta = jnp.broadcast_to(_of_anchor(options["beta"], block), (x.shape[0],))
+    if sample:
+        weights = selected.distance_weights(x, found, options, block)
+        parts = {"beta": beta, "margin": options["margin"]}
+        sums = selected.sampled(_margin_terms, None, d, found, parts, weights, block)
+        return sums.value, {"active": sums.active, "valid": 2.0 * sums.mined}
+    beta = beta[:, None]
+    # Pair (a, p) is part of as many triplets as a has negatives, and the other way round.
+    positives, negatives = (
+        jnp.sum(m, axis=1, keepdims=True).astype(jnp.float32) for m in (positive, negative)
+    )
+    inside = jnp.where(positive, d - beta + options["margin"], 0.0)
+    outside = jnp.where(negative, beta - d + options["margin"], 0.0)
+    terms = jnp.where(inside > 0, inside, 0.0) * negatives + jnp.where(outside > 0, outside, 0.0) * positives
+    active = jnp.where(inside > 0, negatives, 0.0) + jnp.where(outside > 0, positives, 0.0)
+    return jnp.sum(terms), {"active": jnp.sum(active), "valid": 2.0 * jnp.sum(positives * negatives)}
+
+
+def _of_anchor(beta: Array, block: blocks.Block) -> Array:
+    return beta if beta.ndim == 0 else beta[jnp.clip(block.anchors.labels, 0, beta.shape[0] - 1)]
+
+
+def _margin_terms(d_ap: Array, d_an: Array, d_pn: Array | None, options: Any, chosen: Array) -> Sums:
+    del d_pn
+    inside = jnp.where(chosen, d_ap - options["beta"] + options["margin"], 0.0)
+    outside = jnp.where(chosen, options["beta"] - d_an + options["margin"], 0.0)
+    value = jnp.sum(jnp.where(inside > 0, inside, 0.0)) + jnp.sum(jnp.where(outside > 0, outside, 0.0))
+    return Sums(value, blocks.count(inside > 0) + blocks.count(outside > 0), blocks.count(chosen))

@@ -1,0 +1,105 @@
+"""Cross-batch memory: embeddings of earlier batches as further candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxml.losses import blocks, checks
+from jaxml.mining import EMPTY
+
+Array = jax.Array
+
+
+class Memory(NamedTuple):
+    """A ring of embeddings; a plain pytree, equal on all devices, saved like any other state."""
+
+    embeddings: Array
+    """float32 [size, D]"""
+    labels: Array
+    """int32 [size]; jaxml.mining.EMPTY where nothing is stored yet, which losses skip."""
+    next: Array
+    """int32 []: the place written next."""
+
+
+def memory(size: int, width: int) -> Memory:
+    """An empty memory of `size` embeddings of `width` dimensions.
+
+    Source: Wang et al. 2020, Cross-Batch Memory for Embedding Learning, algorithm 1.
+
+    Raises:
+        ValueError: size or width is below 1.
+    """
+    for name, value in (("size", size), ("width", width)):
+        if value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return Memory(jnp.zeros((size, width)), jnp.full((size,), EMPTY, jnp.int32), jnp.int32(0))
+
+
+def push(state: Memory, embeddings: Array, labels: Array, *, axis_name: str | None = None) -> Memory:
+    """Write a batch over the oldest entries; no gradient passes through the memory.
+
+    Args:
+        state: from `memory`.
+        embeddings: float [B, D].
+        labels: int [B].
+        axis_name: mapped axis the batch is divided over; all of it is stored, on every device.
+
+    Returns:
+        The new state. Of a batch larger than the memory, the last `size` entries are kept.
+
+    Raises:
+        ValueError: embeddings and labels do not fit each other or the memory.
+    """
+    x, y = checks.labelled(embeddings, labels)
+    size, width = state.embeddings.shape
+    if x.shape[1] != width:
+        raise ValueError(f"embeddings must be as wide as the memory ({width}), got {x.shape[1]}")
+    x, y = blocks.gather((jax.lax.stop_gradient(x), y.astype(jnp.int32)), axis_name)
+    kept = min(size, x.shape[0])
+    places = (state.next + jnp.arange(x.shape[0] - kept, x.shape[0], dtype=jnp.int32)) % size
+    return Memory(
+        state.embeddings.at[places].set(x[-kept:]),
+        state.labels.at[places].set(y[-kept:]),
+        (state.next + x.shape[0]) % size,
+    )
+
+
+def cross_batch(
+    loss: Callable[..., tuple[Array, dict[str, Array]]],
+    embeddings: Array,
+    labels: Array,
+    state: Memory,
+    *parameters: Any,
+    weight: float | Array = 1.0,
+    **options: Any,
+) -> tuple[Array, dict[str, Array]]:
+    """Loss of the batch plus `weight` times the same loss of the batch against the memory.
+
+    L(batch, batch) + weight L(batch, memory); push the batch afterwards. Any loss that takes references will do.
+
+    Args:
+        loss: a function of jaxml.losses that takes `references`.
+        embeddings: float [B, D].
+        labels: int [B].
+        state: from `memory` and `push`.
+        parameters: learnable parameters of the loss, if it has any.
+        weight: at least 0.
+        options: keyword arguments of the loss.
+
+    Returns:
+        float32 loss, and the dict of the loss within the batch, with the memory's under `memory_...`.
+
+    Raises:
+        ValueError: as the loss does, or a negative weight.
+
+    Source: Wang et al. 2020, algorithm 1, whose memory also holds the current batch.
+    """
+    checks.number("weight", weight, minimum=0.0)
+    own, aux = loss(embeddings, labels, *parameters, **options)
+    x, y = jax.lax.stop_gradient(state.embeddings), state.labels
+    more, more_aux = loss(embeddings, labels, *parameters, references=x, reference_labels=y, **options)
+    return own + weight * more, {**aux, **{f"memory_{name}": value for name, value in more_aux.items()}}
