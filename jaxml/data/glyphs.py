@@ -53,12 +53,12 @@ def _mask(character: str, face: str, stroke: int) -> Image.Image:
 
 
 def _place(mask: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """Rotate by up to 20 degrees, shear, scale and shift the character: coverage, float32 [64, 64] in 0 .. 1."""
-    angle, shear = math.radians(rng.uniform(-20, 20)), rng.uniform(-0.25, 0.25)
-    scale_x, scale_y = rng.uniform(0.55, 0.85) * np.exp(rng.uniform(-0.12, 0.12, 2))
+    """Rotate by up to 12 degrees, shear, scale and shift the character: coverage, float32 [64, 64] in 0 .. 1."""
+    angle, shear = math.radians(rng.uniform(-12, 12)), rng.uniform(-0.15, 0.15)
+    scale_x, scale_y = rng.uniform(0.65, 0.85) * np.exp(rng.uniform(-0.08, 0.08, 2))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     inverse = np.linalg.inv(turn @ np.array([[1, shear], [0, 1]]) @ np.diag([scale_x, scale_y]))
-    shift = inverse @ (-SIDE / 2 + rng.uniform(-7, 7, 2)) + CANVAS / 2
+    shift = inverse @ (-SIDE / 2 + rng.uniform(-4, 4, 2)) + CANVAS / 2
     (a, b), (d, e) = inverse.tolist()
     placed = mask.transform(
         (SIDE, SIDE), Image.Transform.AFFINE, (a, b, shift[0], d, e, shift[1]), Image.Resampling.BILINEAR
@@ -67,10 +67,10 @@ def _place(mask: Image.Image, rng: np.random.Generator) -> np.ndarray:
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours in 0 .. 1 whose brightness differs by at least 0.25, either one the brighter."""
+    """Two colours in 0 .. 1 whose brightness differs by at least 0.35, either one the brighter."""
     while True:
         first, second = rng.random((2, 3), np.float32)
-        if abs(float(first.mean() - second.mean())) >= 0.25:
+        if abs(float(first.mean() - second.mean())) >= 0.35:
             return first, second
 
 
@@ -80,16 +80,16 @@ def _draw(mask: Image.Image, rng: np.random.Generator) -> bytes:
     cloud = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize(
         (SIDE, SIDE), Image.Resampling.BICUBIC
     )
-    image = paper + rng.uniform(0, 0.35) * (np.asarray(cloud, np.float32) / 255 - 0.5)
+    image = paper + rng.uniform(0, 0.25) * (np.asarray(cloud, np.float32) / 255 - 0.5)
     lines = Image.new("L", (SIDE, SIDE))
-    for _ in range(rng.integers(0, 4)):
-        ImageDraw.Draw(lines).line(rng.uniform(0, SIDE, 4).tolist(), fill=255, width=int(rng.integers(1, 4)))
+    for _ in range(rng.integers(0, 3)):
+        ImageDraw.Draw(lines).line(rng.uniform(0, SIDE, 4).tolist(), fill=255, width=int(rng.integers(1, 3)))
     for coverage, colour in (
         (np.asarray(lines, np.float32) / 255, rng.random(3, np.float32)),
         (_place(mask, rng), ink),
     ):
         image = image + coverage[:, :, None] * (colour - image)
-    image = image + rng.uniform(0.02, 0.1) * rng.standard_normal(image.shape, np.float32)
+    image = image + rng.uniform(0.02, 0.08) * rng.standard_normal(image.shape, np.float32)
     out = io.BytesIO()
     Image.fromarray((255 * np.clip(image, 0, 1)).astype(np.uint8)).save(out, "PNG", compress_level=1)
     return out.getvalue()
