@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +35,8 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(
-            # Metrics reach the disk only where best_fn is set.
-            best_fn=_score,
-            preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(2), policies.BestN(get_metric_fn=_score, n=1)]
-            ),
-            enable_async_checkpointing=False,
-            cleanup_tmp_directories=True,
-        )
+        # Orbax's own ranking reads unchecked files, so which to keep is decided here.
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, cleanup_tmp_directories=True)
         return ocp.CheckpointManager(self.directory, options=options)
 
     def steps(self) -> list[int]:
@@ -64,31 +56,39 @@ class Checkpoints:
             raise CheckpointError(
                 f"no room for checkpoint {step} in {self.directory}: {needed >> 20} MiB needed, {free >> 20} MiB free"
             )
-        meta = {**meta, "arrays": {name: _describe(x) for name, x in arrays.items()}}
+        ranked = score if score is not None and math.isfinite(score) else None
+        meta = {**meta, "score": ranked, "arrays": {name: _describe(x) for name, x in arrays.items()}}
         meta["sha256"] = _sha256(_canonical(meta))
-        ranked = score if score is not None and math.isfinite(score) else -math.inf
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         try:
-            self._manager.save(step, args=args, metrics={"score": ranked}, force=True)
+            self._manager.save(step, args=args, force=True)
             self._manager.wait_until_finished()
         except Exception as error:
-            raise CheckpointError(
-                f"checkpoint {step} could not be written to {self.directory}: {_line(error)}"
-            ) from error
+            reason = _line(error)
+            raise CheckpointError(f"checkpoint {step} not written to {self.directory}: {reason}") from error
+        keep = {*self.steps()[-2:], self.best_step()}
+        for old in set(self.steps()) - keep:
+            self._manager.delete(old)
 
-    def best_step(self) -> int | None:
-        """Step with the highest score, the newest where none was scored."""
-        return self._manager.best_step()
-
-    def restore(self, target: Any, step: int) -> tuple[Any, dict[str, Any]]:
-        """State of the structure, shapes and dtypes of `target`, and its meta.
+    def best_step(self) -> int:
+        """Step with the highest score, the newest of equals; the newest step where none has a score.
 
         Raises:
-          DamagedCheckpoint: files are missing or changed; names the step, the folder and the arrays.
-          CheckpointError: the state is that of another network or optimiser; lists the arrays that differ.
+          CheckpointError: there is no checkpoint.
         """
+        if not self.steps():
+            raise CheckpointError(f"no checkpoint in {self.directory}")
+        return max(self.steps(), key=lambda step: (self._score(step), step))
+
+    def _score(self, step: int) -> float:
+        try:
+            score = self._meta(step)["score"]
+        except DamagedCheckpoint:
+            return -math.inf
+        return -math.inf if score is None else score
+
+    def _meta(self, step: int) -> dict[str, Any]:
         where = f"checkpoint {step} in {self.directory / str(step)}"
-        expected = _flatten(target)
         try:
             meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
             intact = meta.pop("sha256") == _sha256(_canonical(meta))
@@ -96,6 +96,18 @@ class Checkpoints:
             raise DamagedCheckpoint(f"{where} is damaged: meta data unreadable ({_line(error)})") from error
         if not intact:
             raise DamagedCheckpoint(f"{where} is damaged: SHA-256 differs for the meta data")
+        return meta
+
+    def restore(self, target: Any, step: int) -> tuple[Any, dict[str, Any]]:
+        """State of the structure, shapes and dtypes of `target`, and its meta (with its score).
+
+        Raises:
+          DamagedCheckpoint: files are missing or changed; names the step, the folder and the arrays.
+          CheckpointError: the state is that of another network or optimiser; lists the arrays that differ.
+        """
+        where = f"checkpoint {step} in {self.directory / str(step)}"
+        expected = _flatten(target)
+        meta = self._meta(step)
         stored = meta.pop("arrays")
         blank = {name: np.zeros(x.shape, x.dtype) for name, x in expected.items()}
         if other := [
@@ -136,10 +148,6 @@ class Checkpoints:
         (self.directory / str(step)).rename(name)
         self._manager.close()
         self._manager = self._open()
-
-
-def _score(metrics: dict[str, float]) -> float:
-    return metrics["score"]
 
 
 def _flatten(tree: Any) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Checkpoints: what comes back is what was saved, or an error that names step and array."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxml.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
+
+
+def state(shift=0.0, width=3):
+    params = {
+        "a": {"kernel": jnp.arange(4.0 * width).reshape(4, width) + shift},
+        "b": jnp.ones(5, jnp.bfloat16),
+    }
+    return {"step": jnp.int32(7), "params": params, "opt_state": optax.adam(1e-3).init(params)}
+
+
+def equal(a, b):
+    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y) and x.dtype == y.dtype, a, b))
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    return Checkpoints(tmp_path / "checkpoints")
+
+
+def test_what_was_saved_comes_back(checkpoints):
+    checkpoints.save(3, state(0.25), score=0.5, meta={"config": {"x": 1}})
+    restored, meta = checkpoints.restore(state(), 3)
+    assert equal(restored, state(0.25))
+    assert not equal(restored, state())
+    assert meta == {"config": {"x": 1}, "score": 0.5}
+
+
+def test_newest_two_and_best_are_kept(checkpoints):
+    for step, score in enumerate([0.1, 0.9, 0.3, None, float("nan"), 0.2]):
+        checkpoints.save(step, state(step), score=score, meta={})
+    assert checkpoints.steps() == [1, 4, 5]
+    assert checkpoints.best_step() == 1
+
+
+def files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def test_every_flipped_bit_is_noticed(checkpoints):
+    """In whichever file it is: the values come back unchanged, or an error says that they can not."""
+    checkpoints.save(1, state(0.5), score=0.5, meta={"config": {"rate": 0.125}})
+    rng = np.random.default_rng(0)
+    outcomes = []
+    for path in [path for path in files(checkpoints.directory / "1") if path.stat().st_size]:
+        original = path.read_bytes()
+        for _ in range(4):
+            changed = bytearray(original)
+            bit = int(rng.integers(8 * len(changed)))
+            changed[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(bytes(changed))
+            try:
+                restored, meta = checkpoints.restore(state(), 1)
+            except DamagedCheckpoint:
+                outcomes.append("refused")
+            else:
+                assert equal(restored, state(0.5)), path
+                assert meta == {"config": {"rate": 0.125}, "score": 0.5}, path
+                outcomes.append("unchanged")
+        path.write_bytes(original)
+    assert outcomes.count("refused") > 10
+
+
+def test_damage_is_set_aside_and_the_older_one_used(checkpoints, caplog):
+    checkpoints.save(1, state(1.0), score=None, meta={})
+    checkpoints.save(2, state(2.0), score=None, meta={})
+    data = max(files(checkpoints.directory / "2" / "state"), key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-3])
+    restored, _ = checkpoints.restore_newest(state())
+    assert equal(restored, state(1.0))
+    assert "checkpoint 2" in caplog.text
+    assert (checkpoints.directory.parent / "damaged" / "2").is_dir()
+    assert checkpoints.steps() == [1]
+
+
+def test_without_a_sound_checkpoint_the_run_stops(checkpoints):
+    checkpoints.save(1, state(), score=None, meta={})
+    for path in files(checkpoints.directory / "1" / "state"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match="no sound checkpoint"):
+        checkpoints.restore_newest(state())
+    assert (checkpoints.directory.parent / "damaged" / "1").is_dir()
+
+
+def test_another_network_is_refused_by_the_names_of_its_arrays(checkpoints):
+    checkpoints.save(1, state(), score=None, meta={})
+    with pytest.raises(CheckpointError, match=r"another network.*params\.a\.kernel"):
+        checkpoints.restore_newest(state(width=2))
+    assert checkpoints.steps() == [1], "a sound checkpoint must not be set aside"
+
+
+def test_too_little_space_is_said_before_writing(checkpoints, monkeypatch):
+    checkpoints.save(1, state(), score=None, meta={})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100})())
+    with pytest.raises(CheckpointError, match="no room for checkpoint 2"):
+        checkpoints.save(2, state(), score=None, meta={})
+    assert checkpoints.steps() == [1]

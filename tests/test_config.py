@@ -1,0 +1,81 @@
+"""Configurations: saved and read back, compared, refused where no run can have them; the command line."""
+
+from dataclasses import replace
+
+import pytest
+
+from jaxml import config as configs
+from jaxml.cli import parse_train
+from jaxml.config import Config, Data, Loss, Optim, Train
+from jaxml.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_round_trip(name, tmp_path):
+    config = replace(PRESETS[name], optim=Optim(groups=(("backbone/.*", 0.1), (".*bias", 0.0))))
+    configs.save(tmp_path / "config.json", config)
+    assert configs.load(tmp_path / "config.json") == config
+
+
+def test_differences_name_option_and_values():
+    new = replace(Config(), train=Train(steps=7), loss=Loss(options=(("margin", 0.3),)))
+    lines = configs.differences(Config(), new)
+    assert lines == ["loss.options: [] -> [['margin', 0.3]]", "train.steps: 1000 -> 7"]
+
+
+def test_unknown_options_are_named():
+    with pytest.raises(ValueError, match=r"data\.rot.*known:.*data\.root"):
+        configs.from_dict({"data": {"rot": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("train", {"steps": 0}, "train.steps is 0"),
+        ("data", {"input": "disk"}, "allowed: resident, tf_data"),
+        ("data", {"crop_area": (0.5, 1.5)}, "data.crop_area"),
+        ("train", {"steps_per_call": 3}, "multiple of train.steps_per_call"),
+    ],
+)
+def test_impossible_values_are_refused(section, value, message):
+    part = {"train": Train, "data": Data}[section]
+    with pytest.raises(ValueError, match=message):
+        Config(**{section: part(**value)})
+
+
+def test_command_line_overrides_the_preset():
+    words = [
+        "--preset",
+        "cub_squeezenet",
+        "--data.root",
+        "birds",
+        "--loss.options",
+        "margin",
+        "0.3",
+        "formula",
+        "soft",
+        "--data.no_flip",
+    ]
+    words += ["--optim.groups", "backbone/.*", "0", "--train.steps", "5"]
+    arguments = parse_train(words, "")
+    config = arguments.config
+    assert config.model.backbone == PRESETS["cub_squeezenet"].model.backbone
+    assert (config.data.root, config.data.flip, config.train.steps) == ("birds", False, 5)
+    assert config.loss.options == (("margin", 0.3), ("formula", "soft"))
+    assert config.optim.groups == (("backbone/.*", 0.0),)
+    assert arguments.workdir == "runs/cub_squeezenet"
+
+
+def test_resuming_starts_from_the_saved_configuration(tmp_path):
+    saved = replace(Config(), train=Train(steps=123))
+    configs.save(tmp_path / "config.json", saved)
+    assert parse_train(["--workdir", str(tmp_path), "--resume"], "").config == saved
+    assert parse_train(["--workdir", str(tmp_path)], "").config == PRESETS["glyphs_simple"]
+
+
+@pytest.mark.parametrize("words", [["--data.rot", "x"], ["--train.steps", "many"], ["--preset", "none"]])
+def test_wrong_words_exit_with_two(words, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse_train(words, "")
+    assert exit_info.value.code == 2
+    assert words[0] in "".join(capsys.readouterr())

@@ -1,0 +1,74 @@
+"""Learning rates by group: one Adam step moves a parameter by the learning rate times its factor."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxml import optim
+from jaxml.config import Optim
+
+PARAMS = {
+    "backbone": {
+        "conv1": {"kernel": jnp.full((2, 3), 0.5), "bias": jnp.zeros(3)},
+        "bn": {"scale": -jnp.zeros(2)},
+    },
+    "head": {"kernel": jnp.ones((3, 2))},
+}
+CONFIG = Optim(learning_rate=0.01, groups=(("backbone/bn/.*", 0.0), ("backbone/.*", 0.1)))
+
+
+def one_step(config, steps=10, at=0):
+    optimizer = optim.make(config, steps, PARAMS)
+    state = optimizer.init(PARAMS)
+    grads = {
+        "backbone": {
+            "conv1": {"kernel": jnp.full((2, 3), 3.0), "bias": jnp.full(3, -2.0)},
+            "bn": {"scale": jnp.ones(2)},
+        },
+        "head": {"kernel": jnp.full((3, 2), 1e-2)},
+    }
+    for _ in range(at + 1):
+        updates, state = optimizer.update(grads, state, PARAMS)
+    return updates
+
+
+def test_factors_by_first_match():
+    updates = one_step(CONFIG)
+    # Adam's first step is the sign of the gradient times the learning rate.
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.01, rtol=1e-5)
+    np.testing.assert_allclose(updates["backbone"]["conv1"]["kernel"], -0.001, rtol=1e-5)
+    np.testing.assert_allclose(updates["backbone"]["conv1"]["bias"], 0.001, rtol=1e-5)
+    assert not np.any(updates["backbone"]["bn"]["scale"])
+
+
+def test_weight_decay_is_for_kernels():
+    updates = one_step(Optim(learning_rate=0.01, weight_decay=0.5))
+    np.testing.assert_allclose(updates["backbone"]["conv1"]["kernel"], -0.01 - 0.01 * 0.5 * 0.5, rtol=1e-5)
+    np.testing.assert_allclose(updates["backbone"]["conv1"]["bias"], 0.01, rtol=1e-5)
+
+
+def test_schedule():
+    rate = optim.schedule(Optim(learning_rate=2.0, warmup_steps=4, schedule="cosine"), 12)
+    np.testing.assert_allclose([rate(0), rate(2), rate(4), rate(8), rate(12)], [0, 1, 2, 1, 0], atol=1e-6)
+    rate = optim.schedule(Optim(learning_rate=2.0), 12)
+    np.testing.assert_allclose([rate(0), rate(11)], 2.0)
+
+
+def test_table_names_groups_and_counts():
+    lines = optim.table(CONFIG, PARAMS).splitlines()
+    assert [line.split()[-3:] for line in lines[1:]] == [
+        ["frozen", "1", "2"],
+        ["0.001", "2", "9"],
+        ["0.01", "1", "6"],
+    ]
+
+
+def test_a_pattern_without_match_is_named():
+    with pytest.raises(ValueError, match=r"'bakbone/\.\*' matches no parameter.*backbone/bn/scale"):
+        optim.table(Optim(groups=(("bakbone/.*", 0.1),)), PARAMS)
+
+
+def test_trainable_leaves_frozen_out():
+    assert sum(leaf.size for leaf in optim.trainable(CONFIG, PARAMS)) == 15
+    assert optax.tree.norm(optim.trainable(CONFIG, PARAMS)) > 0
