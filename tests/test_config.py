@@ -44,19 +44,8 @@ def test_impossible_values_are_refused(section, value, message):
 
 
 def test_command_line_overrides_the_preset():
-    words = [
-        "--preset",
-        "cub_squeezenet",
-        "--data.root",
-        "birds",
-        "--loss.options",
-        "margin",
-        "0.3",
-        "formula",
-        "soft",
-        "--data.no_flip",
-    ]
-    words += ["--optim.groups", "backbone/.*", "0", "--train.steps", "5"]
+    words = ["--preset", "cub_squeezenet", "--data.root", "birds", "--data.no_flip", "--train.steps", "5"]
+    words += ["--loss.options", "margin", "0.3", "formula", "soft", "--optim.groups", "backbone/.*", "0"]
     arguments = parse_train(words, "")
     config = arguments.config
     assert config.model.backbone == PRESETS["cub_squeezenet"].model.backbone
