@@ -227,7 +227,9 @@ def test_map_pictures_do_not_overlap():
     sources = {page.data_uri(i, size=64, quality=75): n for i, n in zip(values["images"], names, strict=True)}
     assert all(sources[source] == name for name, *_, source in found)
     values = inputs(classes=12, per_class=20, noise=0.05)
-    svg = figures.picture_map(values["embeddings"], values["labels"], values["images"], names)
+    mixed = np.random.default_rng(0).permutation(len(names))
+    arrays = [values[name][mixed] for name in ("embeddings", "labels", "images")]
+    svg = figures.picture_map(*arrays, [str(label) for label in arrays[1]])
     shown, *places = zip(
         *[(int(label), int(x), int(y)) for label, x, y, *_ in re.findall(pattern, svg)], strict=True
     )
