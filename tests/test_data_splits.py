@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxml.data.splits import split
+
+
+def test_named_splits_of_200_classes_are_the_published_ones():
+    poster, standard = split("poster", 200), split("standard", 200)
+    assert [poster[p].tolist() for p in ("train", "val", "test")] == [
+        list(range(80)),
+        list(range(80, 120)),
+        list(range(120, 200)),
+    ]
+    assert [standard[p].tolist() for p in ("train", "val", "test")] == [
+        list(range(80)),
+        list(range(80, 100)),
+        list(range(100, 200)),
+    ]
+
+
+def test_explicit_ranges_include_both_ends():
+    parts = split("4-5/0-0/2-3", 6)
+    assert {k: v.tolist() for k, v in parts.items()} == {"train": [4, 5], "val": [0], "test": [2, 3]}
+
+
+@given(st.sampled_from(["poster", "standard"]), st.integers(10, 30_000))
+def test_named_splits_cover_every_class_once(name, num_classes):
+    together = np.concatenate(list(split(name, num_classes).values()))
+    assert np.array_equal(np.sort(together), np.arange(num_classes))
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "message"),
+    [
+        ("halves", 200, "poster or standard"),
+        ("0-59/60-79", 200, "inclusive class ranges"),
+        ("0-59/60-79/80-200", 200, r"names class 200, .* 0 \.\. 199"),
+        ("0-59/59-79/80-99", 200, r"classes \[59\] into two parts"),
+        ("9-3/10-11/12-13", 200, "part without classes"),
+        ("poster", 2, "part without classes"),
+        ("standard", 8, "part without classes"),
+    ],
+)
+def test_bad_splits_say_what_to_do(name, num_classes, message):
+    with pytest.raises(ValueError, match=message):
+        split(name, num_classes)
