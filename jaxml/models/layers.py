@@ -91,33 +91,15 @@ def max_pool(x: Array, *, window: int, stride: int, padding: int = 0, ceil: bool
     reading order, as in PyTorch.
     """
     for axis in (2, 1):
-        size = x.shape[axis]
-        out = _output_size(size, window, stride, 2 * padding, ceil)
-        after = (out - 1) * stride + window - size - padding
-        widths = [(0, 0, 0)] * 4
-        widths[axis] = (padding, max(after, 0), 0)
-        x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), widths)
-        shifted = (
-            lax.slice_in_dim(x, shift, shift + (out - 1) * stride + 1, stride, axis)
-            for shift in range(window)
-        )
-        x = reduce(_first_maximum, shifted)
+        x = reduce(_first_maximum, _window_elements(x, axis, window, stride, padding, -jnp.inf, ceil))
     return x
 
 
 def avg_pool(x: Array, *, window: int, stride: int, padding: int = 0) -> Array:
     """Mean over square windows, [b, H, W, C] -> [b, H', W', C]; zeros of the padding count, as in PyTorch."""
-    for axis in (1, 2):
-        _output_size(x.shape[axis], window, stride, 2 * padding)
-    sums = lax.reduce_window(
-        x,
-        jnp.zeros((), x.dtype),
-        lax.add,
-        (1, window, window, 1),
-        (1, stride, stride, 1),
-        [(0, 0), (padding, padding), (padding, padding), (0, 0)],
-    )
-    return sums / (window * window)
+    for axis in (2, 1):
+        x = reduce(jnp.add, _window_elements(x, axis, window, stride, padding, 0.0))
+    return x / (window * window)
 
 
 def dropout(x: Array, rate: float, keys: Array | None, *, layer: int, channels: bool = False) -> Array:
@@ -138,6 +120,20 @@ def dropout(x: Array, rate: float, keys: Array | None, *, layer: int, channels: 
     return jnp.where(jax.vmap(keep)(keys), x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
+def _window_elements(
+    x: Array, axis: int, window: int, stride: int, padding: int, fill: float, ceil: bool = False
+) -> list[Array]:
+    """First, second, ... elements of all windows along `axis`, each one strided slice."""
+    size = x.shape[axis]
+    out = _output_size(size, window, stride, 2 * padding, ceil)
+    after = (out - 1) * stride + window - size - padding
+    widths = [(0, 0, 0)] * x.ndim
+    widths[axis] = (padding, max(after, 0), 0)
+    x = lax.pad(x, jnp.array(fill, x.dtype), widths)
+    span = (out - 1) * stride + 1
+    return [lax.slice_in_dim(x, shift, shift + span, stride, axis) for shift in range(window)]
+
+
 def _output_size(size: int, window: int, stride: int, padding: int, ceil: bool = False) -> int:
     span = size + padding - window
     if span < 0:
@@ -147,13 +143,6 @@ def _output_size(size: int, window: int, stride: int, padding: int, ceil: bool =
     return (-(-span // stride) if ceil else span // stride) + 1
 
 
-@jax.custom_jvp
 def _first_maximum(a: Array, b: Array) -> Array:
-    return jnp.maximum(a, b)
-
-
-@_first_maximum.defjvp
-def _first_maximum_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    a, b = primals
-    # jnp.maximum itself would give each of two equal values half of the gradient.
-    return jnp.maximum(a, b), jnp.where(a >= b, *tangents)
+    # jnp.maximum would give each of two equal values half of the gradient. NaN is passed on from either side.
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
