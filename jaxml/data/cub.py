@@ -31,6 +31,15 @@ def _rows(root: Path, name: str, fields: int) -> list[list[str]]:
     return [row[1:] for row in rows]
 
 
+def _numbers(root: Path, name: str, fields: int, dtype: type) -> np.ndarray:
+    """The same as an array [rows, fields]."""
+    rows = _rows(root, name, fields)
+    try:
+        return np.array(rows, dtype).reshape(-1, fields)
+    except ValueError as error:
+        raise ValueError(f"{root / name}: {error}; not a number. Unpack the official file again.") from error
+
+
 def load(root: str) -> Index:
     """All 11,788 images; boxes in pixels of the files.
 
@@ -40,15 +49,8 @@ def load(root: str) -> Index:
     folder = Path(root).expanduser()
     names = [row[0] for row in _rows(folder, "images.txt", 1)]
     class_names = tuple(row[0] for row in _rows(folder, "classes.txt", 1))
-    try:
-        labels = np.array(_rows(folder, "image_class_labels.txt", 1), np.int32).reshape(-1) - 1
-        boxes = np.array(_rows(folder, "bounding_boxes.txt", 4), np.float32).reshape(-1, 4)
-    except ValueError as error:
-        if str(folder) in str(error):
-            raise
-        raise ValueError(
-            f"{folder}: a label or box is not a number ({error}). Unpack the official files again."
-        ) from None
+    labels = _numbers(folder, "image_class_labels.txt", 1, np.int32).reshape(-1) - 1
+    boxes = _numbers(folder, "bounding_boxes.txt", 4, np.float32)
     found = (
         len(names),
         len(labels),

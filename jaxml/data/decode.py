@@ -19,17 +19,9 @@ from tqdm import tqdm
 from jaxml.data.index import ImageError, Index
 
 FORMATS = ("JPEG", "PNG", "BMP")
-# What Pillow raises on damaged files.
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+# What Pillow raises on damaged files; the warning only where warnings are errors.
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, *BOMBS)
 MAX_PIXELS = 64_000_000
 T = TypeVar("T")
 

@@ -1,0 +1,295 @@
+"""Decoding, the manifest of hashes, decoded arrays on disk, tf.data, and tensorflow-datasets."""
+
+import dataclasses
+import io
+import json
+import multiprocessing
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxml import data
+from jaxml.config import Data
+from jaxml.data import ImageError, Index, decode, resident
+
+SIDE = 16
+
+
+def picture(seed: int, width: int = 60, height: int = 44) -> Image.Image:
+    """Something smooth enough to survive JPEG."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def make_folder(root: Path) -> Data:
+    """Three classes of four images: JPEG in colour and grey, PNG, BMP."""
+    for c in range(3):
+        (root / f"class{c}").mkdir(parents=True)
+        for i, (mode, suffix) in enumerate((("RGB", "jpg"), ("L", "jpg"), ("RGB", "png"), ("RGB", "bmp"))):
+            picture(4 * c + i, 60 + 3 * c, 44 + i).convert(mode).save(
+                root / f"class{c}" / f"{i}.{suffix}", quality=95
+            )
+    return Data(source="folder", root=str(root), cache=str(root.parent / "cache"), stored_size=SIDE)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return make_folder(tmp_path / "pictures")
+
+
+def with_boxes(index: Index) -> Index:
+    boxes = np.array([[3.2 + i, 5.1, 20.4, 30.9 - i] for i in range(len(index.items))], np.float32)
+    boxes[1] = (40, 30, 500, 500)  # beyond the edge
+    boxes[2] = (59.5, 43.5, 0, 0)  # nothing left but a pixel
+    return dataclasses.replace(index, boxes=boxes)
+
+
+# Decoding
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((10.0, 5.0, 20.0, 10.0), (10, 5, 30, 15)),
+        ((10.4, 5.2, 20.0, 10.0), (10, 5, 31, 16)),
+        ((29.9, 0.0, 145.1, 1.0), (29, 0, 175, 1)),  # 29.9 + 145.1 is over 175 in float32
+    ],
+)
+def test_corners_are_the_pixels_that_cover_a_box(box, expected):
+    assert decode.corners(np.array([box], np.float32)).tolist() == [list(expected)]
+
+
+def test_a_crop_is_within_the_image_and_never_empty():
+    image = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    for corner, rows, columns in (
+        ((2, 3, 6, 7), slice(3, 7), slice(2, 6)),
+        ((-5, -5, 4, 4), slice(0, 4), slice(0, 4)),
+        ((6, 8, 99, 99), slice(8, 12), slice(6, 10)),
+        ((50, 50, 50, 50), slice(11, 12), slice(9, 10)),
+    ):
+        got = decode.decode(out.getvalue(), "x", np.array(corner), 4)
+        part = Image.fromarray(image[rows, columns]).resize((4, 4), Image.Resampling.BILINEAR)
+        assert np.array_equal(got, part), corner
+
+
+def damaged() -> dict[str, bytes]:
+    jpeg, png = io.BytesIO(), io.BytesIO()
+    picture(0).save(jpeg, "JPEG")
+    picture(0).save(png, "PNG")
+    whole = jpeg.getvalue()
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+        + chunk(b"IEND", b"")
+    )
+    deep = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(deep, "PNG")
+    return {
+        "empty": b"",
+        "cut": whole[: len(whole) // 2],
+        "header only": whole[:20],
+        "text": b"this is not an image",
+        "gif": b"GIF89a" + bytes(40),
+        "flipped png": png.getvalue()[:60] + b"\xff\x00\xff" + png.getvalue()[63:],
+        "bomb": bomb,
+        "16 bits": deep.getvalue(),
+    }
+
+
+@pytest.mark.parametrize("kind", damaged())
+def test_damaged_images_give_one_error_with_their_name(kind):
+    with pytest.raises(ImageError, match=r"image bird\.jpg"):
+        decode.decode(damaged()[kind], "bird.jpg", None, SIDE)
+
+
+def test_random_damage_gives_an_image_or_an_image_error():
+    rng = np.random.default_rng(0)
+    sound = [io.BytesIO(), io.BytesIO(), io.BytesIO()]
+    for out, kind in zip(sound, decode.FORMATS, strict=True):
+        picture(1).save(out, kind)
+    failed = 0
+    for i in range(600):
+        broken = bytearray(sound[i % 3].getvalue())
+        for _ in range(rng.integers(1, 8)):
+            broken[rng.integers(len(broken) if i % 2 else 100)] = rng.integers(256)
+        cut = bytes(broken[: rng.integers(1, len(broken) + 1)])
+        try:
+            assert decode.decode(cut, "x", None, SIDE).shape == (16, 16, 3)
+        except ImageError:
+            failed += 1
+    assert 0 < failed < 600
+
+
+def test_parallel_keeps_order_and_stops_at_the_first_error():
+    assert list(decode.parallel(lambda i: i * i, 1000, "")) == [i * i for i in range(1000)]
+    with pytest.raises(ZeroDivisionError):
+        list(decode.parallel(lambda i: 1 / (i - 500), 1000, ""))
+
+
+# The manifest
+
+
+def test_every_file_is_hashed_and_a_new_one_accepted(config):
+    first = data.load(config)
+    assert len(set(first.hashes)) == 12
+    picture(99).save(Path(config.root) / "class1" / "9.png")
+    second = data.load(config)
+    assert len(second.items) == 13
+    assert set(first.hashes) < set(second.hashes)
+    assert data.load(config).hashes == second.hashes
+
+
+@pytest.mark.parametrize("when", ["before the first reading", "afterwards"])
+@pytest.mark.parametrize("kind", ["cut", "flipped bit", "empty", "other image"])
+def test_damaged_files_end_the_run_or_are_counted(config, kind, when):
+    path = Path(config.root) / "class1" / "0.jpg"
+    if when == "afterwards":
+        data.load(config)
+    elif kind in ("flipped bit", "other image"):
+        pytest.skip("nothing can tell that it is not the intended image")
+    content = path.read_bytes()
+    times = path.stat().st_mtime_ns
+    if kind == "flipped bit":
+        content = content[:-40] + bytes([content[-40] ^ 4]) + content[-39:]
+    elif kind == "cut":
+        content = content[:200]
+    elif kind == "empty":
+        content = b""
+    else:
+        content = path.with_name("1.jpg").read_bytes()
+    path.write_bytes(content)
+    os.utime(path, ns=(times, times))
+    with pytest.raises(ImageError, match=r"1 image\(s\) cannot be used: image class1/0\.jpg.*on_error skip"):
+        data.load(config)
+    with pytest.warns(
+        UserWarning, match=r"1 image\(s\) left out, listed in .*: image class1/0\.jpg"
+    ) as caught:
+        index = data.load(dataclasses.replace(config, on_error="skip"))
+    assert len(index.items) == len(index.labels) == 11
+    assert np.bincount(index.labels).tolist() == [4, 3, 4]
+    listing = str(caught[0].message).split("listed in ")[1].split(": ")[0]
+    assert Path(listing).read_text().startswith("class1/0.jpg\t")
+
+
+def test_a_missing_file_is_not_a_smaller_data_set(config):
+    data.load(config)
+    path = Path(config.root) / "class2" / "3.bmp"
+    path.unlink()
+    with pytest.raises(
+        ImageError, match=r"class2/3\.bmp is no longer there.*delete (.*) to accept"
+    ) as caught:
+        data.load(config)
+    Path(str(caught.value).split("delete ")[1].split(" to accept")[0]).unlink()
+    assert len(data.load(config).items) == 11
+
+
+# Decoded arrays on disk
+
+
+def test_resident_pixels_are_those_decoded_one_by_one(config):
+    index = with_boxes(data.load(config))
+    for crop in (True, False):
+        pixels = resident.load(index, dataclasses.replace(config, crop_to_box=crop))
+        assert isinstance(pixels, np.memmap)
+        assert not pixels.flags.writeable
+        corners = decode.corners(index.boxes) if crop else [None] * 12
+        for row, item, name, corner in zip(pixels, index.items, index.names, corners, strict=True):
+            assert np.array_equal(row, decode.decode(item, name, corner, SIDE))
+
+
+def test_decoded_once_and_again_only_if_something_changed(config, monkeypatch):
+    calls = []
+    original = resident.decode_all
+    monkeypatch.setattr(resident, "decode_all", lambda *a, **k: calls.append(1) or original(*a, **k))
+    index = with_boxes(data.load(config))
+    resident.load(index, config)
+    resident.load(index, config)
+    assert len(calls) == 1
+    resident.load(index, dataclasses.replace(config, stored_size=8))
+    assert len(calls) == 2
+    moved = dataclasses.replace(index, boxes=index.boxes + 1)
+    resident.load(moved, config)
+    assert len(calls) == 3
+    resident.load(moved, dataclasses.replace(config, crop_to_box=False))
+    resident.load(index, dataclasses.replace(config, crop_to_box=False))
+    assert len(calls) == 4
+    resident.load(index.take(np.arange(5)), config)
+    assert len(calls) == 5
+    Path(index.items[0]).write_bytes(Path(index.items[4]).read_bytes())
+    resident.load(dataclasses.replace(index, hashes=()), config)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "no manifest", "no array"])
+def test_a_damaged_cache_is_noticed_and_made_again(config, damage):
+    index = data.load(config)
+    before = np.array(resident.load(index, config))
+    (array,) = Path(config.cache).glob("*/images.npy")
+    if damage == "bit":
+        content = bytearray(array.read_bytes())
+        content[-1000] ^= 1
+        array.write_bytes(content)
+    elif damage == "cut":
+        array.write_bytes(array.read_bytes()[:-1])
+    else:
+        (array if damage == "no array" else array.with_name("manifest.json")).unlink()
+    with pytest.warns(UserWarning, match="damaged and are decoded again"):
+        assert np.array_equal(resident.load(index, config), before)
+    assert np.array_equal(resident.load(index, config), before)
+
+
+def test_a_corrupt_image_leaves_no_cache_behind(config):
+    index = data.load(config)
+    Path(index.items[7]).write_bytes(b"nonsense")
+    with pytest.raises(ImageError, match=index.names[7]):
+        resident.load(dataclasses.replace(index, hashes=()), config)
+    assert not list(Path(config.cache).glob("*/"))
+
+
+def test_a_full_disk_is_noticed_before_decoding(config, monkeypatch):
+    index = data.load(config)
+    monkeypatch.setattr(resident.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(OSError, match=r"0\.00 GB free.*--data\.input tf_data"):
+        resident.load(index, config)
+
+
+def _load(config: Data) -> int:
+    return int(np.sum(resident.load(data.load(config), config), dtype=np.int64))
+
+
+def test_two_processes_at_once_get_whole_arrays(tmp_path):
+    config = make_folder(tmp_path / "pictures")
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        sums = pool.map(_load, [config] * 6, chunksize=1)
+    assert len(set(sums)) == 1
+    assert sums[0] == _load(config)
+    assert not list(Path(config.cache).glob("part-*"))
+    json.loads(next(Path(config.cache).glob("*/manifest.json")).read_text())
+
+
+def test_the_resident_path_loads_neither_tensorflow_nor_flax_nor_sklearn(config):
+    code = (
+        "import sys; from jaxml import data; from jaxml.config import Data; from jaxml.data import resident\n"
+        f"c = {config!r}\n"
+        "resident.load(data.load(c), c)\n"
+        "print([m for m in ('tensorflow', 'tensorflow_datasets', 'flax', 'sklearn') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
