@@ -39,7 +39,7 @@ class Anchors(NamedTuple):
     """int32 [b]: place in the global batch; negative for rows that only fill up a block."""
     start: Array
     """int32 [b]: where the anchor's label begins in `Candidates.order`."""
-    count: Array
+    size: Array
     """int32 [b]: candidates with the anchor's label, the anchor itself included if it is one."""
 
 
@@ -122,7 +122,7 @@ def column_of_positive(k: Array, anchors: Anchors, candidates: Candidates) -> tu
     The anchor itself is among them: look it up in `Masks.positive`.
     """
     last = candidates.order.shape[0] - 1
-    return candidates.order[jnp.clip(anchors.start + k, 0, last)], k < anchors.count
+    return candidates.order[jnp.clip(anchors.start + k, 0, last)], k < anchors.size
 
 
 def local(
@@ -148,7 +148,7 @@ def local(
         return k + 1, chosen.at[rows, column].max(exists & (nearer <= limit))
 
     _, chosen = jax.lax.while_loop(
-        lambda carry: carry[0] < jnp.max(anchors.count), step, (jnp.int32(0), positive & ~positive)
+        lambda carry: carry[0] < jnp.max(anchors.size), step, (jnp.int32(0), positive & ~positive)
     )
     return chosen & positive
 

@@ -121,8 +121,8 @@ def pair_counts(batch: Batch) -> tuple[Array, Array]:
     """Numbers of positive and of negative pairs over all devices, float32; from the labels alone."""
     itself = jnp.any(batch.candidates.ids >= 0).astype(jnp.int32)
     empty = (batch.candidates.ids < 0) & (batch.candidates.labels == mining.EMPTY)
-    positives = batch.anchors.count - itself
-    negatives = batch.found.shape[0] - jnp.sum(empty.astype(jnp.int32)) - batch.anchors.count
+    positives = batch.anchors.size - itself
+    negatives = batch.found.shape[0] - jnp.sum(empty.astype(jnp.int32)) - batch.anchors.size
     total = partial(over_devices, axis_name=batch.axis_name)
     return total(jnp.sum(positives.astype(jnp.float32))), total(jnp.sum(negatives.astype(jnp.float32)))
 

@@ -122,7 +122,7 @@ def _sampled_forward(
     zero = zeros_like(distances[0, 0])
     zeros = jax.tree.map(zeros_like, (distances, references, options))
     start = (jnp.int32(0), Sums(zero, zero, zero), zeros)
-    last = jnp.max(anchors.count)
+    last = jnp.max(anchors.size)
     _, sums, gradients = jax.lax.while_loop(lambda carry: carry[0] < last, step, start)
     return sums, gradients
 

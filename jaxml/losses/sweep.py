@@ -109,7 +109,7 @@ def _triplets_forward(formula: str, kind: str, distances: Array, margin: Array, 
         return k + AT_ONCE, value + jnp.sum(values), active + above, mined + jnp.sum(count), gradient
 
     zero = zeros_like(distances[0, 0])
-    last = jnp.max(anchors.count)
+    last = jnp.max(anchors.size)
     start = (jnp.int32(0), zero, zero, zero, zeros_like(distances))
     _, value, active, mined, gradient = jax.lax.while_loop(lambda carry: carry[0] < last, step, start)
     return Sums(value, active, mined), (gradient, active if hinge else zero)
@@ -190,7 +190,7 @@ def _soft_forward(
         return k + 1, value + jnp.sum(mining.row_sum(terms)), mined + jnp.sum(n), gradient, of_references
 
     zero = zeros_like(distances[0, 0])
-    last = jnp.max(anchors.count)
+    last = jnp.max(anchors.size)
     start = (jnp.int32(0), zero, zero, zeros_like(distances), zeros_like(references))
     _, value, mined, gradient, of_references = jax.lax.while_loop(lambda carry: carry[0] < last, step, start)
     return Sums(value, mined, mined), (gradient, of_references, mined)

@@ -182,7 +182,7 @@ def _with_positives(mining: str, distances: Array, quantile: Array, block: block
         column, exists = miners.nearest(d, positive)
         chosen = positive & (jnp.arange(d.shape[1])[None, :] == column[:, None])
         # The sweep visits one place only: the nearest positive's own.
-        anchors = anchors._replace(start=column, count=exists.astype(jnp.int32))
+        anchors = anchors._replace(start=column, size=exists.astype(jnp.int32))
         candidates = candidates._replace(order=jnp.arange(d.shape[1], dtype=jnp.int32))
     return block._replace(anchors=anchors, candidates=candidates, masks=miners.Masks(chosen, negative))
 
@@ -201,7 +201,7 @@ def _class_limits(choice: Choice, batch: blocks.Batch, quantile: Array, block_si
 
     def within(limits: Array) -> Array:
         counts = blocks.map_rows(rows, batch, (), block_size=block_size, extra=limits)
-        slots = jnp.where(batch.anchors.count > 0, batch.anchors.start, 0)
+        slots = jnp.where(batch.anchors.size > 0, batch.anchors.start, 0)
         sums = jax.ops.segment_sum(counts, slots, num_segments=batch.found.shape[0])
         return blocks.over_devices(sums, batch.axis_name)[slots]
 

@@ -62,8 +62,9 @@ def soft_voting(
     w = checks.centres("key_points", key_points, labels, x.shape[1], ndim=3)
     checks.number("weight", weight, minimum=0.0)
     checks.number("temperature", temperature, above=0.0)
-    options = {"formula": formula, "mining": mining, "margin": margin}
-    loss, aux = triplet(x, y, **options, block_size=block_size, axis_name=axis_name)
+    loss, aux = triplet(
+        x, y, formula=formula, mining=mining, margin=margin, block_size=block_size, axis_name=axis_name
+    )
     vote, accuracy = _vote(x, y, w, temperature, block_size, axis_name)
     return loss + weight * vote, {**aux, "accuracy": accuracy}
 

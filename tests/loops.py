@@ -1,0 +1,392 @@
+"""Losses once more, as plain loops over triplets and pairs in float64, with gradients by complex steps.
+
+Arrays carry a leading axis of perturbations: entry i of the flattened inputs gets an imaginary part of 1e-30 in
+copy i, so that the imaginary part of the result is the derivative with respect to it, exact to rounding.
+Decisions (who is nearest, who is active) look at the real part. `Result.edge` is the least distance of such a
+decision from tipping: where it is tiny, float32 may decide otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+STEP = 1e-30
+
+
+@dataclasses.dataclass
+class Result:
+    value: np.ndarray
+    active: int = 0
+    valid: int = 0
+    edge: float = np.inf
+
+
+def value_and_gradients(function, *arrays):
+    """Result and float64 gradients of function(*arrays), each array [P, ...] complex."""
+    sizes = [a.size for a in arrays]
+    copies, place = [], 0
+    for a, size in zip(arrays, sizes, strict=True):
+        copy = np.repeat(np.asarray(a, np.float64).reshape(1, -1), sum(sizes), axis=0).astype(complex)
+        copy[np.arange(place, place + size), np.arange(size)] += 1j * STEP
+        copies.append(copy.reshape(-1, *a.shape))
+        place += size
+    result = function(*copies)
+    value = np.broadcast_to(result.value, (sum(sizes),))
+    parts = np.split(value.imag / STEP, np.cumsum(sizes)[:-1])
+    return (
+        dataclasses.replace(result, value=value[0].real),
+        [p.reshape(a.shape) for p, a in zip(parts, arrays, strict=True)],
+    )
+
+
+def unit(u):
+    return u / np.sqrt((u * u).sum(-1, keepdims=True))
+
+
+def cosine(u, v):
+    return (unit(u) * unit(v)).sum(-1)
+
+
+def dist(u, v, kind="euclidean"):
+    if kind == "cosine":
+        return 1 - cosine(u, v)
+    square = ((u - v) ** 2).sum(-1)
+    return square if kind == "squared" else np.sqrt(square)
+
+
+def log_sum(terms):
+    top = max(t.real.max() for t in terms)
+    return top + np.log(sum(np.exp(t - top) for t in terms))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+class Sets:
+    """Who is whose positive and negative."""
+
+    def __init__(self, x, labels, references=None, reference_labels=None):
+        self.own = references is None
+        self.x, self.labels = x, labels
+        self.r = x if self.own else references
+        self.r_labels = labels if self.own else reference_labels
+        self.anchors = range(len(labels))
+        self.pos = [
+            [j for j, y in enumerate(self.r_labels) if y == labels[a] and not (self.own and j == a)]
+            for a in self.anchors
+        ]
+        self.neg = [[j for j, y in enumerate(self.r_labels) if y != labels[a]] for a in self.anchors]
+        self.group = [[j for j, y in enumerate(self.r_labels) if y == labels[a]] for a in self.anchors]
+
+    def matrix(self, function):
+        return [[function(self.x[:, a], self.r[:, j]) for j in range(self.r.shape[1])] for a in self.anchors]
+
+
+def formula_value(formula, ap, an, pn, margin):
+    if formula in ("hinge", "squared_hinge"):
+        return ap - an + margin
+    s = np.exp(ap) / (np.exp(ap) + np.exp(an))
+    return {
+        "soft": lambda: ap + np.log(np.exp(margin - an) + np.exp(margin - pn)),
+        "ratio": lambda: s**2 + (1 - (1 - s)) ** 2,
+        "ratio_original": lambda: s**2 + 1 - (1 - s) ** 2,
+        "softplus": lambda: np.log(1 + np.exp(ap - an)),
+    }[formula]()
+
+
+def gap(values):
+    """Least difference between the smallest and any other."""
+    values = sorted(values)
+    return values[1] - values[0] if len(values) > 1 else np.inf
+
+
+def kept(values, quantile):
+    """Places of values within a quantile, by sorting, and how near the cut was to going elsewhere."""
+    order = np.argsort(values)
+    n = int(np.floor(quantile * (len(values) - 1) + 1e-4)) + 1
+    ordered = np.sort(values)
+    return set(order[:n].tolist()), ordered[n] - ordered[n - 1] if n < len(values) else np.inf
+
+
+def draws(key, a, positives, group, weights):
+    """The negative drawn for each positive, as the library's keys have it."""
+    seed = jax.random.key(jax.random.bits(jax.random.fold_in(key, a)))
+    total = np.cumsum(weights)
+    out = {}
+    for k, j in enumerate(group):
+        if j in positives and total[-1] > 0:
+            u = float(jax.random.uniform(jax.random.fold_in(seed, k)))
+            out[j] = int(np.searchsorted(total, u * total[-1], side="right"))
+    return out
+
+
+def wu_weights(sets, a, cutoff=0.5, upper=1.4):
+    width = sets.x.shape[-1]
+    weights = np.zeros(sets.r.shape[1])
+    for n in sets.neg[a]:
+        d = dist(unit(sets.x[0, a].real), unit(sets.r[0, n].real))
+        if d < upper:
+            d = max(d, cutoff)
+            weights[n] = 1 / (d ** (width - 2) * max(1 - d * d / 4, 1e-8) ** ((width - 3) / 2))
+    return weights
+
+
+def mined(sets, d, mining, margin, quantile, key):
+    """Triplets (a, p, n), and the edge of the decisions."""
+    real = [[entry.flat[0].real for entry in row] for row in d]
+    edge, out = np.inf, []
+    if mining == "local_class":
+        by_class = {}
+        for a in sets.anchors:
+            by_class.setdefault(sets.labels[a], []).extend((a, p) for p in sets.pos[a])
+        chosen = set()
+        for pairs in by_class.values():
+            if pairs:
+                # Both ends of a pair have one distance in the batch; float32 may part them by a rounding.
+                values = np.round([real[a][p] for a, p in pairs], 6)
+                places, near = kept(values, quantile)
+                limit = max(values[i] for i in places)
+                chosen |= {pairs[i] for i, v in enumerate(values) if v <= limit}
+                rest = [v for v in values if v > limit]
+                edge = min(edge, min(rest) - limit if rest else np.inf)
+    for a in sets.anchors:
+        pos, neg, row = sets.pos[a], sets.neg[a], real[a]
+        if not pos or not neg:
+            continue
+        nearest = min(neg, key=lambda j: row[j])
+        if mining == "all":
+            out += [(a, p, n) for p in pos for n in neg]
+        elif mining == "semi_hard":
+            out += [(a, p, n) for p in pos for n in neg if row[p] < row[n] < row[p] + margin]
+            edge = min([edge, *(abs(row[p] + m - row[n]) for p in pos for n in neg for m in (0, margin))])
+        elif mining == "original_semi_hard":
+            out += [(a, p, n) for p in pos for n in neg if row[n] < row[p]]
+            edge = min([edge, *(abs(row[p] - row[n]) for p in pos for n in neg)])
+        elif mining == "hardest":
+            out += [(a, p, nearest) for p in pos]
+            edge = min(edge, gap([row[j] for j in neg]))
+        elif mining == "batch_hard":
+            out.append((a, max(pos, key=lambda j: row[j]), nearest))
+            edge = min(edge, gap([row[j] for j in neg]), gap([-row[j] for j in pos]))
+        elif mining == "easy_positive":
+            out += [(a, min(pos, key=lambda j: row[j]), n) for n in neg]
+            edge = min(edge, gap([row[j] for j in pos]))
+        elif mining == "local":
+            places, near = kept(np.array([row[p] for p in pos]), quantile)
+            out += [(a, pos[i], n) for i in places for n in neg]
+            edge = min(edge, near)
+        elif mining == "local_class":
+            out += [(a, p, n) for p in pos if (a, p) in chosen for n in neg]
+        elif mining == "distance_weighted":
+            out += [(a, p, n) for p, n in draws(key, a, pos, sets.group[a], wu_weights(sets, a)).items()]
+    return out, edge
+
+
+def triplet(
+    x, labels, *refs, formula="hinge", mining="all", margin=0.2, distance="euclidean", quantile=0.6, key=None
+):
+    sets = Sets(x, labels, *refs)
+    power = 2 if formula == "squared_hinge" else 1
+    d = sets.matrix(lambda u, v: dist(u, v, distance) ** power)
+    out = Result(np.zeros(x.shape[0], complex))
+    triplets, out.edge = mined(sets, d, mining, margin, quantile, key)
+    for a, p, n in triplets:
+        pn = dist(sets.r[:, p], sets.r[:, n], distance)
+        value = formula_value(formula, d[a][p], d[a][n], pn, margin)
+        out.valid += 1
+        if formula in ("hinge", "squared_hinge"):
+            out.edge = min(out.edge, abs(value[0].real))
+            if value[0].real <= 0:
+                continue
+        out.active += 1
+        out.value += value
+    out.value /= max(out.active, 1)
+    return out
+
+
+def contrastive(x, labels, *refs, margin=1.0, power=2):
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(dist)
+    out = Result(0)
+    for partners, value in ((sets.pos, lambda v: v), (sets.neg, lambda v: margin - v)):
+        total, number = np.zeros(x.shape[0], complex), 0
+        for a in sets.anchors:
+            for j in partners[a]:
+                v = value(d[a][j])
+                number += 1
+                out.edge = min(out.edge, abs(v[0].real))
+                if v[0].real > 0:
+                    out.active += 1
+                    total += v**power / power
+        out.valid += number
+        out.value = out.value + total / max(number, 1)
+    return out
+
+
+def multi_similarity(x, labels, *refs, alpha=2.0, beta=50.0, base=0.5, epsilon=0.1):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(cosine)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        pos, neg = sets.pos[a], sets.neg[a]
+        out.valid += len(pos) + len(neg)
+        if not pos or not neg:
+            continue
+        top, low = max(s[a][n][0].real for n in neg), min(s[a][p][0].real for p in pos)
+        hard_p = [s[a][p] for p in pos if s[a][p][0].real - epsilon < top]
+        hard_n = [s[a][n] for n in neg if s[a][n][0].real + epsilon > low]
+        out.edge = min([out.edge, *(abs(s[a][p][0].real - epsilon - top) for p in pos)])
+        out.edge = min([out.edge, *(abs(s[a][n][0].real + epsilon - low) for n in neg)])
+        out.active += len(hard_p) + len(hard_n)
+        out.value += np.log(1 + sum(np.exp(-alpha * (v - base)) for v in hard_p)) / alpha
+        out.value += np.log(1 + sum(np.exp(beta * (v - base)) for v in hard_n)) / beta
+    out.value /= len(labels)
+    return out
+
+
+def lifted(x, labels, *refs, margin=1.0):
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(dist)
+    out = Result(np.zeros(x.shape[0], complex))
+    for i in sets.anchors:
+        for j in sets.pos[i]:
+            terms = [margin - d[i][k] for k in sets.neg[i]]
+            terms += [margin - d[other][j] for other in sets.anchors if labels[other] != labels[i]]
+            if not terms:
+                continue
+            out.valid += 1
+            value = d[i][j] + log_sum(terms)
+            out.edge = min(out.edge, abs(value[0].real))
+            if value[0].real > 0:
+                out.active += 1
+                out.value += value**2 / 2
+    out.value /= max(out.valid, 1)
+    return out
+
+
+def generalized_lifted(x, labels, *refs, margin=1.0):
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(dist)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if sets.pos[a] and sets.neg[a]:
+            out.valid += 1
+            value = log_sum([d[a][p] for p in sets.pos[a]]) + log_sum([margin - d[a][n] for n in sets.neg[a]])
+            out.edge = min(out.edge, abs(value[0].real))
+            if value[0].real > 0:
+                out.active += 1
+                out.value += value
+    out.value /= max(out.valid, 1)
+    return out
+
+
+def pick(x, labels, *refs, similarity):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(similarity)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        for p in sets.pos[a]:
+            if sets.neg[a]:
+                out.valid += 1
+                out.value += log_sum([s[a][p], *(s[a][n] for n in sets.neg[a])]) - s[a][p]
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def n_pairs(x, labels, *refs):
+    return pick(x, labels, *refs, similarity=lambda u, v: (u * v).sum(-1))
+
+
+def nt_xent(x, labels, *refs, temperature=0.1):
+    return pick(x, labels, *refs, similarity=lambda u, v: cosine(u, v) / temperature)
+
+
+def supervised_contrastive(x, labels, *refs, temperature=0.1):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(lambda u, v: cosine(u, v) / temperature)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if sets.pos[a]:
+            out.valid += 1
+            others = log_sum([s[a][j] for j in sets.pos[a] + sets.neg[a]])
+            out.value += sum(others - s[a][p] for p in sets.pos[a]) / len(sets.pos[a])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def margin(x, boundaries, labels, *refs, margin=0.2, mining="all", nu=0.0, key=None):
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(dist)
+    beta = [boundaries[:, labels[a]] if boundaries.ndim == 2 else boundaries for a in sets.anchors]
+    out = Result(np.zeros(x.shape[0], complex))
+    triplets, out.edge = mined(sets, d, mining, margin, 0, key)
+    for a, p, n in triplets:
+        for value in (d[a][p] - beta[a] + margin, beta[a] - d[a][n] + margin):
+            out.valid += 1
+            out.edge = min(out.edge, abs(value[0].real))
+            if value[0].real > 0:
+                out.active += 1
+                out.value += value
+    out.value = out.value / max(out.active, 1) + nu * sum(beta) / len(beta)
+    return out
+
+
+def proxy_nca(x, proxies, labels, scale=1.0):
+    out = Result(np.zeros(x.shape[0], complex))
+    for a, y in enumerate(labels):
+        d = [scale * dist(unit(x[:, a]), unit(proxies[:, c]), "squared") for c in range(proxies.shape[1])]
+        out.valid += 1
+        out.value += d[y] + log_sum([-v for c, v in enumerate(d) if c != y])
+    out.value /= out.valid
+    out.active = out.valid
+    return out
+
+
+def proxy_anchor(x, proxies, labels, alpha=32.0, delta=0.1):
+    classes = proxies.shape[1]
+    present = sorted(set(labels))
+    value = np.zeros(x.shape[0], complex)
+    for c in range(classes):
+        s = [cosine(x[:, a], proxies[:, c]) for a in range(len(labels))]
+        own = [np.exp(-alpha * (v - delta)) for v, y in zip(s, labels, strict=True) if y == c]
+        other = [np.exp(alpha * (v + delta)) for v, y in zip(s, labels, strict=True) if y != c]
+        value += np.log(1 + sum(own)) / len(present) + np.log(1 + sum(other)) / classes
+    return Result(value, len(present), classes)
+
+
+def soft_triple(x, centres, labels, scale=20.0, gamma=0.1, margin=0.01, tau=0.2):
+    _, classes, k, _ = centres.shape
+    value = np.zeros(x.shape[0], complex)
+    for a, y in enumerate(labels):
+        logits = []
+        for c in range(classes):
+            s = np.stack([cosine(x[:, a], centres[:, c, i]) for i in range(k)])
+            q = np.exp(s / gamma) / np.exp(s / gamma).sum(0)
+            logits.append(scale * ((q * s).sum(0) - (margin if c == y else 0)))
+        value += (log_sum(logits) - logits[y]) / len(labels)
+    for c in range(classes):
+        for s in range(k):
+            for t in range(s + 1, k):
+                near = cosine(centres[:, c, s], centres[:, c, t])
+                value += tau * np.sqrt(2 - 2 * near) / (classes * k * (k - 1))
+    return Result(value, len(labels), len(labels))
+
+
+def soft_voting(x, key_points, labels, weight=1.0, temperature=0.1, margin=0.2):
+    out = triplet(x, labels, formula="hinge", mining="all", margin=margin)
+    _, classes, k, _ = key_points.shape
+    for a, y in enumerate(labels):
+        votes = {
+            (c, i): -dist(x[:, a], key_points[:, c, i], "squared") / temperature
+            for c in range(classes)
+            for i in range(k)
+        }
+        own = log_sum([v for (c, _), v in votes.items() if c == y])
+        out.value = out.value + weight * (log_sum(list(votes.values())) - own) / len(labels)
+    return out

@@ -1,0 +1,275 @@
+"""What every function in losses.LOSSES promises; a new loss is covered by being in the dict."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxml import losses
+from jaxml.losses.formulas import FORMULAS
+from jaxml.mining import MINING
+
+B, D, CLASSES = 12, 4, 3
+KEY = jax.random.key(3)
+NAMES = list(losses.LOSSES)
+MINED = [
+    *((name, {}) for name in NAMES),
+    *(("triplet", {"formula": f, "mining": "all"}) for f in FORMULAS[1:]),
+    *(("triplet", {"formula": "hinge", "mining": m}) for m in MINING[1:]),
+    *(("triplet", {"formula": "soft", "mining": m}) for m in ("semi_hard", "hardest", "distance_weighted")),
+    ("margin", {"mining": "distance_weighted"}),
+]
+VARIANTS = [(name, o | ({"key": KEY} if o.get("mining") == "distance_weighted" else {})) for name, o in MINED]
+
+
+def label(variant):
+    return "-".join([variant[0], *(str(v) for k, v in variant[1].items() if k != "key")])
+
+
+def batch(seed=0, size=B):
+    rng = np.random.default_rng(seed)
+    y = np.concatenate([np.arange(CLASSES), rng.integers(0, CLASSES, size - CLASSES)]).astype(np.int32)
+    centre = rng.normal(size=(CLASSES, D))
+    return jnp.asarray(centre[y] + 0.8 * rng.normal(size=(size, D)), jnp.float32), jnp.asarray(y)
+
+
+def parameters(name):
+    return (losses.PARAMETERS[name](KEY, CLASSES, D),) if name in losses.PARAMETERS else ()
+
+
+def gradients(name, options, x, y, p):
+    def loss(x, p):
+        return losses.LOSSES[name](x, y, *p, **options)
+
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, p)
+
+
+def close(a, b, rtol=1e-5):
+    for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(u, v, rtol=rtol, atol=rtol * max(float(jnp.max(jnp.abs(v))), 1e-3))
+
+
+def test_dicts_and_names_agree():
+    assert set(losses.PARAMETERS) <= set(losses.LOSSES)
+    for name, loss in losses.LOSSES.items():
+        assert loss.__name__ == name
+        assert getattr(losses, name) is loss
+        assert name in losses.__all__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signature_and_docstring(name):
+    loss = losses.LOSSES[name]
+    kinds = [p.kind for p in inspect.signature(loss).parameters.values()]
+    positional = 3 if name in losses.PARAMETERS else 2
+    assert kinds[:positional] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * positional
+    assert set(kinds[positional:]) == {inspect.Parameter.KEYWORD_ONLY}
+    doc = inspect.getdoc(loss)
+    for part in ("Reduction:", "Args:", "Returns:", "Raises:", "Source:", "float [B, D]", "int [B]"):
+        assert part in doc, part
+    formula = doc.split("Reduction:")[0]
+    assert any(sign in formula for sign in ("max(", "log(", "^")), "no formula"
+    for parameter in inspect.signature(loss).parameters:
+        assert f"{parameter}:" in doc, parameter
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+def test_value_and_gradient(variant):
+    """One compile serves all of: jit = eager, forms of the result, permutation, other labels, other inputs."""
+    name, options = variant
+    (x, y), p = batch(), parameters(name)
+    compiles = 0
+
+    @jax.jit
+    def jitted(x, y, p):
+        nonlocal compiles
+        compiles += 1
+        return gradients(name, options, x, y, p)
+
+    (loss, aux), grads = jitted(x, y, p)
+    assert loss.shape == ()
+    assert loss.dtype == jnp.float32
+    assert {"active", "valid"} <= set(aux)
+    assert all(v.shape == () and v.dtype == jnp.float32 for v in aux.values())
+    assert 0 < aux["active"] <= aux["valid"]
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    assert float(jnp.abs(grads[0]).max()) > 0
+
+    close(losses.LOSSES[name](x, y, *p, **options), (loss, aux))  # eager
+
+    if "key" not in options:  # draws depend on the place in the batch
+        order = np.random.default_rng(5).permutation(B)
+        (value, counts), (of_x, of_p) = jitted(x[order], y[order], p)
+        close(((value, counts), of_x, of_p), ((loss, aux), grads[0][order], grads[1]))
+    if name not in losses.PARAMETERS:  # there, labels are indices
+        renamed = jnp.asarray([-5, 2**31 - 1, 7], jnp.int32)[y]
+        got, want = jitted(x, renamed, p), ((loss, aux), grads)
+        if "key" not in options:  # draws depend on the order of the labels
+            close(got, want)
+
+    other = batch(seed=9)
+    close(jitted(*other, p), gradients(name, options, *other, p))
+    assert compiles == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_are_traced(name):
+    (x, y), p, loss = batch(), parameters(name), losses.LOSSES[name]
+    defaults = {k: v.default for k, v in inspect.signature(loss).parameters.items()}
+    numbers = {k: v for k, v in defaults.items() if isinstance(v, float)}
+    compiles = 0
+
+    @jax.jit
+    def jitted(numbers):
+        nonlocal compiles
+        compiles += 1
+        return loss(x, y, *p, **numbers)[0]
+
+    for factor in (1.0, 1.1, 1.3):
+        changed = {k: v * factor for k, v in numbers.items()}
+        np.testing.assert_allclose(jitted(changed), loss(x, y, *p, **changed)[0], rtol=1e-5)
+    assert compiles == 1
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+def test_same_on_any_number_of_devices(variant):
+    name, options = variant
+    (x, y), p = batch(), parameters(name)
+    w = jnp.eye(D) + 0.1 * jax.random.normal(KEY, (D, D))
+    f = losses.LOSSES[name]
+
+    def step(w, p, x, y, axis_name=None):
+        def loss(w, p):
+            return f(x @ w, y, *p, **options, axis_name=axis_name, block_size=2 if axis_name else None)
+
+        (value, aux), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(w, p)
+        return value, aux, grads if axis_name is None else jax.lax.pmean(grads, axis_name)
+
+    want = step(w, p, x, y)
+    for n in (2, 4) if name == "triplet" else (2,):
+        parts = x.reshape(n, -1, D), y.reshape(n, -1)
+        mapped = jax.pmap(
+            lambda *args: step(*args, axis_name="batch"),
+            axis_name="batch",
+            in_axes=(None, None, 0, 0),
+            out_axes=None,
+            devices=jax.devices()[:n],
+        )
+        close(mapped(w, p, *parts), want)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("batch",))
+    sharded = jax.shard_map(
+        lambda *args: step(*args, axis_name="batch"),
+        mesh=mesh,
+        in_specs=(P(), P(), P("batch"), P("batch")),
+        out_specs=P(),
+    )
+    close(jax.jit(sharded)(w, p, x, y), want)
+
+
+def degenerate():
+    x, y = batch()
+    far = np.arange(B)
+    return {
+        "duplicates": (jnp.tile(x[:3], (4, 1)), y),
+        "all equal": (jnp.ones((B, D)), y),
+        "zero vectors": (jnp.zeros((B, D)), y),
+        "some zero vectors": (x.at[:6].set(0.0), y),
+        "one class only": (x, jnp.zeros(B, jnp.int32)),
+        "scale 1e4": (1e4 * x, y),
+        "scale 1e-4": (1e-4 * x, y),
+        "offset 1e3": (x + 1e3, y),
+        "bfloat16": (x.astype(jnp.bfloat16), y),
+        "all singletons": (x, jnp.asarray(far, jnp.int32)),
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+def test_never_nan(variant):
+    name, options = variant
+    p = parameters(name)
+    run = jax.jit(lambda x, y: gradients(name, options, x, y, p))
+    for case, (x, y) in degenerate().items():
+        if case == "all singletons" and name in losses.PARAMETERS:
+            continue  # more labels than classes
+        (loss, aux), grads = run(x, y)
+        assert np.isfinite(loss), case
+        assert loss.dtype == jnp.float32, case
+        assert all(np.isfinite(np.asarray(g, np.float32)).all() for g in jax.tree.leaves(grads)), case
+        if name in ("triplet", "lifted", "generalized_lifted", "n_pairs", "nt_xent") and case in (
+            "one class only",
+            "all singletons",
+        ):
+            assert loss == 0, case
+            assert aux["active"] == aux["valid"] == 0, case
+            assert not np.any(grads[0]), case
+    (loss, aux), grads = gradients(name, options, *(v[:1] for v in batch()), p)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    if name == "triplet":
+        assert loss == aux["valid"] == 0
+
+
+BAD = [
+    ("labels", lambda x, y: (x, y[:, None])),
+    ("labels", lambda x, y: (x, y.astype(jnp.float32))),
+    ("labels", lambda x, y: (x, y[:-1])),
+    ("embeddings", lambda x, y: (x[0], y)),
+    ("embeddings", lambda x, y: (x.astype(jnp.int32), y)),
+    ("embeddings", lambda x, y: (x[:0], y[:0])),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_arguments_are_named(name):
+    (x, y), p, loss = batch(), parameters(name), losses.LOSSES[name]
+    for argument, change in BAD:
+        with pytest.raises(ValueError, match=f"^{argument} must"):
+            loss(*change(x, y), *p)
+        with pytest.raises(ValueError, match=f"^{argument} must"):
+            jax.jit(loss)(*change(x, y), *p)
+    taken = inspect.signature(loss).parameters
+    with pytest.raises(ValueError, match="^block_size must be a positive integer"):
+        loss(x, y, *p, block_size=0)
+    for number in ("margin", "epsilon", "weight", "tau", "nu"):
+        if number in taken:
+            with pytest.raises(
+                ValueError, match=f"^{number} must be a finite number of at least 0, got -0.1"
+            ):
+                loss(x, y, *p, **{number: -0.1})
+    for number in ("temperature", "scale", "alpha", "gamma"):
+        if number in taken:
+            with pytest.raises(ValueError, match=f"^{number} must be a finite number above 0, got 0"):
+                loss(x, y, *p, **{number: 0})
+    for choice, example in (("formula", "softplus"), ("mining", "distance_weighted"), ("distance", "cosine")):
+        if choice in taken:
+            with pytest.raises(ValueError, match=f"^{choice} must be one of .*{example}.*'nonsense'"):
+                loss(x, y, *p, **{choice: "nonsense"})
+    if "references" in taken:
+        with pytest.raises(ValueError, match="references and reference_labels"):
+            loss(x, y, *p, references=x)
+        with pytest.raises(ValueError, match="^reference_labels must"):
+            loss(x, y, *p, references=x, reference_labels=y[:-1])
+        with pytest.raises(ValueError, match="^references must be as wide"):
+            loss(x, y, *p, references=x[:, :-1], reference_labels=y)
+    if "key" in taken:
+        with pytest.raises(ValueError, match="^key must be given"):
+            loss(x, y, *p, mining="distance_weighted")
+    if p and p[0].ndim > 1:
+        with pytest.raises(ValueError, match="must be a float array"):
+            loss(x, y, p[0][..., :-1])
+    if p:
+        with pytest.raises(ValueError, match=r"labels must be in 0\.\.2"):
+            loss(x, y + 1, *p)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_check_grads(name):
+    from jax.test_util import check_grads
+
+    (x, y), p = batch(seed=2), parameters(name)
+    loss = jax.jit(lambda x, *p: losses.LOSSES[name](x, y, *p)[0])
+    check_grads(loss, (x, *p), order=1, modes=["rev"], eps=1e-3, atol=5e-2, rtol=5e-2)

@@ -1,0 +1,107 @@
+"""Cross-batch memory: what is stored, what counts, and the same on several devices."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxml import losses
+from jaxml.mining import EMPTY
+
+B, D = 6, 3
+TAKE_REFERENCES = [n for n, f in losses.LOSSES.items() if "references" in inspect.signature(f).parameters]
+
+
+def batches(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        (jnp.asarray(rng.normal(size=(B, D)), jnp.float32), jnp.asarray(rng.integers(0, 3, B), jnp.int32))
+        for _ in range(n)
+    ]
+
+
+def test_ring_keeps_the_newest():
+    state, stored = losses.memory(10, D), []
+    push = jax.jit(losses.push)
+    for x, y in batches(5):
+        state = push(state, x, y)
+        stored += [(*row, label) for row, label in zip(x.tolist(), y.tolist(), strict=True)]
+        held = [
+            (*r, int(z)) for r, z in zip(state.embeddings.tolist(), state.labels, strict=True) if z != EMPTY
+        ]
+        assert sorted(held) == sorted(stored[-10:])
+
+
+def test_batch_larger_than_memory():
+    (x, y), *_ = batches(1)
+    state = losses.push(losses.memory(4, D), x, y)
+    assert sorted(state.embeddings.tolist()) == sorted(x[-4:].tolist())
+
+
+def test_size_is_checked():
+    with pytest.raises(ValueError, match="^size must be a positive integer"):
+        losses.memory(0, D)
+    (x, y), *_ = batches(1)
+    with pytest.raises(ValueError, match="as wide as the memory"):
+        losses.push(losses.memory(4, D + 1), x, y)
+
+
+@pytest.mark.parametrize("name", TAKE_REFERENCES)
+def test_empty_places_do_not_count(name):
+    """A half-filled memory gives what its filled half gives; an empty one nothing."""
+    (x, y), (rx, ry) = batches(2, seed=1)
+    p = (losses.PARAMETERS[name](jax.random.key(0), 3, D),) if name in losses.PARAMETERS else ()
+    loss = losses.LOSSES[name]
+    state = losses.push(losses.memory(9, D), rx, ry)
+    got = loss(x, y, *p, references=state.embeddings, reference_labels=state.labels)
+    want = loss(x, y, *p, references=rx, reference_labels=ry)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+    for key in want[1]:
+        assert float(got[1][key]) == float(want[1][key]), key
+    assert float(want[1]["valid"]) > 0
+    empty = losses.memory(9, D)
+    value, aux = loss(x, y, *p, references=empty.embeddings, reference_labels=empty.labels)
+    assert float(value) == float(aux["valid"]) == 0
+
+
+def test_cross_batch_adds_the_two_losses():
+    (x, y), (rx, ry) = batches(2, seed=2)
+    state = losses.push(losses.memory(B, D), rx, ry)
+    value, aux = losses.cross_batch(losses.triplet, x, y, state, weight=0.5, formula="soft")
+    own, own_aux = losses.triplet(x, y, formula="soft")
+    other, other_aux = losses.triplet(x, y, formula="soft", references=rx, reference_labels=ry)
+    np.testing.assert_allclose(value, own + 0.5 * other, rtol=1e-6)
+    assert aux["valid"] == own_aux["valid"]
+    assert aux["memory_valid"] == other_aux["valid"]
+
+
+@pytest.mark.parametrize("name", ["triplet", "lifted", "multi_similarity"])
+def test_same_on_two_devices(name):
+    loss = losses.LOSSES[name]
+    sequence = batches(3, seed=3)
+
+    def run(state, w, x, y, axis_name=None):
+        def total(w):
+            return losses.cross_batch(loss, x @ w, y, state, weight=0.7, axis_name=axis_name)
+
+        (value, aux), gradient = jax.value_and_grad(total, has_aux=True)(w)
+        if axis_name:
+            gradient = jax.lax.pmean(gradient, axis_name)
+        return losses.push(state, x @ w, y, axis_name=axis_name), value, aux, gradient
+
+    mapped = jax.pmap(
+        lambda s, w, x, y: run(s, w, x, y, "batch"),
+        axis_name="batch",
+        in_axes=(None, None, 0, 0),
+        out_axes=None,
+        devices=jax.devices()[:2],
+    )
+    one, two = losses.memory(10, D), losses.memory(10, D)
+    w = jnp.eye(D)
+    for x, y in sequence:
+        one, *want = run(one, w, x, y)
+        two, *got = mapped(two, w, x.reshape(2, B // 2, D), y.reshape(2, B // 2))
+        for a, b in zip(jax.tree.leaves((got, two)), jax.tree.leaves((want, one)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
