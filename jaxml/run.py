@@ -264,7 +264,7 @@ def _finish(run: Run, embed: Callable) -> dict[str, Any]:
     rows = run.images.rows("test")
     embeddings = embed(run.state, rows)
     pixels = next(run.images.read([rows]))
-    rivals = {"raw pixels": pixels_as_features(pixels)}
+    rivals = {"raw pixels (8 x 8)": pixels_as_features(pixels)}
     if run.config.model.weights:
         rivals["frozen features"] = _frozen_features(run, rows)
     results = {
@@ -290,7 +290,7 @@ def _finish(run: Run, embed: Callable) -> dict[str, Any]:
     return results
 
 
-def pixels_as_features(images: np.ndarray, side: int = 16) -> np.ndarray:
+def pixels_as_features(images: np.ndarray, side: int = 8) -> np.ndarray:
     """Mean colours on a grid: uint8 [n, S, S, 3] -> float32 [n, side * side * 3] in [0, 1]."""
     edges = np.linspace(0, images.shape[1], side + 1).astype(int)[:-1]
     sums = np.add.reduceat(np.add.reduceat(images, edges, axis=1, dtype=np.float32), edges, axis=2)

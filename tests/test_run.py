@@ -1,0 +1,228 @@
+"""A whole run on a small folder of pictures: results, resuming, killing, and what a user can get wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxml import config as configs
+from jaxml import history, run
+from jaxml.config import Config, Data, Eval, Model, Optim, Train
+
+ROOT = Path(__file__).parents[1]
+STEPS = 12
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Ten classes of eight pictures; each class has its own colours."""
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for c in range(10):
+        (root / f"class{c}").mkdir()
+        base = rng.uniform(0, 255, (4, 4, 3)).repeat(6, 0).repeat(6, 1)
+        for i in range(8):
+            pixels = np.clip(base + rng.normal(0, 40, base.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / f"class{c}" / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def config(pictures, tmp_path):
+    data = Data(
+        source="folder",
+        root=str(pictures),
+        split="0-4/5-6/7-9",
+        stored_size=24,
+        size=20,
+        classes_per_batch=4,
+        images_per_class=2,
+        cache=str(tmp_path / "cache"),
+    )
+    return Config(
+        data=data,
+        model=Model(feature_size=8),
+        optim=Optim(schedule="cosine"),
+        train=Train(steps=STEPS, log_every=1, eval_every=6, save_every=3, devices=1),
+        eval=Eval(batch_size=16, kmeans_seeds=2),
+    )
+
+
+def final_state(workdir):
+    opened = run.load(workdir)
+    state, _ = opened.checkpoints.restore(opened.state, STEPS)
+    return state
+
+
+def rows(workdir):
+    """The record without what depends on the clock."""
+    found = history.read(Path(workdir) / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in found]
+
+
+def assert_same_run(a, b):
+    assert rows(a) == rows(b)
+    assert jax.tree.all(jax.tree.map(np.array_equal, final_state(a), final_state(b)))
+    results = [json.loads((Path(w) / "results.json").read_text()) for w in (a, b)]
+    assert results[0] == results[1]
+
+
+def test_directory_holds_everything(config, tmp_path):
+    results = run.train(config, tmp_path / "run")
+    assert configs.load(tmp_path / "run" / "config.json") == config
+    assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in rows(tmp_path / "run") if "val_nmi" in row] == [6, 12]
+    assert 0 <= results["test"]["nmi"] <= 1
+    assert set(results["baselines"]) == {"raw pixels (8 x 8)"}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "class7" in page
+    assert "class0" not in page, "a training class among the test classes"
+    # The directory alone is enough to evaluate.
+    opened = run.load(tmp_path / "run")
+    test_rows = opened.images.rows("test")
+    again = run.score(opened, run.embedder(opened)(opened.state, test_rows), test_rows)
+    assert again == pytest.approx(results["test"])
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("source", ["resident", "tf_data"])
+def test_stopped_anywhere_and_resumed_is_the_same_run(config, tmp_path, monkeypatch, source):
+    """Crashes between a step and its save included: what was not saved is done again."""
+    config = replace(config, data=replace(config.data, input=source))
+    run.train(config, tmp_path / "whole")
+    whole_collect = run._Progress.collect
+    for attempt, stop in enumerate([1, 4, 6, 7, 11]):
+
+        def collect(self, start, metrics, recorder, stop=stop):
+            whole_collect(self, start, metrics, recorder)
+            if start + 1 == stop:
+                raise _Stop
+
+        monkeypatch.setattr(run._Progress, "collect", collect)
+        with pytest.raises(_Stop):
+            run.train(config, tmp_path / "stopped", resume=attempt > 0)
+    monkeypatch.undo()
+    run.train(config, tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+KILL_IN_SAVE = """
+import os, signal, sys, threading
+import orbax.checkpoint as ocp
+save = ocp.CheckpointManager.save
+def killed(self, step, *args, **kwargs):
+    if step == int(sys.argv[1]):
+        threading.Timer(float(sys.argv[2]), os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return save(self, step, *args, **kwargs)
+ocp.CheckpointManager.save = killed
+from jaxml import config, run
+run.train(config.load(sys.argv[3]), sys.argv[4], resume=sys.argv[5] == "resume")
+"""
+
+
+def environment(tmp_path):
+    """One CPU device, and compiled code shared by all processes of a test."""
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return {**os.environ, **cache, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+
+def train_command(workdir, *words):
+    return [sys.executable, str(ROOT / "experiments/train.py"), "--workdir", str(workdir), *words]
+
+
+@pytest.mark.slow
+def test_killed_while_training_and_while_saving(config, tmp_path):
+    """kill -9 five times, two of them inside a save; the run that comes of it is the uninterrupted one."""
+    configs.save(tmp_path / "config.json", config)
+    env = environment(tmp_path)
+    workdir = tmp_path / "killed"
+    script = [sys.executable, "-c", KILL_IN_SAVE]
+    for attempt, (step, delay) in enumerate([(3, 0.0), (3, 0.004), (6, 0.01), (9, 0.002), (9, 0.02)]):
+        mode = "resume" if attempt else "new"
+        words = [str(step), str(delay), str(tmp_path / "config.json"), str(workdir), mode]
+        done = subprocess.run([*script, *words], env=env, capture_output=True, text=True, check=False)
+        # A save that was quicker than the timer may let the process go on a little, never to its end.
+        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    subprocess.run(train_command(workdir, "--resume"), env=env, check=True, capture_output=True)
+    whole = [*script, "-1", "0", str(tmp_path / "config.json"), str(tmp_path / "whole"), "new"]
+    subprocess.run(whole, env=env, check=True, capture_output=True)
+    assert_same_run(tmp_path / "whole", workdir)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_says_how_to_go_on(config, tmp_path):
+    config = replace(
+        config, train=replace(config.train, steps=100_000, save_every=100_000, eval_every=100_000)
+    )
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    configs.save(workdir / "config.json", config)
+    process = subprocess.Popen(
+        train_command(workdir, "--resume"), env=environment(tmp_path), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not rows(workdir):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        sent = time.time()
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 75
+    assert time.time() - sent < 10
+    assert "--resume" in stderr.splitlines()[-1]
+    saved = run.load(workdir).checkpoints.steps()
+    assert saved == [rows(workdir)[-1]["step"]]
+
+
+def test_a_directory_with_a_run_is_not_overwritten(config, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    configs.save(workdir / "config.json", config)
+    with pytest.raises(run.RunError, match="--resume"):
+        run.train(config, workdir)
+    other = replace(config, optim=replace(config.optim, learning_rate=0.5))
+    with pytest.raises(run.RunError, match=r"optim.learning_rate: 0.001 -> 0.5"):
+        run.train(other, workdir, resume=True)
+    assert configs.load(workdir / "config.json") == config
+
+
+def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path):
+    config = replace(config, optim=Optim(learning_rate=1e30), model=replace(config.model, normalize=False))
+    with pytest.raises(run.RunError, match=r"not finite at step \d"):
+        run.train(config, tmp_path / "run")
+
+
+def test_scripts_answer_mistakes_in_one_line(config, tmp_path):
+    cases = [
+        (["--data.source", "cub", "--data.root", str(tmp_path / "none")], "none"),
+        (["--data.split", "0-59/60-79/80-500"], "500"),
+        (
+            ["--model.backbone", "squeezenet1_1", "--model.weights", str(tmp_path / "w.safetensors")],
+            "w.safetensors",
+        ),
+        (["--loss.name", "tripletti"], "triplet"),
+        (["--train.devices", "99"], "99"),
+    ]
+    for i, (words, named) in enumerate(cases):
+        words = ["--data.cache", str(tmp_path / "cache"), *words]
+        command = train_command(tmp_path / f"run{i}", *words)
+        done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr[-2000:]
+        assert "Traceback" not in done.stderr
+        assert named in done.stderr.splitlines()[-1]
