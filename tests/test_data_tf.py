@@ -18,6 +18,8 @@ from jaxml.config import Data
 from jaxml.data import ImageError, resident, tfds
 
 pytest.importorskip("tensorflow")
+import tensorflow_datasets
+
 from jaxml.data import tf_pipeline
 
 
@@ -42,7 +44,7 @@ def test_both_paths_give_the_same_pixels(config, index):
             assert got.dtype == np.uint8
             difference = np.abs(got.astype(int) - pixels[rows].astype(int))
             assert difference.mean() < 0.5
-            assert difference.max() <= 3
+            assert difference.max() <= 8  # chroma at the edge of a crop
 
 
 def test_batches_are_a_pure_function_of_the_rows_asked_for(config, index):
@@ -149,8 +151,15 @@ def prepared(archives):
     """The index after really preparing caltech_birds2011 from the archives."""
     cv2 = types.ModuleType("cv2")  # tfds decodes the masks with it, which nothing here needs
     cv2.imdecode = lambda buffer, flags: np.asarray(Image.open(io.BytesIO(buffer.tobytes())))
+    builder = tensorflow_datasets.builder_cls("caltech_birds2011")
+    checksums = tensorflow_datasets.core.download.checksums
+    infos = {  # the miniature's sizes and hashes in place of the official archives'
+        url: checksums.compute_url_info(archives[0] / info.filename)
+        for url, info in builder.url_infos.items()
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cv2", cv2)
+        patch.setattr(builder, "url_infos", infos)
         return tfds.load("caltech_birds2011", str(archives[0]))
 
 
@@ -191,9 +200,14 @@ def test_a_tfds_source_gives_pixels_through_both_paths(archives, prepared, tmp_p
     assert np.abs(got.astype(int) - pixels.astype(int)).mean() < 0.5
 
 
-def test_tfds_says_what_it_needs(tmp_path, monkeypatch):
-    import tensorflow_datasets
+def test_other_archives_than_the_official_ones_are_refused(archives, tmp_path):
+    for archive in archives[0].glob("*.gone"):
+        (tmp_path / archive.with_suffix(".tgz").name).write_bytes(archive.read_bytes())
+    with pytest.raises(ValueError, match="wrong checksum"):
+        tfds.load("caltech_birds2011", str(tmp_path))
 
+
+def test_tfds_says_what_it_needs(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no network")
 

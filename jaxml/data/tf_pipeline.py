@@ -68,20 +68,25 @@ def batches(index: Index, config: Data, rows: Iterable[np.ndarray]) -> Iterator[
         return
     crops = corners(index.boxes) if config.crop_to_box and index.boxes is not None else None
 
-    def encoded() -> Iterator[tuple[bytes, np.ndarray]]:
+    failures: list[Exception] = []
+
+    def encoded() -> Iterator[tuple[str | bytes, np.ndarray]]:
         """Runs in tensorflow's thread: paths (read by tensorflow) or bytes, one image at a time."""
         batch: np.ndarray | None = first
-        while batch is not None:
-            ahead.append(batch)
-            for i in batch:
-                item = index.items[i]
-                yield (item.encode() if isinstance(item, str) else item), WHOLE if crops is None else crops[i]
-            following = next(rows, None)
-            if following is not None and len(batch) != len(first):
-                raise ValueError(
-                    f"rows: vectors of {len(first)} and {len(batch)}; all but the last must be equally long"
-                )
-            batch = following
+        try:
+            while batch is not None:
+                following = next(rows, None)
+                if len(batch) > len(first) or (len(batch) < len(first) and following is not None):
+                    raise ValueError(
+                        f"rows: vectors of {len(first)} and {len(batch)}; all must be equally long, but the last"
+                    )
+                ahead.append(batch)
+                for i in batch:
+                    yield index.items[i], WHOLE if crops is None else crops[i]
+                batch = following
+        except Exception as error:  # tensorflow would pass on no more than its text
+            failures.append(error)
+            raise
 
     are_paths = isinstance(index.items[0], str)
 
@@ -97,6 +102,8 @@ def batches(index: Index, config: Data, rows: Iterable[np.ndarray]) -> Iterator[
             ahead.popleft()
             yield images
     except tf.errors.OpError as error:
+        if failures:
+            raise failures[0] from None
         for batch in list(ahead):
             for i in batch:
                 _explain(index, int(i), config)
