@@ -6,10 +6,12 @@
 import json
 import sys
 import zlib
-from functools import cache
 from pathlib import Path
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+from torchvision_import import import_torchvision
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SHAPES = FIXTURES / "torchvision_shapes.json"
@@ -45,24 +47,6 @@ def images(name: str, size: tuple[int, int], batch: int = 2) -> np.ndarray:
     """Normalised images, NHWC."""
     random = np.random.RandomState(zlib.crc32(name.encode()))
     return random.standard_normal((batch, *size, 3)).astype(np.float32)
-
-
-@cache
-def import_torchvision():
-    """torchvision, also where its operators are not compiled for the torch at hand; they are only declared then."""
-    import torch
-
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.startswith("torchvision")]:
-            del sys.modules[name]
-        global _library
-        _library = torch.library.Library("torchvision", "DEF")
-        _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
-    return torchvision
 
 
 def nchw(x: np.ndarray):

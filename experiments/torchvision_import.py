@@ -1,0 +1,23 @@
+"""torchvision beside any torch: its networks are wanted for comparison, its compiled operators are not."""
+
+import sys
+from functools import cache
+from types import ModuleType
+
+
+@cache
+def import_torchvision() -> ModuleType:
+    """torchvision; where its operators were compiled for another torch, they are declared without code first."""
+    import torch
+
+    try:
+        import torchvision
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.startswith("torchvision")]:
+            del sys.modules[name]
+        global _library  # the operators live as long as this object
+        _library = torch.library.Library("torchvision", "DEF")
+        _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision
+    return torchvision
