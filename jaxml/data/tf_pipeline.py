@@ -70,8 +70,8 @@ def batches(index: Index, config: Data, rows: Iterable[np.ndarray]) -> Iterator[
 
     failures: list[Exception] = []
 
-    def encoded() -> Iterator[tuple[str | bytes, np.ndarray]]:
-        """Runs in tensorflow's thread: paths (read by tensorflow) or bytes, one image at a time."""
+    def encoded() -> Iterator[tuple[list[str | bytes], np.ndarray]]:
+        """Runs in tensorflow's thread: paths (read by tensorflow) or bytes, and crops."""
         batch: np.ndarray | None = first
         try:
             while batch is not None:
@@ -81,8 +81,8 @@ def batches(index: Index, config: Data, rows: Iterable[np.ndarray]) -> Iterator[
                         f"rows: vectors of {len(first)} and {len(batch)}; all must be equally long, but the last"
                     )
                 ahead.append(batch)
-                for i in batch:
-                    yield index.items[i], WHOLE if crops is None else crops[i]
+                whole = np.tile(WHOLE, (len(batch), 1))
+                yield [index.items[i] for i in batch], whole if crops is None else crops[batch]
                 batch = following
         except Exception as error:  # tensorflow would pass on no more than its text
             failures.append(error)
@@ -93,8 +93,8 @@ def batches(index: Index, config: Data, rows: Iterable[np.ndarray]) -> Iterator[
     def one(item: Any, corner: Any) -> Any:
         return _decode(tf.io.read_file(item) if are_paths else item, corner, config.stored_size)
 
-    signature = (tf.TensorSpec((), tf.string), tf.TensorSpec((4,), tf.int32))
-    dataset = tf.data.Dataset.from_generator(encoded, output_signature=signature)
+    signature = (tf.TensorSpec((None,), tf.string), tf.TensorSpec((None, 4), tf.int32))
+    dataset = tf.data.Dataset.from_generator(encoded, output_signature=signature).unbatch()
     dataset = dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(len(first)).prefetch(tf.data.AUTOTUNE)
     try:
