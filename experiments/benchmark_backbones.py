@@ -81,10 +81,7 @@ def jax_programs(
     ):
         compiled = jax.jit(function).lower(variables["params"], images).compile()
         flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
-        programs[label] = (
-            lambda compiled=compiled: jax.block_until_ready(compiled(variables["params"], images)),
-            flops,
-        )
+        programs[label] = (partial(lambda run, *inputs: jax.block_until_ready(run(*inputs)), compiled), flops)
     return programs
 
 
