@@ -34,7 +34,7 @@ def batch(seed=0, size=B):
     rng = np.random.default_rng(seed)
     y = np.concatenate([np.arange(CLASSES), rng.integers(0, CLASSES, size - CLASSES)]).astype(np.int32)
     centre = rng.normal(size=(CLASSES, D))
-    return jnp.asarray(centre[y] + 0.8 * rng.normal(size=(size, D)), jnp.float32), jnp.asarray(y)
+    return jnp.asarray(centre[y] + 1.5 * rng.normal(size=(size, D)), jnp.float32), jnp.asarray(y)
 
 
 def parameters(name):
@@ -112,7 +112,7 @@ def test_value_and_gradient(variant):
             close(got, want)
 
     other = batch(seed=9)
-    close(jitted(*other, p), gradients(name, options, *other, p))
+    close(jitted(*other, p)[0], losses.LOSSES[name](*other, *p, **options))
     assert compiles == 1
 
 
@@ -135,39 +135,49 @@ def test_numbers_are_traced(name):
     assert compiles == 1
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=label)
-def test_same_on_any_number_of_devices(variant):
+def on_devices(variant, n, how):
+    """Loss, counts and gradients of weights before the loss, with the batch divided over n devices."""
     name, options = variant
     (x, y), p = batch(), parameters(name)
     w = jnp.eye(D) + 0.1 * jax.random.normal(KEY, (D, D))
-    f = losses.LOSSES[name]
+    axis_name = "batch" if n else None
 
-    def step(w, p, x, y, axis_name=None):
+    def step(w, p, x, y):
         def loss(w, p):
-            return f(x @ w, y, *p, **options, axis_name=axis_name, block_size=2 if axis_name else None)
+            block_size = 2 if n == 2 else None
+            return losses.LOSSES[name](x @ w, y, *p, **options, axis_name=axis_name, block_size=block_size)
 
         (value, aux), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(w, p)
-        return value, aux, grads if axis_name is None else jax.lax.pmean(grads, axis_name)
+        return value, aux, jax.lax.pmean(grads, axis_name) if n else grads
 
-    want = step(w, p, x, y)
-    for n in (2, 4) if name == "triplet" else (2,):
-        parts = x.reshape(n, -1, D), y.reshape(n, -1)
-        mapped = jax.pmap(
-            lambda *args: step(*args, axis_name="batch"),
-            axis_name="batch",
-            in_axes=(None, None, 0, 0),
-            out_axes=None,
-            devices=jax.devices()[:n],
-        )
-        close(mapped(w, p, *parts), want)
-    mesh = Mesh(np.array(jax.devices()[:2]), ("batch",))
-    sharded = jax.shard_map(
-        lambda *args: step(*args, axis_name="batch"),
-        mesh=mesh,
-        in_specs=(P(), P(), P("batch"), P("batch")),
-        out_specs=P(),
-    )
-    close(jax.jit(sharded)(w, p, x, y), want)
+    if how == "jit":
+        return jax.jit(step)(w, p, x, y)
+    if how == "pmap":
+        devices = jax.devices()[:n]
+        mapped = jax.pmap(step, "batch", in_axes=(None, None, 0, 0), out_axes=None, devices=devices)
+        return mapped(w, p, x.reshape(n, -1, D), y.reshape(n, -1))
+    mesh = Mesh(np.array(jax.devices()[:n]), ("batch",))
+    specs = (P(), P(), P("batch"), P("batch"))
+    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P()))(w, p, x, y)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+def test_same_on_two_devices(variant):
+    close(on_devices(variant, 2, "pmap"), on_devices(variant, 0, "jit"))
+
+
+@pytest.mark.parametrize("how", ["pmap", "shard_map"])
+@pytest.mark.parametrize("formula", ["hinge", "soft"])
+def test_triplets_on_four_devices(formula, how):
+    variant = ("triplet", {"formula": formula})
+    want = on_devices(variant, 0, "jit")
+    for n in (1, 4):
+        close(on_devices(variant, n, how), want)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_in_shard_map(name):
+    close(on_devices((name, {}), 2, "shard_map"), on_devices((name, {}), 0, "jit"))
 
 
 def degenerate():
@@ -206,11 +216,18 @@ def test_never_nan(variant):
             assert loss == 0, case
             assert aux["active"] == aux["valid"] == 0, case
             assert not np.any(grads[0]), case
-    (loss, aux), grads = gradients(name, options, *(v[:1] for v in batch()), p)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+def test_single_image(variant):
+    name, options = variant
+    x, y = (v[:1] for v in batch())
+    (loss, aux), grads = jax.jit(lambda x, p: gradients(name, options, x, y, p))(x, parameters(name))
     assert np.isfinite(loss)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     if name == "triplet":
         assert loss == aux["valid"] == 0
+        assert not np.any(grads[0])
 
 
 BAD = [
@@ -232,7 +249,7 @@ def test_bad_arguments_are_named(name):
         with pytest.raises(ValueError, match=f"^{argument} must"):
             jax.jit(loss)(*change(x, y), *p)
     taken = inspect.signature(loss).parameters
-    with pytest.raises(ValueError, match="^block_size must be a positive integer"):
+    with pytest.raises(ValueError, match=r"^block_size must be a positive integer"):
         loss(x, y, *p, block_size=0)
     for number in ("margin", "epsilon", "weight", "tau", "nu"):
         if number in taken:
@@ -251,12 +268,12 @@ def test_bad_arguments_are_named(name):
     if "references" in taken:
         with pytest.raises(ValueError, match="references and reference_labels"):
             loss(x, y, *p, references=x)
-        with pytest.raises(ValueError, match="^reference_labels must"):
+        with pytest.raises(ValueError, match=r"^reference_labels must"):
             loss(x, y, *p, references=x, reference_labels=y[:-1])
-        with pytest.raises(ValueError, match="^references must be as wide"):
+        with pytest.raises(ValueError, match=r"^references must be as wide"):
             loss(x, y, *p, references=x[:, :-1], reference_labels=y)
     if "key" in taken:
-        with pytest.raises(ValueError, match="^key must be given"):
+        with pytest.raises(ValueError, match=r"^key must be given"):
             loss(x, y, *p, mining="distance_weighted")
     if p and p[0].ndim > 1:
         with pytest.raises(ValueError, match="must be a float array"):

@@ -41,7 +41,7 @@ def test_batch_larger_than_memory():
 
 
 def test_size_is_checked():
-    with pytest.raises(ValueError, match="^size must be a positive integer"):
+    with pytest.raises(ValueError, match=r"^size must be a positive integer"):
         losses.memory(0, D)
     (x, y), *_ = batches(1)
     with pytest.raises(ValueError, match="as wide as the memory"):

@@ -21,9 +21,11 @@ def number(name: str, value: Any, *, above: float | None = None, minimum: float 
     """Raise a ValueError for a number out of range; traced values pass."""
     if isinstance(value, jax.core.Tracer):
         return
-    low = above is not None and not np.all(np.asarray(value) > above)
-    low = low or (minimum is not None and not np.all(np.asarray(value) >= minimum))
-    if np.ndim(value) != 0 or not np.isfinite(value) or low:
+    number = np.asarray(value)  # not jax.numpy, which under jit would trace even what is known
+    low = (above is not None and not np.all(number > above)) or (
+        minimum is not None and not np.all(number >= minimum)
+    )
+    if number.ndim != 0 or not np.isfinite(number) or low:
         limit = (
             f" above {above:g}"
             if above is not None
@@ -84,7 +86,10 @@ def centres(name: str, value: Any, labels: Any, width: int, ndim: int = 2) -> Ar
 
 def class_labels(name: str, classes: int, labels: Any) -> None:
     """Labels that pick a row of a parameter must lie in its range; traced labels can not be checked."""
-    if not isinstance(labels, jax.core.Tracer) and (np.min(labels) < 0 or np.max(labels) >= classes):
+    if isinstance(labels, jax.core.Tracer):
+        return
+    known = np.asarray(labels)
+    if np.min(known) < 0 or np.max(known) >= classes:
         raise ValueError(
-            f"labels must be in 0..{classes - 1}, the classes of {name}, got up to {np.max(labels)}"
+            f"labels must be in 0..{classes - 1}, the classes of {name}, got {np.min(known)}..{np.max(known)}"
         )
