@@ -1,0 +1,118 @@
+"""Distances against float64, and their gradients where points coincide."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from jaxml.distances import DISTANCES, l2_normalize, pairwise, rowwise
+
+
+def reference(x, y, distance):
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    out = np.zeros((len(x), len(y)))
+    for i, u in enumerate(x):
+        for j, v in enumerate(y):
+            if distance == "cosine":
+                out[i, j] = 1 - u @ v / np.linalg.norm(u) / np.linalg.norm(v)
+            else:
+                out[i, j] = np.linalg.norm(u - v) ** (2 if distance == "squared" else 1)
+    return out
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_agrees_with_float64(distance):
+    both = jax.jit(lambda x, y: (pairwise(x, y, distance), rowwise(x[:5], y, distance)))
+
+    @settings(max_examples=30, deadline=None, database=None)
+    @given(st.integers(0, 2**32 - 1), st.floats(-3, 3), st.floats(-20, 20))
+    def check(seed, exponent, offset):
+        rng = np.random.default_rng(seed)
+        scale = 10.0**exponent
+        shift = 0 if distance == "cosine" else offset * scale
+        x = jnp.asarray(rng.normal(size=(7, 3)) * scale + shift, jnp.float32)
+        y = jnp.asarray(rng.normal(size=(5, 3)) * scale + shift, jnp.float32)
+        want = reference(x, y, distance)
+        matrix, rows = both(x, y)
+        np.testing.assert_allclose(matrix, want, rtol=2e-5, atol=2e-6 * want.max())
+        np.testing.assert_allclose(rows, np.diag(want), rtol=2e-5, atol=2e-6 * want.max())
+
+    check()
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_gradients(distance):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=(n, 3)), jnp.float32) for n in (4, 6))
+    w = jnp.asarray(rng.normal(size=(4, 6)), jnp.float32)
+    for f in (
+        lambda x, y: jnp.sum(w * pairwise(x, y, distance)),
+        lambda x, y: jnp.sum(w[0, :4] * rowwise(x, y[:4], distance)),
+    ):
+        check_grads(f, (x, y), order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
+    # The matrix's own rule for gradients against that of single differences, which jax derives.
+    by_pairs = jax.vmap(jax.vmap(lambda u, v: rowwise(u, v, distance), (None, 0)), (0, None))
+    want = jax.grad(lambda x, y: jnp.sum(w * by_pairs(x, y)), (0, 1))(x, y)
+    got = jax.grad(lambda x, y: jnp.sum(w * pairwise(x, y, distance)), (0, 1))(x, y)
+    for g, v in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, v, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-4, 1.0, 1e4])
+def test_coinciding_points(distance, scale):
+    rng = np.random.default_rng(1)
+    point = jnp.asarray(rng.normal(size=(1, 64)) * scale, jnp.float32)
+    x = jnp.tile(point, (6, 1))
+    for f in (pairwise, rowwise):
+        value, gradient = jax.value_and_grad(lambda x, f=f: jnp.sum(f(x, x[::-1], distance)))(x)
+        assert np.isfinite(gradient).all()
+        if distance != "cosine":
+            assert value == 0
+            assert not np.any(gradient)
+
+
+def test_duplicates_among_others_are_at_distance_zero():
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(100, 512)), jnp.float32)
+    d = pairwise(x, x)
+    assert not np.any(np.diag(d))
+    assert float(jnp.min(d + jnp.eye(100) * 100)) > 20
+
+
+def test_small_distances_far_from_the_origin():
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(100 + 1e-2 * rng.normal(size=(20, 8)), jnp.float32)
+    want = reference(x, x, "euclidean") + np.eye(20)
+    np.testing.assert_allclose(np.asarray(pairwise(x, x)) + np.eye(20), want, rtol=1e-3)
+
+
+def test_l2_normalize():
+    x = jnp.asarray(np.random.default_rng(4).normal(size=(5, 7)), jnp.float32)
+    want = np.asarray(x, np.float64) / np.linalg.norm(np.asarray(x, np.float64), axis=1, keepdims=True)
+    for scale in (1e-25, 1e-3, 1.0, 1e25):
+        np.testing.assert_allclose(l2_normalize(x * scale), want, rtol=1e-5, atol=1e-7)
+    check_grads(
+        lambda x: jnp.sum(jnp.arange(7.0) * l2_normalize(x[0])), (x,), 1, ["rev"], eps=1e-2, atol=1e-2
+    )
+    zero = x.at[2].set(0.0)
+    value, gradient = jax.value_and_grad(lambda x: jnp.sum(l2_normalize(x)[:, 0]))(zero)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    assert not np.any(gradient[2])
+    assert l2_normalize(x.astype(jnp.bfloat16)).dtype == jnp.float32
+    assert l2_normalize(x[0]).shape == (7,)
+
+
+def test_bad_arguments_are_named():
+    x = jnp.ones((3, 4))
+    with pytest.raises(ValueError, match="x and y must be"):
+        pairwise(x, x[:, :2])
+    with pytest.raises(ValueError, match="x and y must be"):
+        pairwise(x[0], x)
+    with pytest.raises(
+        ValueError, match="distance must be one of euclidean, squared, cosine, got 'manhattan'"
+    ):
+        pairwise(x, x, "manhattan")
