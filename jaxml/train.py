@@ -106,10 +106,11 @@ def features(
 ) -> tuple[Array, Any]:
     """Head outputs [b, D] of uint8 images [b, S, S, 3], and new statistics; augmented where there are `keys` [b]."""
     data, backbone = learner.config.data, models.BACKBONES[learner.config.model.backbone]
-    normalisation = {"size": data.size, "mean": backbone.mean, "std": backbone.std}
+    normalisation: dict[str, Any] = {"size": data.size, "mean": backbone.mean, "std": backbone.std}
     variables = {"params": _without_loss(params)[0], "batch_stats": batch_stats}
     if keys is None:
-        return learner.module.apply(variables, center(images, **normalisation), train=False), batch_stats
+        inputs = center(images, **normalisation)
+        return jnp.asarray(learner.module.apply(variables, inputs, train=False)), batch_stats
     augment_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     inputs = augment(
         images, augment_keys, crop_area=data.crop_area, flip=data.flip, jitter=data.jitter, **normalisation

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from jaxml import config as configs
-from jaxml import history, run
+from jaxml import fit, history, run
 from jaxml.config import Config, Data, Eval, Model, Optim, Train
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +101,7 @@ def test_stopped_anywhere_and_resumed_is_the_same_run(config, tmp_path, monkeypa
     """Crashes between a step and its save included: what was not saved is done again."""
     config = replace(config, data=replace(config.data, input=source))
     run.train(config, tmp_path / "whole")
-    whole_collect = run._Progress.collect
+    whole_collect = fit._Progress.collect
     for attempt, stop in enumerate([1, 6, 11]):
 
         def collect(self, start, metrics, recorder, stop=stop):
@@ -109,7 +109,7 @@ def test_stopped_anywhere_and_resumed_is_the_same_run(config, tmp_path, monkeypa
             if start + 1 == stop:
                 raise _Stop
 
-        monkeypatch.setattr(run._Progress, "collect", collect)
+        monkeypatch.setattr(fit._Progress, "collect", collect)
         with pytest.raises(_Stop):
             run.train(config, tmp_path / "stopped", resume=attempt > 0)
     monkeypatch.undo()
