@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -58,6 +59,10 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def finish(program: Callable[..., object], *inputs: object) -> None:
+    jax.block_until_ready(program(*inputs))
+
+
 def jax_programs(
     name: str, batch: int, size: int, dtype: str
 ) -> dict[str, tuple[Callable[[], object], float]]:
@@ -81,7 +86,7 @@ def jax_programs(
     ):
         compiled = jax.jit(function).lower(variables["params"], images).compile()
         flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
-        programs[label] = (partial(lambda run, *inputs: jax.block_until_ready(run(*inputs)), compiled), flops)
+        programs[label] = (partial(finish, compiled, variables["params"], images), flops)
     return programs
 
 
