@@ -58,8 +58,9 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
     params = dict(variables["params"])
     if config.loss.name in losses.PARAMETERS:
         width = jax.eval_shape(partial(module.apply, train=False), variables, blank).shape[-1]
-        options = _accepted(losses.PARAMETERS[config.loss.name], dict(config.loss.options))
-        params["loss"] = losses.PARAMETERS[config.loss.name](loss_key, num_classes, width, **options)
+        init = losses.PARAMETERS[config.loss.name]
+        options = {k: v for k, v in config.loss.options if k in _keywords(init)}
+        params["loss"] = init(loss_key, num_classes, width, **options)
     optimizer = optim.make(config.optim, config.train.steps, params)
     stats = variables.get("batch_stats", {})
     if config.train.chunk and stats and config.model.batch_norm != "frozen":
@@ -85,7 +86,7 @@ def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[st
 
 
 def loss_function(config: Config) -> Callable[..., tuple[Array, Metrics]]:
-    """The configured loss with its options bound.
+    """The configured loss with its options bound, a function of (embeddings, labels, [parameters], key=).
 
     Raises:
       ValueError: an unknown loss, or an option that the loss does not take.
@@ -94,11 +95,18 @@ def loss_function(config: Config) -> Callable[..., tuple[Array, Metrics]]:
     if name not in losses.LOSSES:
         raise ValueError(f"loss.name is {name!r}; allowed: {', '.join(losses.LOSSES)}")
     function = losses.LOSSES[name]
-    taken = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    allowed = [p for p in taken if p not in ("axis_name", "references", "reference_labels", "key")]
+    taken = _keywords(function)
+    own = [p for p in taken if p not in ("axis_name", "references", "reference_labels", "key")]
+    allowed = [*own, *(_keywords(losses.PARAMETERS[name]) if name in losses.PARAMETERS else ())]
     if unknown := sorted(set(options) - set(allowed)):
         raise ValueError(f"loss.options: {name} has no {', '.join(unknown)}; it takes {', '.join(allowed)}")
-    return partial(function, **options, axis_name=AXIS)
+    bound = {key: value for key, value in options.items() if key in own}
+
+    def loss(*args: Any, key: Array) -> tuple[Array, Metrics]:
+        random = {"key": key} if "key" in taken else {}
+        return function(*args, **bound, **random, axis_name=AXIS)
+
+    return loss
 
 
 def features(
@@ -121,12 +129,17 @@ def features(
     return outputs, changed.get("batch_stats", batch_stats)
 
 
-def objective(learner: Learner, loss_params: Any, outputs: Array, labels: Array) -> tuple[Array, Metrics]:
-    """Loss of the global batch, given this device's head outputs, plus the weighted mean length of the outputs."""
+def objective(
+    learner: Learner, loss_params: Any, outputs: Array, labels: Array, key: Array
+) -> tuple[Array, Metrics]:
+    """Loss of the global batch, given this device's head outputs, plus the weighted mean length of the outputs.
+
+    `key` is the same on all devices; losses that draw at random use it.
+    """
     model, loss = learner.config.model, learner.config.loss
     embeddings = l2_normalize(outputs) if model.normalize else outputs
     extra = () if loss_params is None else (loss_params,)
-    value, aux = learner.loss(embeddings, labels, *extra)
+    value, aux = learner.loss(embeddings, labels, *extra, key=key)
     if loss.norm_weight:
         lengths = jnp.sqrt(jnp.sum(outputs**2, axis=-1) + 1e-12)
         value += loss.norm_weight * lax.pmean(jnp.mean(lengths), AXIS)
@@ -134,22 +147,25 @@ def objective(learner: Learner, loss_params: Any, outputs: Array, labels: Array)
 
 
 def gradients(
-    learner: Learner, state: TrainState, images: Array, labels: Array, keys: Array
+    learner: Learner, state: TrainState, images: Array, labels: Array, key: Array, keys: Array
 ) -> tuple[Array, Metrics, Any, Any]:
-    """Loss, its counts, gradient with respect to the parameters, and new batch statistics."""
+    """Loss, its counts, gradient with respect to the parameters, and new batch statistics.
+
+    `key` is the step's, `keys` [b] the images'.
+    """
     if chunk := learner.config.train.chunk:
-        return _chunked_gradients(learner, state, images, labels, keys, chunk)
+        return _chunked_gradients(learner, state, images, labels, key, keys, chunk)
 
     def total(params):
         outputs, stats = features(learner, params, state.batch_stats, images, keys)
-        value, aux = objective(learner, params.get("loss"), outputs, labels)
+        value, aux = objective(learner, params.get("loss"), outputs, labels, key)
         return value, (aux, stats)
 
     (value, (aux, stats)), grads = jax.value_and_grad(total, has_aux=True)(state.params)
     return value, aux, grads, stats
 
 
-def _chunked_gradients(learner, state, images, labels, keys, chunk):
+def _chunked_gradients(learner, state, images, labels, key, keys, chunk):
     """The same numbers with the activations of one chunk at a time (gradient caching, Gao et al. 2021).
 
     Embed every chunk and keep only its outputs, differentiate the loss of the whole batch with respect to them, then
@@ -163,7 +179,7 @@ def _chunked_gradients(learner, state, images, labels, keys, chunk):
         return features(learner, params, state.batch_stats, *inputs)[0]
 
     outputs = lax.map(partial(embed, state.params), chunks)
-    head = partial(objective, learner, labels=labels)
+    head = partial(objective, learner, labels=labels, key=key)
     (value, aux), (loss_grads, output_grads) = jax.value_and_grad(
         lambda p, x: head(p, outputs=x.reshape(-1, x.shape[-1])), argnums=(0, 1), has_aux=True
     )(state.params.get("loss"), outputs)
@@ -192,7 +208,7 @@ def train_step(
     places = lax.axis_index(AXIS) * count + jnp.arange(count)
     step_key = jax.random.fold_in(jax.random.key(learner.config.train.seed), state.step)
     keys = jax.vmap(partial(jax.random.fold_in, step_key))(places)
-    value, aux, grads, stats = gradients(learner, state, images, labels, keys)
+    value, aux, grads, stats = gradients(learner, state, images, labels, step_key, keys)
     grads, stats = lax.pmean((grads, stats), AXIS)
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -260,7 +276,6 @@ def _without_loss(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     return {k: v for k, v in params.items() if k != "loss"}, {k: v for k, v in params.items() if k == "loss"}
 
 
-def _accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that a function's signature names."""
-    names = inspect.signature(function).parameters
-    return {name: value for name, value in options.items() if name in names}
+def _keywords(function: Callable) -> list[str]:
+    """Names of the keyword-only parameters."""
+    return [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
