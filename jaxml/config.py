@@ -54,8 +54,9 @@ class Model:
     """simple, shallow, squeezenet1_0, squeezenet1_1, resnet50 or inception_v3."""
     weights: str = ""
     """Pretrained weights (safetensors) for the backbone; empty starts from random numbers."""
-    head: Literal["linear", "conv", "none"] = "linear"
-    """linear: a fully connected layer; conv: the original's SqueezeNet head; none: pooled features."""
+    head: Literal["linear", "conv", "none", "classifier"] = "linear"
+    """linear: a fully connected layer; conv: the original's SqueezeNet head; none: pooled features; classifier: the
+    layer of the weight file."""
     feature_size: int = 64
     """Dimensions of the embedding."""
     pooling: Literal["avg", "avg+max"] = "avg"

@@ -80,10 +80,25 @@ def _advance(run: Run, first: int) -> Callable:
     shape = (config.data.classes_per_batch, config.data.images_per_class)
     table = sampling.class_table(run.images.index.labels, run.images.classes(config.data.train_on))
     if run.images.resident is not None:
-        steps = partial(training.resident_steps, run.learner, config.train.steps_per_call)
-        call = training.parallel(steps, in_axes=(None, None, None), devices=devices)
         pixels, table = training.replicate((np.asarray(run.images.resident), table), devices)
-        return lambda state: call(state, pixels, table)
+        count = config.train.steps_per_call
+        if devices[0].platform != "cpu":
+            steps = partial(training.resident_steps, run.learner, count)
+            call = training.parallel(steps, in_axes=(None, None, None), devices=devices)
+            return lambda state: call(state, pixels, table)
+        # XLA's CPU convolutions are several times slower inside a loop, and a call costs a CPU nothing.
+        step = training.parallel(
+            partial(training.resident_step, run.learner), in_axes=(None, None, None), devices=devices
+        )
+
+        def single_steps(state):
+            rows = []
+            for _ in range(count):
+                state, metrics = step(state, pixels, table)
+                rows.append(jax.device_get(metrics))
+            return state, jax.tree.map(lambda *values: np.stack(values), *rows)
+
+        return single_steps
 
     call = training.parallel(partial(training.train_step, run.learner), in_axes=(None, 0, 0), devices=devices)
     draw = jax.jit(lambda step: sampling.sample(config.train.seed, step, table, *shape))

@@ -23,6 +23,7 @@ from jaxml.config import Config
 from jaxml.data.images import Images, open_images
 from jaxml.evaluate import cluster, evaluate
 from jaxml.fit import Preempted, RunError, fit
+from jaxml.models import BACKBONES
 
 __all__ = ["Preempted", "Run", "RunError", "embedder", "load", "score", "table", "train"]
 
@@ -219,7 +220,8 @@ def pixels_as_features(images: np.ndarray, side: int = 8) -> np.ndarray:
 
 def _frozen_features(run: Run, rows: np.ndarray) -> np.ndarray:
     """Pooled features of the pretrained backbone before any training."""
-    model = replace(run.config.model, head="none", dropout=0.0)
+    features = BACKBONES[run.config.model.backbone].features
+    model = replace(run.config.model, head="none", feature_size=features, dropout=0.0)
     config = replace(run.config, model=model, loss=configs.Loss(), optim=configs.Optim())
     learner, state = training.create(config, 1)
     state, _ = training.load_weights(config, state)

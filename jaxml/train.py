@@ -54,7 +54,7 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
     module = models.build(config.model, AXIS)
     network_key, loss_key = jax.random.split(jax.random.key(config.train.seed))
     blank = jnp.zeros((1, config.data.size, config.data.size, 3))
-    variables = jax.jit(partial(module.init, train=False))(network_key, blank)
+    variables = models.init(module, network_key, config.data.size)
     params = dict(variables["params"])
     if config.loss.name in losses.PARAMETERS:
         width = jax.eval_shape(partial(module.apply, train=False), variables, blank).shape[-1]
@@ -79,7 +79,10 @@ def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[st
     """
     network, loss = _without_loss(state.params)
     variables = {"params": network, "batch_stats": state.batch_stats}
-    variables, report = pretrained.load(config.model.weights, variables, config.model.backbone)
+    model = config.model
+    variables, report = pretrained.load(
+        model.weights, variables, model.backbone, classifier=model.head == "classifier"
+    )
     return state._replace(
         params={**variables["params"], **loss}, batch_stats=variables.get("batch_stats", {})
     ), report
@@ -221,25 +224,37 @@ def train_step(
     return TrainState(state.step + 1, params, stats, opt_state), metrics
 
 
+def resident_step(
+    learner: Learner, state: TrainState, images: Array, table: ClassTable
+) -> tuple[TrainState, Metrics]:
+    """One step on a batch drawn on the device from all images uint8 [N, S, S, 3]."""
+    config = learner.config
+    indices, labels = sample(
+        config.train.seed, state.step, table, config.data.classes_per_batch, config.data.images_per_class
+    )
+    share = indices.shape[0] // lax.axis_size(AXIS)
+    start = lax.axis_index(AXIS) * share
+    indices, labels = (lax.dynamic_slice_in_dim(x, start, share) for x in (indices, labels))
+    return train_step(learner, state, images[indices], labels)
+
+
 def resident_steps(
     learner: Learner, count: int, state: TrainState, images: Array, table: ClassTable
 ) -> tuple[TrainState, Metrics]:
-    """`count` steps in one call, batches drawn on the device from all images uint8 [N, S, S, 3]; metrics [count]."""
-    config = learner.config
+    """`count` resident steps in one call to the device; metrics [count].
 
-    def step(state, _):
-        indices, labels = sample(
-            config.train.seed, state.step, table, config.data.classes_per_batch, config.data.images_per_class
-        )
-        own = indices.shape[0] // lax.axis_size(AXIS)
-        start = lax.axis_index(AXIS) * own
-        indices, labels = (lax.dynamic_slice_in_dim(x, start, own) for x in (indices, labels))
-        return train_step(learner, state, images[indices], labels)
+    The number of turns is hidden from the compiler, so that the loop's body is the same program for every count and
+    the steps are the same to the last bit.
+    """
 
-    if count == 1:  # XLA's CPU convolutions are several times slower inside a loop
-        state, metrics = step(state, None)
-        return state, jax.tree.map(lambda x: x[None], metrics)
-    return lax.scan(step, state, None, length=count)
+    def body(i, carry):
+        state, rows = carry
+        state, metrics = resident_step(learner, state, images, table)
+        return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
+
+    _, shapes = jax.eval_shape(partial(resident_step, learner), state, images, table)
+    rows = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), shapes)
+    return lax.fori_loop(0, lax.optimization_barrier(jnp.int32(count)), body, (state, rows))
 
 
 def embed_step(learner: Learner, params: Any, batch_stats: Any, images: Array) -> Array:

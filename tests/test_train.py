@@ -1,6 +1,7 @@
 """The training step: the same on 1, 2 and 4 devices, whole or in chunks, one step or many in a call."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,24 +26,38 @@ IMAGES = np.clip(
 ).astype(np.uint8)
 
 
-def run_steps(config, devices, steps, per_call=1):
-    """State, metrics and number of traces after some resident steps."""
+def run_steps(config, devices, steps, per_call=None):
+    """State after the first and the last of some resident steps, metrics [steps], and how often it was traced.
+
+    One step a call, or `per_call` of them in a loop on the device.
+    """
     used = jax.devices()[:devices]
     learner, state = training.create(config, 10)
     traces = []
 
     def counted(*args):
         traces.append(1)
-        return training.resident_steps(learner, per_call, *args)
+        if per_call:
+            return training.resident_steps(learner, per_call, *args)
+        state, metrics = training.resident_step(learner, *args)
+        return state, jax.tree.map(lambda x: x[None], metrics)
 
     call = training.parallel(counted, in_axes=(None, None, None), devices=used)
     state, pixels, table = training.replicate((state, IMAGES, class_table(LABELS, np.arange(10))), used)
-    rows = []
-    for _ in range(0, steps, per_call):
+    states, rows = [], []
+    for _ in range(0, steps, per_call or 1):
         state, metrics = call(state, pixels, table)
+        states.append(jax.device_get(state))
         rows.append(jax.device_get(metrics))
     metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    return jax.device_get(state), metrics, len(traces)
+    return Steps(states[0], states[-1], metrics, len(traces))
+
+
+class Steps(NamedTuple):
+    first: training.TrainState
+    last: training.TrainState
+    metrics: dict
+    traces: int
 
 
 def difference(a, b):
@@ -70,27 +85,32 @@ def single():
 
 @pytest.mark.parametrize("devices", [2, 4])
 def test_device_counts_agree(single, devices):
-    state, metrics, traces = run_steps(CONFIG, devices, steps=4)
-    assert traces == 1, "the step was compiled again"
-    assert np.all((single[1]["active_share"] > 0) & (single[1]["active_share"] < 1))
-    np.testing.assert_allclose(metrics["loss"], single[1]["loss"], rtol=1e-5)
-    assert difference(moments(single[0]), moments(state)) < 1e-5
-    assert difference(single[0].batch_stats, state.batch_stats) < 1e-5
+    found = run_steps(CONFIG, devices, steps=4)
+    assert found.traces == 1, "the step was compiled again"
+    share = single.metrics["active_share"]
+    assert np.all((share > 0) & (share < 1))
+    np.testing.assert_allclose(found.metrics["loss"], single.metrics["loss"], rtol=1e-5)
+    assert difference(moments(single.first), moments(found.first)) < 1e-5
+    assert difference(single.first.batch_stats, found.first.batch_stats) < 1e-5
+    assert difference(moments(single.last), moments(found.last)) < 1e-4
 
 
 def test_many_steps_in_a_call_are_the_same_steps(single):
-    state, metrics, _ = run_steps(CONFIG, devices=1, steps=4, per_call=2)
-    assert all(np.array_equal(metrics[name], single[1][name]) for name in metrics)
-    assert difference(single[0], state) == 0
+    one = run_steps(CONFIG, devices=1, steps=4, per_call=1)
+    four = run_steps(CONFIG, devices=1, steps=4, per_call=4)
+    assert all(np.array_equal(one.metrics[name], four.metrics[name]) for name in one.metrics)
+    assert jax.tree.all(jax.tree.map(np.array_equal, one.last, four.last))
+    # Compiled outside a loop the step rounds differently, no more.
+    np.testing.assert_allclose(four.metrics["loss"], single.metrics["loss"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_chunks_give_the_gradient_of_the_whole_batch(devices):
     config = replace(CONFIG, model=replace(CONFIG.model, batch_norm="frozen"))
-    whole, whole_metrics, _ = run_steps(config, devices, steps=1)
-    chunked, metrics, _ = run_steps(replace(config, train=replace(config.train, chunk=2)), devices, steps=1)
-    np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=1e-5)
-    assert difference(moments(whole), moments(chunked)) < 1e-5
+    whole = run_steps(config, devices, steps=1)
+    chunked = run_steps(replace(config, train=replace(config.train, chunk=2)), devices, steps=1)
+    np.testing.assert_allclose(chunked.metrics["loss"], whole.metrics["loss"], rtol=1e-5)
+    assert difference(moments(whole.last), moments(chunked.last)) < 1e-5
 
 
 def test_chunks_refuse_statistics_of_the_batch():
@@ -100,14 +120,14 @@ def test_chunks_refuse_statistics_of_the_batch():
 
 def test_learning_lowers_the_share_of_violated_triplets():
     config = replace(CONFIG, optim=Optim(learning_rate=3e-3), train=Train(steps=60))
-    _, metrics, _ = run_steps(config, devices=1, steps=60, per_call=20)
+    metrics = run_steps(config, devices=1, steps=60).metrics
     assert metrics["active_share"][-10:].mean() < 0.7 * metrics["active_share"][:10].mean()
 
 
 def test_frozen_parameters_do_not_move_by_a_bit():
     config = replace(CONFIG, optim=Optim(groups=(("backbone/.*", 0.0),)))
     _, start = training.create(config, 10)
-    state, _, _ = run_steps(config, devices=1, steps=2)
+    state = run_steps(config, devices=1, steps=2).last
     same = jax.tree.map(np.array_equal, jax.device_get(start.params), state.params)
     assert jax.tree.all(same["backbone"])
     assert not jax.tree.all(same["head"])
