@@ -5,7 +5,8 @@ Everything here looks at one block of anchors: b rows (anchors) against M column
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -28,6 +29,10 @@ MINING = (
 
 EMPTY = -(2**31)
 """Label of a reference that is not there: an unfilled place of a cross-batch memory."""
+
+
+VECTORISED = 256
+"""Shortest row for which slices pay, see `row_sum`."""
 
 
 class Anchors(NamedTuple):
@@ -69,8 +74,12 @@ def facts(
     """Find each anchor's positives by sorting the candidates' labels; no class size need be known."""
     order = jnp.argsort(candidate_labels).astype(jnp.int32)
     ordered = candidate_labels[order]
-    start = jnp.searchsorted(ordered, labels, side="left").astype(jnp.int32)
-    end = jnp.searchsorted(ordered, labels, side="right").astype(jnp.int32)
+    # Comparing all with all is one step; bisection is a loop, which pays for large batches only.
+    method = "compare_all" if labels.shape[0] * order.shape[0] <= 2**17 else "scan"
+    start, end = (
+        jnp.searchsorted(ordered, labels, side=side, method=method).astype(jnp.int32)
+        for side in ("left", "right")
+    )
     return Anchors(labels, ids, start, end - start), Candidates(candidate_labels, candidate_ids, order)
 
 
@@ -89,15 +98,40 @@ def row_sum(x: Array, function: Callable[[Array], Array] = lambda x: x) -> Array
     Adds sixteen slices elementwise before it reduces: CPU compilers vectorise that, not a reduction of floats,
     and partial sums round less.
     """
-    parts = 16 if x.shape[1] >= 64 else 1
-    width = x.shape[1] // parts
-    partial = function(x[:, :width])
+    parts, width = 16, x.shape[1] // 16
+    if x.shape[1] < VECTORISED:
+        return jnp.sum(function(x), axis=1)
+    total = function(x[:, :width])
     for part in range(1, parts):
-        partial = partial + function(x[:, part * width : (part + 1) * width])
-    if parts == 1:
-        return jnp.sum(partial, axis=1)
-    rest = jnp.sum(function(x[:, parts * width :]), axis=1)
-    return row_sum(partial) + rest
+        total = total + function(x[:, part * width : (part + 1) * width])
+    total = jnp.sum(total, axis=1)
+    if rest := x.shape[1] % parts:
+        total = total + jnp.sum(function(x[:, -rest:]), axis=1)
+    return total
+
+
+def row_counts(x: Array, conditions: Sequence[Callable[[Array], Array]]) -> Array:
+    """Number of entries of each row that meet each of up to four conditions, [b, M] -> int32 [b, conditions].
+
+    One pass over x: a count of sixteen slices fits into eight bits, so that four share an integer.
+    """
+    width = x.shape[1] // 16
+    if x.shape[1] < VECTORISED:
+        return jnp.stack([jnp.sum(c(x), axis=1, dtype=jnp.int32) for c in conditions], axis=1)
+
+    def packed(x: Array) -> Array:
+        return reduce(jnp.add, (c(x).astype(jnp.int32) << (8 * i) for i, c in enumerate(conditions)))
+
+    slices = [x[:, part * width : (part + 1) * width] for part in range(16)]
+    total = reduce(jnp.add, map(packed, slices))
+    rest = packed(x[:, 16 * width :])
+    return jnp.stack(
+        [
+            jnp.sum(total >> (8 * i) & 255, axis=1) + jnp.sum(rest >> (8 * i) & 255, axis=1)
+            for i in range(len(conditions))
+        ],
+        axis=1,
+    )
 
 
 def nearest(distances: Array, where: Array) -> tuple[Array, Array]:
@@ -120,9 +154,19 @@ def column_of_positive(k: Array, anchors: Anchors, candidates: Candidates) -> tu
     """Column of each anchor's k-th candidate of the same label, and whether there are so many.
 
     The anchor itself is among them: look it up in `Masks.positive`.
+
+    Args:
+        k: int32 [] or [1, K].
+        anchors: b anchors.
+        candidates: M candidates.
+
+    Returns:
+        int32 and bool, [b] or [b, K].
     """
+    shape = (-1,) if k.ndim == 0 else (-1, 1)
+    start, size = anchors.start.reshape(shape), anchors.size.reshape(shape)
     last = candidates.order.shape[0] - 1
-    return candidates.order[jnp.clip(anchors.start + k, 0, last)], k < anchors.size
+    return candidates.order[jnp.clip(start + k, 0, last)], k < size
 
 
 def local(

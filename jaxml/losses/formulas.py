@@ -14,23 +14,23 @@ Array = jax.Array
 FORMULAS = ("hinge", "squared_hinge", "soft", "ratio", "ratio_original", "softplus")
 HINGES = ("hinge", "squared_hinge")
 
-VALUES: dict[str, Callable[[Array, Array], Array]] = {
-    "hinge": lambda x, margin: jnp.where(x + margin > 0, x + margin, 0.0),
-    "squared_hinge": lambda x, margin: jnp.where(x + margin > 0, x + margin, 0.0),
-    "ratio": lambda x, margin: 2.0 * jnp.square(jax.nn.sigmoid(x)),
-    "ratio_original": lambda x, margin: 2.0 * jax.nn.sigmoid(x),
-    "softplus": lambda x, margin: jax.nn.softplus(x),
+VALUES: dict[str, Callable[[Array], Array]] = {
+    "hinge": lambda x: jnp.where(x > 0, x, 0.0),
+    "squared_hinge": lambda x: jnp.where(x > 0, x, 0.0),
+    "ratio": lambda x: 2.0 * jnp.square(jax.nn.sigmoid(x)),
+    "ratio_original": lambda x: 2.0 * jax.nn.sigmoid(x),
+    "softplus": jax.nn.softplus,
 }
-"""Value of x = d_ap - d_an (of their squares for squared_hinge); soft needs d_pn as well, see `soft`."""
+"""Value of x = d_ap - d_an, with the margin added for the hinges; soft needs d_pn as well, see `soft`."""
 
-SLOPES: dict[str, Callable[[Array, Array], Array]] = {
-    "hinge": lambda x, margin: (x + margin > 0).astype(jnp.float32),
-    "squared_hinge": lambda x, margin: (x + margin > 0).astype(jnp.float32),
-    "ratio": lambda x, margin: 4.0 * jnp.square(jax.nn.sigmoid(x)) * jax.nn.sigmoid(-x),
-    "ratio_original": lambda x, margin: 2.0 * jax.nn.sigmoid(x) * jax.nn.sigmoid(-x),
-    "softplus": lambda x, margin: jax.nn.sigmoid(x),
+SLOPES: dict[str, Callable[[Array], Array]] = {
+    "hinge": lambda x: (x > 0).astype(jnp.float32),
+    "squared_hinge": lambda x: (x > 0).astype(jnp.float32),
+    "ratio": lambda x: 4.0 * jnp.square(jax.nn.sigmoid(x)) * jax.nn.sigmoid(-x),
+    "ratio_original": lambda x: 2.0 * jax.nn.sigmoid(x) * jax.nn.sigmoid(-x),
+    "softplus": jax.nn.sigmoid,
 }
-"""Derivative of the value with respect to x."""
+"""Derivative of the value."""
 
 
 def soft(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> Array:
@@ -40,10 +40,11 @@ def soft(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> Array:
 
 def values(formula: str, d_ap: Array, d_an: Array, d_pn: Array | None, margin: Array) -> Array:
     """Value of triplets whose distances are already what the formula asks for (squared, for squared_hinge)."""
-    if formula != "soft":
-        return VALUES[formula](d_ap - d_an, margin)
-    assert d_pn is not None
-    return soft(d_ap, d_an, d_pn, margin)
+    if formula == "soft":
+        assert d_pn is not None
+        return soft(d_ap, d_an, d_pn, margin)
+    x = d_ap - d_an
+    return VALUES[formula](x + margin if formula in HINGES else x)
 
 
 def triplet_distances(

@@ -23,7 +23,7 @@ Array = jax.Array
 AT_ONCE = 4
 """Positives compared in one pass over the negatives' distances: the fewest passes that registers still hold."""
 
-Formula = Callable[[Array, Array], Array]
+Formula = Callable[[Array], Array]
 
 WINDOWS = ("all", "semi_hard", "original_semi_hard")
 
@@ -70,49 +70,93 @@ def triplets(formula: str, kind: str, distances: Array, margin: Array, block: Bl
 
 
 def _triplets_forward(formula: str, kind: str, distances: Array, margin: Array, block: Block) -> Any:
-    anchors, candidates, (positive, negative), _ = block
+    if formula in formulas.HINGES:
+        return _hinge_forward(kind, distances, margin, block)
+    return _smooth_forward(formula, kind, distances, margin, block)
+
+
+def _positives(k: Array, distances: Array, block: Block) -> tuple[Array, Array, Array]:
+    """Columns of the next few positives, which of them are to be used, and their distances, each [b, AT_ONCE]."""
+    places = k + jnp.arange(AT_ONCE, dtype=jnp.int32)
+    column, exists = mining.column_of_positive(places[None, :], block.anchors, block.candidates)
+    use = exists & jnp.take_along_axis(block.masks.positive, column, axis=1)
+    return column, use, jnp.take_along_axis(distances, column, axis=1)
+
+
+def _hinge_forward(kind: str, distances: Array, margin: Array, block: Block) -> Any:
+    """The gradient along a distance is the number of violating triplets it is in; these numbers give the value.
+
+    The sum of d_ap + margin - d_an over violating triplets is the sum over p of (d_ap + margin) times its number,
+    less the sum over n of d_an times its number: no pass over triplets is spent on it.
+    """
+    positive, negative = block.masks
     rows = jnp.arange(distances.shape[0])[:, None]
     far = jnp.where(negative, distances, jnp.inf)
-    value_of, slope_of = formulas.VALUES[formula], formulas.SLOPES[formula]
-    hinge = formula in formulas.HINGES
-    ones = mining.row_sum(negative, lambda m: m.astype(jnp.int32))[:, None].astype(jnp.float32)
+    # Both sums are taken relative to the anchor's largest limit, lest they cancel.
+    centre = jnp.max(jnp.where(positive, distances, 0.0), axis=1, keepdims=True) + margin
 
     def step(carry: Any) -> Any:
-        k, value, active, mined, gradient = carry
-        places = k + jnp.arange(AT_ONCE, dtype=jnp.int32)
-        column, exists = jax.vmap(lambda k: mining.column_of_positive(k, anchors, candidates), out_axes=1)(
-            places
-        )
-        use = exists & jnp.take_along_axis(positive, column, axis=1)
-        d_ap = jnp.take_along_axis(distances, column, axis=1)
-        if hinge:  # a positive that is not used violates nothing; saves a test of each pair
-            d_ap = jnp.where(use, d_ap, -jnp.inf)
+        k, value, active, gradient = carry
+        column, use, d_ap = _positives(k, distances, block)
+        limit = d_ap + margin
+        low, high = window(kind, d_ap, margin)
+        high = jnp.where(use, limit if high is None else jnp.minimum(high, limit), -jnp.inf)
+
+        def violates(j: int, d: Array) -> Array:
+            below = d < high[:, j : j + 1]
+            return below if low is None else below & (d > low[:, j : j + 1])
+
+        conditions = [partial(violates, j) for j in range(AT_ONCE)]
+        number = mining.row_counts(far, conditions).astype(jnp.float32)
+        gradient = gradient - reduce(jnp.add, (c(far).astype(jnp.float32) for c in conditions))
+        gradient = gradient.at[rows, column].add(number)
+        value = value + jnp.sum(jnp.where(use, number * (limit - centre), 0.0))
+        return k + AT_ONCE, value, active + jnp.sum(number), gradient
+
+    zero = zeros_like(distances[0, 0])
+    last = jnp.max(block.anchors.size)
+    start = (jnp.int32(0), zero, zero, zeros_like(distances))
+    _, value, active, gradient = jax.lax.while_loop(lambda carry: carry[0] < last, step, start)
+    of_negatives = jnp.where(negative, gradient * (distances - centre), 0.0)
+    value = value + jnp.sum(mining.row_sum(of_negatives))
+    mined = active
+    if kind == "all":
+        mined = jnp.sum(_number(positive) * _number(negative))
+    return Sums(value, active, mined), (gradient, active)
+
+
+def _number(mask: Array) -> Array:
+    return mining.row_sum(mask, lambda m: m.astype(jnp.int32)).astype(jnp.float32)
+
+
+def _smooth_forward(formula: str, kind: str, distances: Array, margin: Array, block: Block) -> Any:
+    rows = jnp.arange(distances.shape[0])[:, None]
+    far = jnp.where(block.masks.negative, distances, jnp.inf)
+    value_of, slope_of = formulas.VALUES[formula], formulas.SLOPES[formula]
+
+    def step(carry: Any) -> Any:
+        k, value, mined, gradient = carry
+        column, use, d_ap = _positives(k, distances, block)
 
         def terms(function: Formula, j: int, d: Array) -> Array:
             own, used = d_ap[:, j : j + 1], use[:, j : j + 1]
             inside = _inside(d, window(kind, own, margin), used)
-            if hinge and kind == "all":
-                return function(own - d, margin)
-            return jnp.where(inside, function(jnp.where(inside, own - d, 0.0), margin), 0.0)
+            return jnp.where(inside, function(jnp.where(inside, own - d, 0.0)), 0.0)
 
         def all_terms(function: Formula, d: Array) -> Array:
             return reduce(jnp.add, (terms(function, j, d) for j in range(AT_ONCE)))
 
         slope = jnp.stack([mining.row_sum(far, partial(terms, slope_of, j)) for j in range(AT_ONCE)], axis=1)
-        values = mining.row_sum(far, partial(all_terms, value_of))
-        gradient = gradient - all_terms(slope_of, far)
-        gradient = gradient.at[rows, column].add(jnp.where(use, slope, 0.0))
-        count = jnp.where(use, ones, 0.0)
-        if kind != "all":
-            count = mining.row_sum(far, partial(all_terms, lambda x, margin: jnp.ones_like(x)))
-        above = jnp.sum(slope) if hinge else jnp.sum(count)
-        return k + AT_ONCE, value + jnp.sum(values), active + above, mined + jnp.sum(count), gradient
+        value = value + jnp.sum(mining.row_sum(far, partial(all_terms, value_of)))
+        mined = mined + jnp.sum(mining.row_sum(far, partial(all_terms, jnp.ones_like)))
+        gradient = (gradient - all_terms(slope_of, far)).at[rows, column].add(slope)
+        return k + AT_ONCE, value, mined, gradient
 
     zero = zeros_like(distances[0, 0])
-    last = jnp.max(anchors.size)
-    start = (jnp.int32(0), zero, zero, zero, zeros_like(distances))
-    _, value, active, mined, gradient = jax.lax.while_loop(lambda carry: carry[0] < last, step, start)
-    return Sums(value, active, mined), (gradient, active if hinge else zero)
+    last = jnp.max(block.anchors.size)
+    start = (jnp.int32(0), zero, zero, zeros_like(distances))
+    _, value, mined, gradient = jax.lax.while_loop(lambda carry: carry[0] < last, step, start)
+    return Sums(value, mined, mined), (gradient, zero)
 
 
 def _triplets_backward(formula: str, kind: str, residuals: Any, cotangents: Sums) -> Any:
