@@ -98,8 +98,10 @@ class Checkpoints:
             raise DamagedCheckpoint(f"{where} is damaged: SHA-256 differs for the meta data")
         return meta
 
-    def restore(self, target: Any, step: int) -> tuple[Any, dict[str, Any]]:
+    def restore(self, target: Any, step: int, *, part: bool = False) -> tuple[Any, dict[str, Any]]:
         """State of the structure, shapes and dtypes of `target`, and its meta (with its score).
+
+        With `part` the checkpoint may hold more than `target` asks for, such as the state of an optimiser.
 
         Raises:
           DamagedCheckpoint: files are missing or changed; names the step, the folder and the arrays.
@@ -110,12 +112,12 @@ class Checkpoints:
         meta = self._meta(step)
         stored = meta.pop("arrays")
         blank = {name: np.zeros(x.shape, x.dtype) for name, x in expected.items()}
-        if other := [
-            name for name in sorted({*stored, *blank}) if not _alike(stored.get(name), blank.get(name))
-        ]:
+        names = blank if part else {*stored, *blank}
+        if other := [name for name in sorted(names) if not _alike(stored.get(name), blank.get(name))]:
             raise CheckpointError(f"{where} is of another network or optimiser; arrays that differ: {other}")
         try:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(blank))
+            whole = {name: np.zeros(x["shape"], x["dtype"]) for name, x in stored.items()}
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(whole))
             arrays = self._manager.restore(step, args=args)["state"]
         except Exception as error:
             raise DamagedCheckpoint(f"{where} is damaged: arrays unreadable ({_line(error)})") from error

@@ -8,6 +8,7 @@ results.json     metrics of test classes    report.html      all of it to look a
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from jaxml.evaluate import cluster, evaluate
 from jaxml.fit import Preempted, RunError, fit
 from jaxml.models import BACKBONES
 
-__all__ = ["Preempted", "Run", "RunError", "embedder", "load", "score", "table", "train"]
+__all__ = ["Preempted", "Run", "RunError", "embedder", "load", "load_network", "score", "table", "train"]
 
 MAY_CHANGE = ("data.root", "data.input", "data.cache", "model.weights", "train.devices", "eval.")
 """Options, by their beginning, that a resumed run may set anew: none changes what is learned."""
@@ -84,9 +85,7 @@ def load(workdir: str | Path, *, data_root: str = "") -> Run:
       RunError: there is no run, or it has saved nothing yet.
     """
     workdir = Path(workdir)
-    if not (workdir / "config.json").exists():
-        raise RunError(f"{workdir} holds no run: there is no config.json")
-    config = configs.load(workdir / "config.json")
+    config = _saved_config(workdir)
     if data_root:
         config = replace(config, data=replace(config.data, root=data_root))
     run = _open(replace(config, train=replace(config.train, devices=0)), workdir)
@@ -96,24 +95,58 @@ def load(workdir: str | Path, *, data_root: str = "") -> Run:
     return run
 
 
+def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np.ndarray]]:
+    """A run's configuration, and its network: pixels uint8 [n, S, S, 3] -> embeddings float32 [n, D].
+
+    The checkpoint is the one that `load` takes, S is `data.stored_size`. Needs the run's directory only: its data set
+    may be gone.
+
+    Raises:
+      RunError: there is no run, or it has saved nothing yet.
+    """
+    workdir = Path(workdir)
+    config = _saved_config(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    if not checkpoints.steps():
+        raise RunError(f"{workdir} has no checkpoint yet")
+    # The shapes of a loss's parameters would need the number of classes; embedding needs neither.
+    learner, state = training.create(replace(config, loss=configs.Loss(), optim=configs.Optim()), 1)
+    step = _best_step(config, checkpoints)
+    state, _ = checkpoints.restore(state._replace(opt_state=()), step, part=True)
+    return config, partial(_pixel_embedder(learner, jax.local_devices()), state)
+
+
 def embedder(run: Run) -> Callable[[training.TrainState, np.ndarray], np.ndarray]:
     """Function (state, rows [n]) -> embeddings float32 [n, D]; compiled once, on all devices of the run."""
-    count = len(run.devices)
-    share = -(-run.config.eval.batch_size // count)
-    step = training.parallel(
-        lambda images, params, stats: training.embed_step(run.learner, params, stats, images),
-        in_axes=(0, None, None),
-        out_axes=0,
-        devices=run.devices,
-    )
+    embed_pixels = _pixel_embedder(run.learner, run.devices)
+    size = run.config.eval.batch_size
 
     def embed(state: training.TrainState, rows: np.ndarray) -> np.ndarray:
-        batches = [rows[i : i + count * share] for i in range(0, len(rows), count * share)]
+        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        read = tqdm(run.images.read(batches), "embedding", len(batches), leave=False, unit="batch")
+        return np.concatenate([embed_pixels(state, pixels) for pixels in read])
+
+    return embed
+
+
+def _pixel_embedder(learner: training.Learner, devices: list) -> Callable:
+    """Function (state, pixels uint8 [n, S, S, 3]) -> embeddings float32 [n, D], by batches of one shape."""
+    count = len(devices)
+    share = -(-learner.config.eval.batch_size // count)
+    step = training.parallel(
+        lambda images, params, stats: training.embed_step(learner, params, stats, images),
+        in_axes=(0, None, None),
+        out_axes=0,
+        devices=devices,
+    )
+
+    def embed(state: training.TrainState, pixels: np.ndarray) -> np.ndarray:
         found = []
-        for pixels in tqdm(run.images.read(batches), "embedding", len(batches), leave=False, unit="batch"):
-            full = np.pad(pixels, ((0, count * share - len(pixels)), (0, 0), (0, 0), (0, 0)))
-            output = np.asarray(step(full.reshape(count, share, *pixels.shape[1:]), *state[1:3]))
-            found.append(output.reshape(count * share, -1)[: len(pixels)])
+        for i in range(0, len(pixels), count * share):
+            part = pixels[i : i + count * share]
+            full = np.pad(part, ((0, count * share - len(part)), (0, 0), (0, 0), (0, 0)))
+            output = np.asarray(step(full.reshape(count, share, *part.shape[1:]), *state[1:3]))
+            found.append(output.reshape(count * share, -1)[: len(part)])
         return np.concatenate(found)
 
     return embed
@@ -154,6 +187,13 @@ def _claim(config: Config, workdir: Path, resume: bool) -> None:
     configs.save(path, config)
 
 
+def _saved_config(workdir: Path) -> Config:
+    path = workdir / "config.json"
+    if not path.exists():
+        raise RunError(f"{workdir} holds no run: there is no config.json")
+    return configs.load(path)
+
+
 def _open(config: Config, workdir: Path) -> Run:
     devices = _devices(config)
     images = open_images(config.data)
@@ -172,9 +212,12 @@ def _devices(config: Config) -> list:
     return devices[:count]
 
 
+def _best_step(config: Config, checkpoints: Checkpoints) -> int:
+    return checkpoints.best_step() if config.data.train_on == "train" else checkpoints.steps()[-1]
+
+
 def _restore_best(run: Run) -> None:
-    step = run.checkpoints.best_step() if run.validates else run.checkpoints.steps()[-1]
-    run.state, _ = run.checkpoints.restore(run.state, step)
+    run.state, _ = run.checkpoints.restore(run.state, _best_step(run.config, run.checkpoints))
 
 
 def _finish(run: Run, embed: Callable) -> dict[str, Any]:
