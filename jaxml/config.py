@@ -121,6 +121,8 @@ class Train:
     """Images of a device's batch embedded at a time: memory of the chunk, gradient of the batch; 0 is all."""
     devices: int = 0
     """Devices to train on; 0 takes all."""
+    profile: int = 0
+    """Calls to the device, after the first two, to record into the run's directory profile; 0 records none."""
 
 
 @dataclass(frozen=True)

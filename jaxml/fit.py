@@ -18,6 +18,7 @@ from jaxml import train as training
 from jaxml.config import Config
 from jaxml.data import sampling
 from jaxml.evaluate import validate
+from jaxml.profiling import traced
 
 if TYPE_CHECKING:
     from jaxml.run import Run
@@ -42,7 +43,9 @@ def fit(run: Run, embed: Callable) -> None:
     first = step = int(run.state.step)
     recorder = history.History(run.workdir / "metrics.jsonl", keep_to=first)
     rows = run.images.rows("val") if run.validates else np.array([], int)
-    advance = _advance(run, first)
+    advance = stepper(run, first)
+    if settings.profile:
+        advance = traced(advance, settings.profile, run.workdir / "profile")
     # Calls may queue up on an accelerator; on CPU devices that can deadlock.
     queue_up = run.devices[0].platform != "cpu"
     state = training.replicate(run.state, run.devices)
@@ -74,8 +77,8 @@ def fit(run: Run, embed: Callable) -> None:
     run.state = state
 
 
-def _advance(run: Run, first: int) -> Callable:
-    """Function state -> (state, metrics [n]): the next steps, from either input path."""
+def stepper(run: Run, first: int) -> Callable:
+    """Function state -> (state, metrics [n]): `steps_per_call` steps at a time, from `first` on, from either input."""
     config, devices = run.config, run.devices
     shape = (config.data.classes_per_batch, config.data.images_per_class)
     table = sampling.class_table(run.images.index.labels, run.images.classes(config.data.train_on))

@@ -1,0 +1,150 @@
+"""What the benchmarks share: timing in turn, the device's matrix-product rate, tables, and where a number is from."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# JAX would otherwise take most of a GPU's memory, and PyTorch is measured in the same process.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+import jax.numpy as jnp
+
+Times = dict[str, list[float]]
+Row = dict[str, Any]
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall time of one call, which must wait for its own result."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def in_turn(runs: dict[str, Callable[[], object]], limit: float, least: int = 3, most: int = 200) -> Times:
+    """Seconds of each run, round after round, so that all meet the same disturbances; one round of warm-up.
+
+    Rounds go on for `limit` seconds, but at least `least` and at most `most` times. Every other round runs backwards.
+    """
+    for run in runs.values():
+        run()
+    times: Times = {name: [] for name in runs}
+    end = time.perf_counter() + limit
+    for turn in range(most):
+        if turn >= least and time.perf_counter() > end:
+            break
+        for name in list(runs)[:: 1 if turn % 2 == 0 else -1]:
+            times[name].append(seconds(runs[name]))
+    return times
+
+
+def ratio(times: Times, name: str, other: str) -> float:
+    """How many times as fast `name` is as `other`: median over the rounds."""
+    return statistics.median(b / a for a, b in zip(times[name], times[other], strict=True))
+
+
+def sustained(run: Callable[[], object], limit: float) -> tuple[float, int]:
+    """Mean seconds of a call in a row of calls, and their number; what a queue held at the start is left out.
+
+    For input that is read ahead: timed in turn with others it would be ready for nothing.
+    """
+    start = time.perf_counter()
+    while time.perf_counter() - start < limit / 3:
+        run()
+    start, count = time.perf_counter(), 0
+    while count < 3 or time.perf_counter() - start < limit * 2 / 3:
+        run()
+        count += 1
+    return (time.perf_counter() - start) / count, count
+
+
+def matmul_rate(dtype: str) -> float:
+    """FLOP/s of a large square matrix product, best of five."""
+    n = 1024 if jax.devices()[0].platform == "cpu" else 8192
+    x = jnp.ones((n, n), dtype)
+    product = jax.jit(jnp.matmul)
+    return 2 * n**3 / min(seconds(lambda: jax.block_until_ready(product(x, x))) for _ in range(6))
+
+
+def flops(compiled: Any) -> float:
+    """XLA's count for one call on one device; loops count once."""
+    return (compiled.cost_analysis() or {}).get("flops", float("nan"))
+
+
+def environment() -> dict[str, str]:
+    """Where and with what a number was measured."""
+    device = jax.devices()[0]
+    found = {
+        "device": f"{jax.device_count()} x {device.device_kind}",
+        "host": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "python": platform.python_version(),
+    }
+    for package in ("jax", "jaxlib", "flax", "torch", "torchvision", "pytorch-metric-learning", "tensorflow"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found | {"commit": commit()}
+
+
+def commit() -> str:
+    """The checkout's commit, with a plus where files differ from it; `unknown` outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "") or "unknown"
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown; columns in the order in which the rows name them."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines += [f"| {' | '.join(str(row.get(name, '')) for name in columns)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def write(out: Path, name: str, rows: list[Row], text: str) -> None:
+    """`name`.csv and `name`.md in the folder `out`; prints the latter."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / f"{name}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    where = ", ".join(f"{key} {value}" for key, value in environment().items())
+    (out / f"{name}.md").write_text(f"{text}\nMeasured on: {where}.\n")
+    print(f"\n{text}\nwritten to {out}")
+
+
+def bars(out: Path, name: str, groups: dict[str, dict[str, float]], label: str) -> None:
+    """`name`.png: one horizontal bar for each name in each group."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = list(dict.fromkeys(key for group in groups.values() for key in group))
+    figure, axis = plt.subplots(figsize=(9, 1 + 0.3 * len(names) * len(groups)), constrained_layout=True)
+    for i, (group, values) in enumerate(groups.items()):
+        height = 0.8 / len(groups)
+        places = [names.index(key) + (i - (len(groups) - 1) / 2) * height for key in values]
+        drawn = axis.barh(places, list(values.values()), height, label=group)
+        axis.bar_label(drawn, fmt="{:,.0f}", fontsize=7, padding=2)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.invert_yaxis()
+    axis.set(xscale="log", xlabel=label)
+    axis.margins(x=0.12)
+    axis.legend(fontsize=8)
+    figure.savefig(out / f"{name}.png", dpi=120)
+    plt.close(figure)
