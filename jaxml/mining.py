@@ -32,7 +32,7 @@ EMPTY = -(2**31)
 
 
 VECTORISED = 256
-"""Shortest row for which slices pay, see `row_sum`."""
+"""Shortest row for which slices pay, see `row_counts`."""
 
 
 class Anchors(NamedTuple):
@@ -92,46 +92,34 @@ def masks(anchors: Anchors, candidates: Candidates) -> Masks:
     return Masks(same & real & ~itself, ~(same | empty) & real)
 
 
-def row_sum(x: Array, function: Callable[[Array], Array] = lambda x: x) -> Array:
-    """Sum function(x) over each row, [b, M] -> [b].
-
-    Adds sixteen slices elementwise before it reduces: CPU compilers vectorise that, not a reduction of floats,
-    and partial sums round less.
-    """
-    parts, width = 16, x.shape[1] // 16
-    if x.shape[1] < VECTORISED:
-        return jnp.sum(function(x), axis=1)
-    total = function(x[:, :width])
-    for part in range(1, parts):
-        total = total + function(x[:, part * width : (part + 1) * width])
-    total = jnp.sum(total, axis=1)
-    if rest := x.shape[1] % parts:
-        total = total + jnp.sum(function(x[:, -rest:]), axis=1)
-    return total
-
-
 def row_counts(x: Array, conditions: Sequence[Callable[[Array], Array]]) -> Array:
-    """Number of entries of each row that meet each of up to four conditions, [b, M] -> int32 [b, conditions].
+    """Number of entries of each row that meet each condition, [b, M] -> int32 [b, conditions].
 
-    One pass over x: a count of sixteen slices fits into eight bits, so that four share an integer.
+    Two counts share an integer, and sixteen slices are added elementwise before the rest is reduced: CPU compilers
+    vectorise that, not a reduction of rows.
     """
-    width = x.shape[1] // 16
-    if x.shape[1] < VECTORISED:
-        return jnp.stack([jnp.sum(c(x), axis=1, dtype=jnp.int32) for c in conditions], axis=1)
+    m = x.shape[1]
+    slices = 16 if m >= VECTORISED else 1
+    width = m // slices
+    together = 2 if m < 2**16 else 1
 
-    def packed(x: Array) -> Array:
-        return reduce(jnp.add, (c(x).astype(jnp.int32) << (8 * i) for i, c in enumerate(conditions)))
+    def counts(conditions: Sequence[Callable[[Array], Array]]) -> list[Array]:
+        def packed(x: Array) -> Array:
+            return reduce(jnp.add, (c(x).astype(jnp.uint32) << (16 * i) for i, c in enumerate(conditions)))
 
-    slices = [x[:, part * width : (part + 1) * width] for part in range(16)]
-    total = reduce(jnp.add, map(packed, slices))
-    rest = packed(x[:, 16 * width :])
-    return jnp.stack(
-        [
-            jnp.sum(total >> (8 * i) & 255, axis=1) + jnp.sum(rest >> (8 * i) & 255, axis=1)
-            for i in range(len(conditions))
-        ],
-        axis=1,
-    )
+        total = reduce(jnp.add, (packed(x[:, i * width : (i + 1) * width]) for i in range(slices)))
+        total = jnp.sum(total, axis=1) + jnp.sum(packed(x[:, slices * width :]), axis=1)
+        return (
+            [(total >> (16 * i)) & (2**16 - 1) for i in range(len(conditions))] if together > 1 else [total]
+        )
+
+    parts = [counts(conditions[i : i + together]) for i in range(0, len(conditions), together)]
+    return jnp.stack([c for part in parts for c in part], axis=1).astype(jnp.int32)
+
+
+def row_count(mask: Array) -> Array:
+    """Number of true entries of each row, bool [b, M] -> int32 [b]."""
+    return row_counts(mask, [lambda m: m])[:, 0]
 
 
 def nearest(distances: Array, where: Array) -> tuple[Array, Array]:
@@ -188,7 +176,7 @@ def local(
         k, chosen = carry
         column, exists = column_of_positive(k, anchors, candidates)
         own = d[rows, column]
-        nearer = row_sum(d, lambda d: (d < own[:, None]).astype(jnp.int32))
+        nearer = row_counts(d, [lambda d: d < own[:, None]])[:, 0]
         return k + 1, chosen.at[rows, column].max(exists & (nearer <= limit))
 
     _, chosen = jax.lax.while_loop(

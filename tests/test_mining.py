@@ -42,14 +42,13 @@ def test_filling_rows_and_empty_references_count_for_nothing():
     assert negative.tolist() == [[False, True, False], [False] * 3]
 
 
-@pytest.mark.parametrize("width", [1, 15, 64, 100, 257, 5000])
-def test_row_sum(width):
+@pytest.mark.parametrize("width", [1, 15, 255, 256, 257, 5000])
+def test_row_counts(width):
     x = np.random.default_rng(0).normal(size=(3, width)).astype(np.float32)
-    np.testing.assert_allclose(
-        mining.row_sum(jnp.asarray(x)), x.astype(np.float64).sum(1), rtol=1e-4, atol=1e-4
-    )
-    count = mining.row_sum(jnp.asarray(x), lambda x: (x > 0).astype(jnp.int32))
-    assert count.tolist() == (x > 0).sum(1).tolist()
+    limits = (-1.0, 0.0, 1.0, 9.0)
+    got = mining.row_counts(jnp.asarray(x), [lambda x, t=t: x < t for t in limits])
+    assert got.tolist() == np.stack([(x < t).sum(1) for t in limits], axis=1).tolist()
+    assert mining.row_count(jnp.asarray(x > 0)).tolist() == (x > 0).sum(1).tolist()
 
 
 @settings(max_examples=30, deadline=None, database=None)

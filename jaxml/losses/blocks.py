@@ -140,7 +140,7 @@ def ratio(value: float | Array, count: Array) -> Array:
 def count(mask: Array) -> Array:
     """Number of true entries, as float32: a count of triplets may exceed an int32."""
     if mask.ndim == 2:
-        return jnp.sum(mining.row_sum(mask, lambda m: m.astype(jnp.int32)).astype(jnp.float32))
+        return jnp.sum(mining.row_count(mask).astype(jnp.float32))
     return jnp.sum(mask.astype(jnp.float32))
 
 

@@ -108,7 +108,7 @@ def _sampled_forward(
         u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k)))(keys)
         # Short of the total, which rounding could reach: beyond it lies no negative.
         limit = (u * total * (1.0 - 1e-6))[:, None]
-        n = mining.row_sum(cumulative, lambda c: (c <= limit).astype(jnp.int32))
+        n = mining.row_counts(cumulative, [lambda c: c <= limit])[:, 0]
 
         def terms(distances: Array, references: Array, options: Any) -> tuple[Array, Sums]:
             d_pn = rowwise(references[p], references[n], other) if other else None

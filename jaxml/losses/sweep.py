@@ -101,6 +101,7 @@ def _hinge_forward(kind: str, distances: Array, margin: Array, block: Block) -> 
         limit = d_ap + margin
         low, high = window(kind, d_ap, margin)
         high = jnp.where(use, limit if high is None else jnp.minimum(high, limit), -jnp.inf)
+        high = jax.lax.optimization_barrier(high)  # computed once, not for each entry compared with it
 
         def violates(j: int, d: Array) -> Array:
             below = d < high[:, j : j + 1]
@@ -117,16 +118,12 @@ def _hinge_forward(kind: str, distances: Array, margin: Array, block: Block) -> 
     last = jnp.max(block.anchors.size)
     start = (jnp.int32(0), zero, zero, zeros_like(distances))
     _, value, active, gradient = jax.lax.while_loop(lambda carry: carry[0] < last, step, start)
-    of_negatives = jnp.where(negative, gradient * (distances - centre), 0.0)
-    value = value + jnp.sum(mining.row_sum(of_negatives))
+    value = value + jnp.sum(jnp.where(negative, gradient * (distances - centre), 0.0))
     mined = active
     if kind == "all":
-        mined = jnp.sum(_number(positive) * _number(negative))
+        positives, negatives = (mining.row_count(m).astype(jnp.float32) for m in (positive, negative))
+        mined = jnp.sum(positives * negatives)
     return Sums(value, active, mined), (gradient, active)
-
-
-def _number(mask: Array) -> Array:
-    return mining.row_sum(mask, lambda m: m.astype(jnp.int32)).astype(jnp.float32)
 
 
 def _smooth_forward(formula: str, kind: str, distances: Array, margin: Array, block: Block) -> Any:
@@ -146,9 +143,9 @@ def _smooth_forward(formula: str, kind: str, distances: Array, margin: Array, bl
         def all_terms(function: Formula, d: Array) -> Array:
             return reduce(jnp.add, (terms(function, j, d) for j in range(AT_ONCE)))
 
-        slope = jnp.stack([mining.row_sum(far, partial(terms, slope_of, j)) for j in range(AT_ONCE)], axis=1)
-        value = value + jnp.sum(mining.row_sum(far, partial(all_terms, value_of)))
-        mined = mined + jnp.sum(mining.row_sum(far, partial(all_terms, jnp.ones_like)))
+        slope = jnp.stack([jnp.sum(terms(slope_of, j, far), axis=1) for j in range(AT_ONCE)], axis=1)
+        value = value + jnp.sum(all_terms(value_of, far))
+        mined = mined + jnp.sum(all_terms(jnp.ones_like, far))
         gradient = (gradient - all_terms(slope_of, far)).at[rows, column].add(slope)
         return k + AT_ONCE, value, mined, gradient
 
@@ -226,12 +223,12 @@ def _soft_forward(
         share = jnp.where(distances < d_pn, 1.0, e) / (1.0 + e)  # of d_an; d_pn has the rest
         terms = jnp.where(inside, d_ap + margin - nearer + jnp.log(1.0 + e), 0.0)
         share = jnp.where(inside, share, 0.0)
-        n = mining.row_sum(inside, lambda m: m.astype(jnp.int32)).astype(jnp.float32)
+        n = mining.row_count(inside).astype(jnp.float32)
         gradient = (gradient - (2.0 if symmetric else 1.0) * share).at[rows, column].add(n)
         if not symmetric:
             (more,) = pullback(share - inside.astype(jnp.float32))
             of_references = of_references + more
-        return k + 1, value + jnp.sum(mining.row_sum(terms)), mined + jnp.sum(n), gradient, of_references
+        return k + 1, value + jnp.sum(terms), mined + jnp.sum(n), gradient, of_references
 
     zero = zeros_like(distances[0, 0])
     last = jnp.max(anchors.size)

@@ -197,7 +197,7 @@ def _class_limits(choice: Choice, batch: blocks.Batch, quantile: Array, block_si
 
     def rows(x: Array, found: Array, options: Any, block: blocks.Block) -> Array:
         near = block.masks.positive & (jnp.maximum(_distances(choice, x, found), 0.0) <= block.extra[:, None])
-        return miners.row_sum(near, lambda m: m.astype(jnp.int32))
+        return miners.row_count(near)
 
     def within(limits: Array) -> Array:
         counts = blocks.map_rows(rows, batch, (), block_size=block_size, extra=limits)
