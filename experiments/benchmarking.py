@@ -9,9 +9,9 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # JAX would otherwise take most of a GPU's memory, and PyTorch is measured in the same process.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -19,8 +19,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax
 import jax.numpy as jnp
 
-Times = dict[str, list[float]]
 Row = dict[str, Any]
+Key = TypeVar("Key", bound=Hashable)
+Times = dict[Key, list[float]]
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -30,14 +31,16 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def in_turn(runs: dict[str, Callable[[], object]], limit: float, least: int = 3, most: int = 200) -> Times:
+def in_turn(
+    runs: dict[Key, Callable[[], object]], limit: float, least: int = 3, most: int = 200
+) -> Times[Key]:
     """Seconds of each run, round after round, so that all meet the same disturbances; one round of warm-up.
 
     Rounds go on for `limit` seconds, but at least `least` and at most `most` times. Every other round runs backwards.
     """
     for run in runs.values():
         run()
-    times: Times = {name: [] for name in runs}
+    times: Times[Key] = {name: [] for name in runs}
     end = time.perf_counter() + limit
     for turn in range(most):
         if turn >= least and time.perf_counter() > end:
@@ -47,24 +50,29 @@ def in_turn(runs: dict[str, Callable[[], object]], limit: float, least: int = 3,
     return times
 
 
-def ratio(times: Times, name: str, other: str) -> float:
+def ratio(times: Times[Key], name: Key, other: Key) -> float:
     """How many times as fast `name` is as `other`: median over the rounds."""
     return statistics.median(b / a for a, b in zip(times[name], times[other], strict=True))
 
 
-def sustained(run: Callable[[], object], limit: float) -> tuple[float, int]:
-    """Mean seconds of a call in a row of calls, and their number; what a queue held at the start is left out.
+def alternating(runs: dict[Key, Callable[[], object]], limit: float, passes: int = 2) -> Times[Key]:
+    """Mean seconds of a call in rows of calls, one row of each run after the other, `passes` times in `limit` seconds.
 
-    For input that is read ahead: timed in turn with others it would be ready for nothing.
+    For input that is read ahead, which in single turns would be ready for nothing: what a queue holds when a row begins
+    is used up in its first third, and that is not counted.
     """
-    start = time.perf_counter()
-    while time.perf_counter() - start < limit / 3:
-        run()
-    start, count = time.perf_counter(), 0
-    while count < 3 or time.perf_counter() - start < limit * 2 / 3:
-        run()
-        count += 1
-    return (time.perf_counter() - start) / count, count
+    times: Times[Key] = {name: [] for name in runs}
+    share = limit / passes / max(len(runs), 1)
+    for name, run in passes * list(runs.items()):
+        start = time.perf_counter()
+        while time.perf_counter() - start < share / 3:
+            run()
+        start, count = time.perf_counter(), 0
+        while count < 3 or time.perf_counter() - start < share * 2 / 3:
+            run()
+            count += 1
+        times[name].append((time.perf_counter() - start) / count)
+    return times
 
 
 def matmul_rate(dtype: str) -> float:
@@ -80,8 +88,8 @@ def flops(compiled: Any) -> float:
     return (compiled.cost_analysis() or {}).get("flops", float("nan"))
 
 
-def environment() -> dict[str, str]:
-    """Where and with what a number was measured."""
+def where() -> str:
+    """A line that says on what a number was measured, with which versions and from which commit."""
     device = jax.devices()[0]
     found = {
         "device": f"{jax.device_count()} x {device.device_kind}",
@@ -93,7 +101,8 @@ def environment() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found | {"commit": commit()}
+    found["commit"] = commit()
+    return "Measured on " + ", ".join(f"{key} {value}" for key, value in found.items()) + "."
 
 
 def commit() -> str:
@@ -122,8 +131,7 @@ def write(out: Path, name: str, rows: list[Row], text: str) -> None:
         writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
         writer.writeheader()
         writer.writerows(rows)
-    where = ", ".join(f"{key} {value}" for key, value in environment().items())
-    (out / f"{name}.md").write_text(f"{text}\nMeasured on: {where}.\n")
+    (out / f"{name}.md").write_text(f"{text}\n{where()}\n")
     print(f"\n{text}\nwritten to {out}")
 
 
@@ -148,3 +156,7 @@ def bars(out: Path, name: str, groups: dict[str, dict[str, float]], label: str) 
     axis.legend(fontsize=8)
     figure.savefig(out / f"{name}.png", dpi=120)
     plt.close(figure)
+
+
+if __name__ == "__main__":
+    print(where())

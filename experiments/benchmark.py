@@ -1,0 +1,102 @@
+"""Every benchmark with quick settings on whatever device is there, after a check of the kernels on that device.
+
+    make benchmark
+    python experiments/benchmark.py --out benchmarks
+
+Runs check_kernels.py and then each benchmark_*.py with --quick, one after the other, each in its own process and for at
+most `--limit` seconds, into one folder: what they print, their CSV, plots and tables, and summary.md with all tables,
+the device, versions and commit. Takes five to six minutes on two CPU cores and never more than ten. Needs neither
+tensorflow nor a network; PyTorch is compared with where it is installed. Ends with an error if any of them failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TOTAL = 580.0
+
+
+def run(name: str, options: list[str], out: Path, limit: float) -> tuple[str, float]:
+    """Run a script of this folder, its output shown and kept in `name`.log; outcome and seconds."""
+    print(f"\n== {name}", flush=True)
+    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    start = time.monotonic()
+    log = out / f"{name}.log"
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / f"{name}.py"), *options],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout=limit)
+            outcome = "ok" if code == 0 else f"failed, exit code {code}"
+        except subprocess.TimeoutExpired:
+            outcome = f"stopped after {limit:.0f} s"
+        finally:
+            stop(process)
+    print(log.read_text())
+    return outcome, time.monotonic() - start
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a script together with the workers that it started."""
+    try:
+        os.killpg(process.pid, 9)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def summary(out: Path, outcomes: dict[str, tuple[str, float]]) -> str:
+    """One Markdown page: where, outcomes, and the tables and plots of all."""
+    where = (out / "benchmarking.log").read_text().strip()
+    lines = ["# Benchmarks\n", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, quick settings.\n", where, ""]
+    lines += ["| script | outcome | seconds |", "|---|---|---|"]
+    lines += [f"| {name} | {outcome} | {took:.0f} |" for name, (outcome, took) in outcomes.items()]
+    lines += ["\n## check_kernels\n", (out / "check_kernels.log").read_text().strip().splitlines()[-1]]
+    for name in outcomes:
+        if (table := out / f"{name}.md").exists():
+            lines += [f"\n## {name}\n", table.read_text().strip()]
+        lines += [f"\n![{plot.stem}]({plot.name})" for plot in sorted(out.glob(f"{name}*.png"))]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"))
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds for each script")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    scripts = sorted(path.stem for path in HERE.glob("benchmark_*.py"))
+    for name in scripts:  # a table of an earlier run is not one of this
+        for old in out.glob(f"{name}*"):
+            old.unlink()
+    end = time.monotonic() + TOTAL
+    outcomes: dict[str, tuple[str, float]] = {}
+    for name in ("benchmarking", "check_kernels", *scripts):
+        options = ["--quick", "--out", str(out)] if name in scripts else []
+        outcomes[name] = run(name, options, out, min(arguments.limit, max(end - time.monotonic(), 1)))
+    where = outcomes.pop("benchmarking")
+    outcomes |= {} if where[0] == "ok" else {"benchmarking": where}
+    (out / "summary.md").write_text(summary(out, outcomes))
+    print(f"summary: {out / 'summary.md'}")
+    if bad := [name for name, (outcome, _) in outcomes.items() if outcome != "ok"]:
+        sys.exit(f"error: {', '.join(bad)} did not finish; see the .log files in {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Speed of the training step, of its parts and of every input path, and the memory that batches take.
+
+    python experiments/benchmark_training.py                                      # simple, batch 256, 64 px
+    python experiments/benchmark_training.py --model.backbone squeezenet1_1 --data.stored_size 96 --data.size 96
+    python experiments/benchmark_training.py --data.source cub --data.root CUB_200_2011 --data.split standard \\
+        --model.backbone resnet50 --data.stored_size 256 --data.size 224 --model.dtype bfloat16   # on a GPU
+
+Any option of a run can be given. Parts: `input` (draw, gather, augment), `network` (forward and backward on pixels
+that are there), `loss` (value and gradient on outputs that are there). `step, fixed batch` is the whole step on one
+batch in device memory, `step, resident` and `step, tf.data` are what a run does. Parts are timed in turn in one
+process, input paths as rows of steps in alternation, so that ratios hold on a busy machine too. Also: the share of the
+device's own matrix-product rate; the memory of a batch 16 times as large with and without `train.chunk`; scaling over
+devices; tf.data where tensorflow is installed; and the same loop in PyTorch (`torch_loop.py`) where torch,
+torchvision and pytorch-metric-learning are. PyTorch's workers augment, so its fixed batch is augmented already, while
+ours is augmented inside the step.
+
+Takes about three minutes on two CPU cores, `--quick` half of it. Expect the loss below 2 % of the step, `resident` at
+least 0.97x the fixed batch, `tf.data` at least 0.9x the lesser of its own decoding and the fixed batch.
+A trace of a run's steps: `python experiments/train.py --train.profile 5`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import jax
+import numpy as np
+import training_parts as part
+import tyro
+from benchmarking import Row, Times, alternating, bars, in_turn, matmul_rate, ratio, table, write
+from training_parts import Program
+
+from jaxml import models
+from jaxml import train as training
+from jaxml.cli import command
+from jaxml.config import Config, Data, Train
+from jaxml.data.images import Images, open_images
+
+US, THEM = "jaxml", "PyTorch"
+LOADER, LOADED = "input, DataLoader", "step, DataLoader"
+ENDLESS = 16_000_000
+DEFAULT = Config(
+    data=Data(classes_per_batch=64, images_per_class=4, flip=False),
+    train=Train(steps=ENDLESS, eval_every=ENDLESS, save_every=ENDLESS),
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """How long, against what, and every option of a run's configuration."""
+
+    quick: bool = False
+    """Shorter; on CPU with a quarter of the batch."""
+    seconds: float = 30.0
+    """Time for all parts together, and for all input paths together."""
+    peers: bool = True
+    """Measure PyTorch too, where it is installed."""
+    out: Path = Path("runs/benchmark_training")
+    """Folder for benchmark_training.csv, .md and .png."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: DEFAULT)
+
+
+def theirs(config: Config, images: Images) -> tuple[dict[str, Program], dict[str, Program]]:
+    """PyTorch's programs; none where it is not installed, has no such loop, or no memory for it."""
+    options = dict(config.loss.options)
+    if config.loss.name != "triplet" or set(options) - {"margin"} or config.model.backbone == "shallow":
+        print("PyTorch is left out: only the triplet loss over all triplets is compared, and not `shallow`")
+        return {}, {}
+    try:
+        import torch_loop
+    except ImportError as error:
+        print(f"PyTorch is left out: {error}")
+        return {}, {}
+    rows = images.rows(config.data.train_on)
+    file, labels = Path(images.resident.filename), images.index.labels[rows]
+    pictures = torch_loop.Pictures(file, rows, labels, config.data, models.BACKBONES[config.model.backbone])
+    calls = torch_loop.programs(config, pictures)
+    timed = partial(Program, burst=part.burst(), wait=lambda _: torch_loop.finish())
+    found = {name: timed(calls[name]) for name in (part.NETWORK, part.LOSS)}
+    found[part.FIXED] = timed(calls["step"])
+    try:
+        found[part.FIXED]()
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+            raise
+        print(f"PyTorch is left out, out of memory: {error}")
+        return {}, {}
+    return found, {LOADER: Program(calls["input"]), LOADED: timed(calls["streamed"])}
+
+
+def scaling(config: Config, images: Images, limit: float) -> list[Row]:
+    """The step on 1, 2, 4, ... devices, each with the share of the batch that it has when all are used."""
+    devices = jax.local_devices()
+    learner, state = training.create(config, len(images.classes(config.data.train_on)))
+    share = config.data.classes_per_batch * config.data.images_per_class // len(devices)
+    programs = {
+        n: part.fixed_step(learner, state, np.asarray(images.resident[: n * share]), devices[:n])
+        for n in (2**i for i in range(len(devices).bit_length()))
+    }
+    times = in_turn(programs, limit)
+    rows = []
+    for n, program in programs.items():
+        speed = n * share * program.burst / median(times[n])
+        row = {"devices": n, "batch": n * share, "images/s": f"{speed:.1f}"}
+        rows.append({**row, "of n times one device's": f"{ratio(times, n, 1):.2f}"})
+    return rows
+
+
+def memory(config: Config) -> list[Row]:
+    """A step's memory for the batch, 16 times the batch, and that in chunks of the batch."""
+    batch = config.data.classes_per_batch * config.data.images_per_class
+    config = replace(config, model=replace(config.model, batch_norm="frozen"))
+    return [
+        {
+            "batch": count,
+            "train.chunk": chunk or "",
+            **part.step_memory(replace(config, train=replace(config.train, chunk=chunk)), count),
+        }
+        for count, chunk in ((batch, 0), (16 * batch, 0), (16 * batch, batch))
+    ]
+
+
+def measured(programs: dict[tuple[str, str], Program], times: Times, batch: int, rate: float) -> list[Row]:
+    """A row for each program."""
+    rows: list[Row] = []
+    for (who, what), seconds in times.items():
+        second, count = median(seconds), programs[who, what].flops
+        share = f"{count / second / rate:.1%}" if count == count else ""
+        row = {"who": who, "what": what, "ms": f"{second * 1e3:.3f}", "images/s": f"{batch / second:.1f}"}
+        rows.append({**row, "rounds": len(seconds), "share of matmul rate": share})
+    return rows
+
+
+def findings(turns: Times, rows: Times) -> list[str]:
+    """The ratios that matter, in words."""
+    fixed = (US, part.FIXED)
+    lines = [
+        f"loss and mining: {1 / ratio(turns, (US, part.LOSS), fixed):.2%} of the step",
+        f"network alone: {1 / ratio(turns, (US, part.NETWORK), fixed):.1%} of the step",
+        f"resident: {ratio(rows, (US, part.RESIDENT), fixed):.3f}x the step on a fixed batch",
+    ]
+    if (US, part.MANY) in turns:
+        lines.append(
+            f"many steps a call: {ratio(turns, (US, part.MANY), (US, part.RESIDENT)):.2f}x single calls"
+        )
+    if (US, part.STREAMED) in rows:
+        lesser = max((fixed, (US, part.DECODING)), key=lambda key: median(rows[key]))
+        name = "decoding" if lesser != fixed else "step on a fixed batch"
+        lines.append(
+            f"tf.data: {ratio(rows, (US, part.STREAMED), lesser):.3f}x the {name}, the lesser of the two"
+        )
+    if (THEM, LOADED) in rows:
+        whole = ratio(rows, (US, part.RESIDENT), (THEM, LOADED))
+        split = [
+            (name, ratio(turns, (US, name), (THEM, name))) for name in (part.NETWORK, part.LOSS, part.FIXED)
+        ]
+        lines.append(
+            f"against PyTorch: whole step {whole:.2f}x, " + ", ".join(f"{n} {x:.2f}x" for n, x in split)
+        )
+    return lines
+
+
+def main(arguments: Arguments) -> None:
+    config, limit = arguments.config, arguments.seconds
+    devices = jax.local_devices()[: config.train.devices or None]
+    if arguments.quick:
+        limit = min(limit, 12.0)
+        if devices[0].platform == "cpu":
+            classes = max(config.data.classes_per_batch // 4, 2)
+            config = replace(config, data=replace(config.data, classes_per_batch=classes))
+    data, model = config.data, config.model
+    batch = data.classes_per_batch * data.images_per_class
+    images = open_images(replace(data, input="resident"))
+    rate = matmul_rate(model.dtype) * len(devices)
+    both = [part.ours(config, images, devices), theirs(config, images) if arguments.peers else ({}, {})]
+    programs, paths = (
+        {
+            (who, name): run
+            for who, found in zip((US, THEM), both, strict=True)
+            for name, run in found[i].items()
+        }
+        for i in (0, 1)
+    )
+
+    def per_step(times: Times) -> Times:
+        runs = programs | paths
+        return {key: [t / runs[key].burst / runs[key].steps for t in times[key]] for key in times}
+
+    turns, rows = per_step(in_turn(programs, limit)), per_step(alternating(paths, limit))
+    speeds, in_rows = (measured(programs | paths, times, batch, rate) for times in (turns, rows))
+    text = [
+        f"# Training: {model.backbone}, batch {batch} ({data.images_per_class} of a class), {data.size} px, "
+        f"{model.dtype}, {config.loss.name}\n",
+        "\n".join(f"- {line}" for line in findings(turns, rows)),
+        f"\nParts, in turn (median); matrix products run at {rate / 1e9:,.0f} GFLOP/s:\n",
+        table(speeds),
+        "Input paths, in rows of steps:\n",
+        table(in_rows),
+        "Memory of a step on one device, frozen BatchNorm:\n",
+        table(memory(config)),
+    ]
+    if len(devices) > 1:
+        text += ["Devices (CPU devices share the cores):\n", table(scaling(config, images, limit / 2))]
+    write(arguments.out, "benchmark_training", speeds + in_rows, "\n".join(text))
+    groups = {
+        who: {k: batch / median(t) for (w, k), t in (turns | rows).items() if w == who} for who in (US, THEM)
+    }
+    groups = {who: values for who, values in groups.items() if values}
+    bars(
+        arguments.out,
+        "benchmark_training",
+        groups,
+        f"images/s, {model.backbone}, batch {batch}, {data.size} px",
+    )
+
+
+if __name__ == "__main__":
+    command(lambda words: main(tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)))
