@@ -28,6 +28,10 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# On whatever device is there, under ten minutes, into benchmarks/; against PyTorch where `make test-peers` installed it.
+benchmark: $(VENV)/.base
+	$(BIN)/python experiments/benchmark.py
+
 clean:
 	rm -rf $(VENV) runs build *.egg-info
 

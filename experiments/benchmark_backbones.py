@@ -2,30 +2,30 @@
 
     python experiments/benchmark_backbones.py --backbones squeezenet1_1 resnet50 --batch 32 --size 128
 
-Columns: images/s (median of `--repeats` runs, taken in turn with PyTorch's in the same process), XLA's FLOP count per
+Columns: images/s (median of runs taken in turn with PyTorch's in the same process), XLA's FLOP count per
 image and the share of the device's matrix-product rate, measured first, that it makes of it. With torch and
 torchvision installed (extra `peers`) the same network follows in both of PyTorch's memory layouts; eager on CPU,
-`torch.compile` and, for bfloat16, autocast on a GPU. On two CPU cores the four backbones take about five minutes;
-expect SqueezeNet 1.1 to train at 0.9x PyTorch's default layout or better.
+`torch.compile` and, for bfloat16, autocast on a GPU. On two CPU cores the four backbones take about five minutes, and
+`--quick` (SqueezeNet 1.1 alone; on accelerators ResNet-50 too) one; expect SqueezeNet 1.1 to train at 0.9x PyTorch's
+default layout or better.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
+from benchmarking import Row, flops, in_turn, matmul_rate, ratio, table, write
 
 from jaxml import config, models
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+LAYOUTS = ("default layout", "channels last")
 
 
 @dataclass
@@ -40,23 +40,14 @@ class Arguments:
     """Side of the images in pixels; 0 takes each backbone's own."""
     dtypes: tuple[str, ...] = ("float32",)
     """float32, bfloat16."""
-    repeats: int = 7
-    """Timed runs of each program."""
+    seconds: float = 10.0
+    """Time for each backbone and pass."""
+    quick: bool = False
+    """Fewer and smaller, about a minute."""
     peers: bool = True
     """Measure PyTorch too, where it is installed."""
-
-
-def matmul_rate(dtype: Any, n: int) -> float:
-    """FLOP/s of an n x n matrix product, best of five."""
-    x = jnp.ones((n, n), dtype)
-    product = jax.jit(jnp.matmul)
-    return 2 * n**3 / min(seconds(lambda: jax.block_until_ready(product(x, x))) for _ in range(6))
-
-
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    out: Path = Path("runs/benchmark_backbones")
+    """Folder for benchmark_backbones.csv and .md."""
 
 
 def finish(program: Callable[..., object], *inputs: object) -> None:
@@ -85,8 +76,7 @@ def jax_programs(
         ("forward + backward", jax.value_and_grad(loss, has_aux=True)),
     ):
         compiled = jax.jit(function).lower(variables["params"], images).compile()
-        flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
-        programs[label] = (partial(finish, compiled, variables["params"], images), flops)
+        programs[label] = (partial(finish, compiled, variables["params"], images), flops(compiled))
     return programs
 
 
@@ -144,38 +134,42 @@ def peers_available(wanted: bool) -> bool:
     return True
 
 
+def measure(name: str, batch: int, size: int, dtype: str, arguments: Arguments, rate: float) -> list[Row]:
+    """A row for each pass."""
+    is_peer = arguments.peers and models.BACKBONES[name].classifier is not None
+    peers = {layout: torch_programs(name, batch, size, dtype, layout) for layout in LAYOUTS if is_peer}
+    rows: list[Row] = []
+    for label, (run, count) in jax_programs(name, batch, size, dtype).items():
+        programs = {"jaxml": run, **{layout: found[label] for layout, found in peers.items()}}
+        times = in_turn(programs, arguments.seconds)
+        second = median(times["jaxml"])
+        row: Row = {"backbone": name, "px": size, "batch": batch, "dtype": dtype, "pass": label}
+        row["GFLOP/image"] = f"{count / batch / 1e9:.2f}"
+        row["jaxml images/s"] = f"{batch / second:.1f}"
+        row["share of matmul rate"] = f"{count / second / rate:.0%}"
+        for layout in peers:
+            row[f"PyTorch, {layout}"] = f"{batch / median(times[layout]):.1f}"
+            row[f"jaxml / {layout}"] = f"{ratio(times, 'jaxml', layout):.2f}"
+        rows.append(row)
+    return rows
+
+
 def main(arguments: Arguments) -> None:
-    device = jax.devices()[0]
-    with_peers = peers_available(arguments.peers)
-    layouts = ("default layout", "channels last") if with_peers else ()
-    print(f"jax {jax.__version__}, {device.device_kind}, batch {arguments.batch}\n")
-    columns = ["backbone", "px", "dtype", "pass", "GFLOP/image", "jaxml images/s", "share of matmul rate"]
-    columns += [f"PyTorch, {layout}" for layout in layouts]
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    if arguments.quick:
+        small = {"backbones": ("squeezenet1_1",), "batch": 32, "size": 96, "seconds": 4.0}
+        if jax.devices()[0].platform != "cpu":
+            small |= {"backbones": ("squeezenet1_1", "resnet50"), "batch": 128, "dtypes": ("bfloat16",)}
+        arguments = replace(arguments, **small)
+    arguments = replace(arguments, peers=peers_available(arguments.peers))
+    rows: list[Row] = []
     for dtype in arguments.dtypes:
-        rate = matmul_rate(DTYPES[dtype], 1024 if device.platform == "cpu" else 8192)
+        rate = matmul_rate(dtype)
         for name in arguments.backbones:
             size = arguments.size or models.BACKBONES[name].size
-            ours = jax_programs(name, arguments.batch, size, dtype)
-            is_peer = with_peers and models.BACKBONES[name].classifier is not None
-            theirs = [
-                torch_programs(name, arguments.batch, size, dtype, layout) if is_peer else {}
-                for layout in layouts
-            ]
-            for label, (run, flops) in ours.items():
-                runs = [run, *(programs[label] for programs in theirs if programs)]
-                times = np.array([[seconds(run) for run in runs] for _ in range(arguments.repeats + 1)])[1:]
-                medians = [statistics.median(column) for column in times.T]
-                speeds = [
-                    f"{arguments.batch / median:.1f} ({median / medians[0]:.2f})" for median in medians[1:]
-                ]
-                cells = [name, size, dtype, label, f"{flops / arguments.batch / 1e9:.2f}"]
-                cells += [f"{arguments.batch / medians[0]:.1f}", f"{flops / medians[0] / rate:.0%}"]
-                cells += speeds or ["-"] * len(layouts)
-                print(f"| {' | '.join(map(str, cells))} |", flush=True)
-    if with_peers:
-        print("\nIn brackets: how many times as fast jaxml is.")
+            rows += measure(name, arguments.batch, size, dtype, arguments, rate)
+            print(table(rows[-2:]), flush=True)
+    write(arguments.out, "benchmark_backbones", rows, f"# Backbones\n\n{table(rows)}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    main(tyro.cli(Arguments, description=__doc__, use_underscores=True))
