@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from jaxml.data.index import ImageError, Index
@@ -54,10 +54,10 @@ def open_image(data: bytes, name: str) -> Image.Image:
     except ImageError:
         raise
     except DAMAGE as error:
-        what = "is empty" if not data else f"cannot be decoded as {', '.join(FORMATS)}: {error}"
-        raise ImageError(
-            f"image {name} {what}. Replace it by a sound copy, or leave it out with --data.on_error skip."
-        ) from error
+        # Pillow names the buffer there, which says nothing.
+        reason = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
+        what = "is empty" if not data else f"cannot be decoded as {', '.join(FORMATS)}{reason}"
+        raise ImageError(f"image {name} {what}. Replace it by a sound copy.") from error
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:

@@ -1,0 +1,92 @@
+"""Find the classes in a folder of unlabelled pictures with a trained run.
+
+    python experiments/cluster.py --workdir runs/cub_squeezenet --images pictures
+    python experiments/cluster.py --workdir runs/cub_squeezenet --images pictures --clusters 100
+    python experiments/cluster.py --workdir runs/cub_squeezenet --images pictures --query bird.jpg
+
+The folder may be flat or nested and files may have any names; JPEG, PNG and BMP are read, all others are listed in
+OUT/skipped.txt. The run's directory is all that is needed of it. Pictures are prepared as for the run's own test
+classes. A run that learned from pictures cropped to their boxes wants such pictures here: crop them, or give --boxes.
+
+Writes clusters.html (each cluster's most central pictures, and its doubtful ones), clusters.csv and a contact sheet
+for each cluster; with --query instead nearest.html. Without --clusters, K-means is tried with numbers of clusters from
+1 on, and the highest Bayesian information criterion is taken (`jaxml.group.choose`).
+"""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from jaxml.cli import command
+
+NEAREST = 60  # pictures on the page of a query
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Which run, which pictures."""
+
+    workdir: str
+    """Directory of the run."""
+    images: str
+    """Folder of pictures."""
+    clusters: int | None = None
+    """Number of clusters; chosen by the Bayesian information criterion if not given."""
+    query: str = ""
+    """A picture, in the folder or elsewhere: show the nearest ones in the folder, and cluster nothing."""
+    boxes: str = ""
+    """CSV file with the columns file,left,top,width,height in pixels: crop each picture to its box."""
+    out: str = ""
+    """Folder for the results; WORKDIR/clusters by default."""
+
+
+def main(words: list[str]) -> None:
+    arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    from jaxml import gallery, group, run
+    from jaxml.data import unlabelled
+
+    out = Path(arguments.out or Path(arguments.workdir) / "clusters")
+    if arguments.query and arguments.clusters is not None:
+        raise ValueError("--query shows the nearest pictures and clusters nothing: leave out --clusters")
+    if out.resolve() == Path(arguments.images).resolve():
+        raise ValueError("--out must be another folder than --images")
+    pictures = unlabelled.find(arguments.images, boxes=arguments.boxes, leave_out=out)
+    if arguments.clusters is not None and not 1 <= arguments.clusters <= len(pictures):
+        raise ValueError(
+            f"--clusters is {arguments.clusters}; give 1 to {len(pictures)}, the number of files"
+        )
+    config, network = run.load_network(arguments.workdir)
+    options = {"size": config.data.stored_size, "batch_size": config.eval.batch_size}
+    if arguments.query:
+        query = unlabelled.single(arguments.query, pictures)
+        asked, _, _ = group.embed(query, network, **options)
+    embeddings, rows, errors = group.embed(pictures, network, **options)
+    pictures = pictures.take(rows)
+    out.mkdir(parents=True, exist_ok=True)
+    gallery.write_skipped(out, errors)
+    left_out = f"; {len(errors):,} files left out, listed in {out / 'skipped.txt'}" if errors else ""
+    print(f"{len(pictures):,} pictures{left_out}")
+    if arguments.query:
+        near, distances = group.nearest(embeddings, asked[0], NEAREST + 1)
+        others = [query.root / query.names[0] != pictures.root / pictures.names[row] for row in near]
+        near, distances = near[others][:NEAREST], distances[others][:NEAREST]
+        gallery.write_nearest(out / "nearest.html", query, pictures, near, distances, errors=errors)
+        for row, distance in list(zip(near, distances, strict=True))[:10]:
+            print(f"{distance:8.4f}  {gallery.shown(pictures.names[row])}")
+        print(f"page: {out / 'nearest.html'}")
+        return
+    number, choice = arguments.clusters, "The number of clusters was given."
+    if number is None:
+        scores = group.choose(embeddings)
+        number = max(scores, key=scores.__getitem__)
+        tried = ", ".join(map(str, scores))
+        choice = f"{number} clusters have the highest Bayesian information criterion of the numbers tried: {tried}."
+        print(choice)
+    groups = group.group(embeddings, number)
+    gallery.write(out, pictures, groups, errors=errors, choice=choice)
+    print(f"{groups.count} clusters: {out / 'clusters.html'}")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,101 @@
+"""Pictures of unknown classes: any folder, flat or nested; what cannot be read is an error of that picture alone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from jaxml.data.decode import corners, decode, parallel
+from jaxml.data.index import ImageError
+
+BOX = ("left", "top", "width", "height")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N picture files, not yet decoded."""
+
+    root: Path
+    names: tuple[str, ...]
+    """Paths within `root`."""
+    corners: dict[str, np.ndarray] | None = None
+    """By name, int32 [4]: left, top, right, bottom of the part to look at; None takes whole pictures."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, rows: np.ndarray) -> Pictures:
+        """These rows only."""
+        return replace(self, names=tuple(self.names[i] for i in rows))
+
+    def decode(self, size: int) -> Iterator[np.ndarray | ImageError]:
+        """Each picture in order, uint8 [size, size, 3], or what is wrong with it."""
+
+        def one(i: int) -> np.ndarray | ImageError:
+            name = self.names[i]
+            if self.corners is not None and name not in self.corners:
+                return ImageError(f"image {name} has no box")
+            corner = None if self.corners is None else self.corners[name]
+            try:
+                return decode(str(self.root / name), name, corner, size)
+            except ImageError as error:
+                return error
+
+        return parallel(one, len(self), "decoding")
+
+
+def find(root: str | Path, *, boxes: str | Path = "", leave_out: str | Path = "") -> Pictures:
+    """Every file in `root` and its folders, sorted; hidden ones and those in the folder `leave_out`
+    within it do not count.
+
+    `boxes` is a CSV file with columns file (path within `root`), left, top, width, height, in pixels, to which
+    pictures are then cropped. Raises ValueError if `root` is no folder or holds no file, or for a bad file of boxes.
+    """
+    top = Path(root).expanduser().resolve()
+    if not top.is_dir():
+        raise ValueError(f"{root} is not a folder of pictures")
+    out = Path(leave_out).expanduser().resolve() if leave_out else top
+    names = []
+    for path in top.rglob("*"):
+        within = path.relative_to(top)
+        hidden = any(part.startswith(".") for part in within.parts)
+        # A link to nothing is listed as unreadable later, like any other damage.
+        if hidden or path.is_dir() or not (path.is_file() or path.is_symlink()):
+            continue
+        if not (top in out.parents and out in path.resolve().parents):
+            names.append(within.as_posix())
+    if not names:
+        raise ValueError(f"{root} holds no pictures")
+    return Pictures(top, tuple(sorted(names)), _corners(Path(boxes).expanduser()) if boxes else None)
+
+
+def single(path: str | Path, among: Pictures) -> Pictures:
+    """One picture, by itself: with its own box where it is one of `among`, else whole."""
+    file = Path(path).expanduser().resolve()
+    if among.root in file.parents:
+        return Pictures(among.root, (file.relative_to(among.root).as_posix(),), among.corners)
+    return Pictures(file.parent, (file.name,))
+
+
+def _corners(path: Path) -> dict[str, np.ndarray]:
+    """Corners int32 [4] by file."""
+    found = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if not {"file", *BOX} <= set(rows.fieldnames or []):
+            raise ValueError(f"{path}: a file of boxes begins with the line file,{','.join(BOX)}")
+        for row in rows:
+            try:
+                box = np.array([[float(row[name]) for name in BOX]])
+            except (TypeError, ValueError):
+                box = np.full((1, 4), np.nan)
+            if not np.isfinite(box).all() or (box[:, 2:] <= 0).any():
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: {', '.join(BOX)} must be numbers, the last two above 0"
+                )
+            found[row["file"]] = corners(box)[0]
+    return found
