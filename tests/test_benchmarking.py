@@ -1,0 +1,65 @@
+"""What the benchmarks rest on: timing in turn, ratios, tables, and a check of the kernels that can fail."""
+
+import csv
+import sys
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+import benchmarking
+import check_kernels
+
+from jaxml import losses, mining
+
+
+def test_programs_meet_the_same_disturbances():
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) for name in "ab"}
+    times = benchmarking.in_turn(runs, limit=0.0, least=3)
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3}
+
+
+def test_ratio_is_taken_within_each_round():
+    # One disturbed round among four of very different speed; the ratio of medians would say 5.
+    times = {"fast": [1.0, 10.0, 2.0, 20.0], "slow": [1000.0, 20.0, 4.0, 40.0]}
+    assert benchmarking.ratio(times, "fast", "slow") == 2
+
+
+def test_rows_of_calls_leave_out_what_was_read_ahead():
+    ready = [0.0] * 20
+
+    def read():
+        time.sleep(ready.pop() if ready else 0.01)
+
+    (first, second) = benchmarking.alternating({"read": read}, limit=0.4)["read"]
+    assert first > 0.009
+    assert second > 0.009
+
+
+def test_table_and_csv_have_every_column(tmp_path, capsys):
+    rows = [{"a": 1, "b": 2}, {"a": 3, "c": 4}]
+    text = benchmarking.table(rows)
+    assert text.splitlines() == ["| a | b | c |", "|---|---|---|", "| 1 | 2 |  |", "| 3 |  | 4 |"]
+    benchmarking.write(tmp_path, "x", rows, text)
+    with open(tmp_path / "x.csv") as file:
+        assert list(csv.DictReader(file)) == [{"a": "1", "b": "2", "c": ""}, {"a": "3", "b": "", "c": "4"}]
+    assert "jax" in (tmp_path / "x.md").read_text()
+
+
+def test_every_kernel_is_checked():
+    assert {name for name, _ in check_kernels.CASES} == set(losses.LOSSES)
+    assert {options.get("mining") for _, options in check_kernels.CASES} >= set(mining.MINING)
+
+
+def test_check_notices_an_error(monkeypatch):
+    assert check_kernels.difference("contrastive", {}) < 1e-5
+    right = losses.LOSSES["contrastive"]
+
+    def wrong(*args, **options):
+        value, aux = right(*args, **options)
+        return 1.001 * value, aux
+
+    monkeypatch.setitem(losses.LOSSES, "contrastive", wrong)
+    assert check_kernels.difference("contrastive", {}) > 5e-4
+    assert check_kernels.near_duplicates() < 1e-2
