@@ -93,9 +93,8 @@ def theirs(config: Config, images: Images) -> tuple[dict[str, Program], dict[str
     return found, {LOADER: Program(calls["input"]), LOADED: timed(calls["streamed"])}
 
 
-def scaling(config: Config, images: Images, limit: float) -> list[Row]:
+def scaling(config: Config, images: Images, devices: list, limit: float) -> list[Row]:
     """The step on 1, 2, 4, ... devices, each with the share of the batch that it has when all are used."""
-    devices = jax.local_devices()
     learner, state = training.create(config, len(images.classes(config.data.train_on)))
     share = config.data.classes_per_batch * config.data.images_per_class // len(devices)
     programs = {
@@ -114,15 +113,17 @@ def scaling(config: Config, images: Images, limit: float) -> list[Row]:
 def memory(config: Config) -> list[Row]:
     """A step's memory for the batch, 16 times the batch, and that in chunks of the batch."""
     batch = config.data.classes_per_batch * config.data.images_per_class
-    config = replace(config, model=replace(config.model, batch_norm="frozen"))
-    return [
-        {
-            "batch": count,
-            "train.chunk": chunk or "",
-            **part.step_memory(replace(config, train=replace(config.train, chunk=chunk)), count),
-        }
-        for count, chunk in ((batch, 0), (16 * batch, 0), (16 * batch, batch))
-    ]
+    rows = []
+    for count, chunk in ((batch, 0), (16 * batch, 0), (16 * batch, batch)):
+        model, train = replace(config.model, batch_norm="frozen"), replace(config.train, chunk=chunk)
+        try:
+            sizes = part.step_memory(replace(config, model=model, train=train), count)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            sizes = dict.fromkeys(part.SIZES, "more than there is")
+        rows.append({"batch": count, "train.chunk": chunk or "", **sizes})
+    return rows
 
 
 def measured(programs: dict[tuple[str, str], Program], times: Times, batch: int, rate: float) -> list[Row]:
@@ -205,7 +206,10 @@ def main(arguments: Arguments) -> None:
         table(memory(config)),
     ]
     if len(devices) > 1:
-        text += ["Devices (CPU devices share the cores):\n", table(scaling(config, images, limit / 2))]
+        text += [
+            "Devices (CPU devices share the cores):\n",
+            table(scaling(config, images, devices, limit / 2)),
+        ]
     write(arguments.out, "benchmark_training", speeds + in_rows, "\n".join(text))
     groups = {
         who: {k: batch / median(t) for (w, k), t in (turns | rows).items() if w == who} for who in (US, THEM)

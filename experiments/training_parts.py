@@ -27,6 +27,7 @@ from jaxml.run import Run
 INPUT, NETWORK, LOSS = "input", "network", "loss"
 FIXED, RESIDENT, MANY = "step, fixed batch", "step, resident", "step, resident, many a call"
 DECODING, STREAMED = "input, tf.data", "step, tf.data"
+SIZES = ("activations and gradients, MiB", "images, parameters, optimiser, MiB")
 AXIS = training.AXIS
 
 
@@ -182,7 +183,7 @@ def ours(config: Config, images: Images, devices: list) -> tuple[dict[str, Progr
 
 
 def step_memory(config: Config, batch: int) -> dict[str, float]:
-    """MiB that XLA sets aside for a step on one device: inside the step, and its arguments."""
+    """MiB that XLA sets aside for a step on one device, by SIZES."""
     learner, state = training.create(config, config.data.classes_per_batch)
     step = training.parallel(
         partial(training.train_step, learner), in_axes=(None, 0, 0), devices=jax.devices()[:1]
@@ -191,7 +192,5 @@ def step_memory(config: Config, batch: int) -> dict[str, float]:
     pixels = jax.ShapeDtypeStruct((1, batch, side, side, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct((1, batch), jnp.int32)
     sizes = compiled(step, state, pixels, labels).memory_analysis()
-    return {
-        "activations and gradients, MiB": round(sizes.temp_size_in_bytes / 2**20, 1),
-        "images, parameters, optimiser, MiB": round(sizes.argument_size_in_bytes / 2**20, 1),
-    }
+    found = (sizes.temp_size_in_bytes, sizes.argument_size_in_bytes)
+    return {name: round(size / 2**20, 1) for name, size in zip(SIZES, found, strict=True)}
