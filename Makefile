@@ -2,22 +2,23 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-fast test-peers lint format benchmark clean
+.PHONY: quickstart test test-slow test-peers lint format benchmark clean
 
 quickstart: $(VENV)/.base
 	rm -rf runs/quickstart
 	$(BIN)/python experiments/train.py --preset glyphs_simple --workdir runs/quickstart
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not peers"
+	$(PYTEST) -m "not peers and not slow"
 
-test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not peers and not slow and not cub"
+test-slow: $(VENV)/.test
+	$(PYTEST) -m slow
 
 test-peers: $(VENV)/.peers
-	$(BIN)/python -m pytest -m peers
+	$(PYTEST) -m peers
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

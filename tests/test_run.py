@@ -139,7 +139,6 @@ def train_command(workdir, *words):
     return [sys.executable, str(ROOT / "experiments/train.py"), "--workdir", str(workdir), *words]
 
 
-@pytest.mark.slow
 def test_killed_while_training_and_while_saving(config, tmp_path):
     """kill -9 five times, two of them inside a save; the run that comes of it is the uninterrupted one."""
     configs.save(tmp_path / "config.json", config)
@@ -157,7 +156,6 @@ def test_killed_while_training_and_while_saving(config, tmp_path):
     assert_same_run(tmp_path / "whole", workdir)
 
 
-@pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_go_on(config, tmp_path):
     config = replace(
         config, train=replace(config.train, steps=100_000, save_every=100_000, eval_every=100_000)
