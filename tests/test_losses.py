@@ -146,7 +146,7 @@ WITH_NUMBERS = [
     for name, options in TRIPLETS + OTHERS
     if any(isinstance(v, float) for v in options.values())
     and (options.get("formula"), options.get("mining"))
-    not in {(f, m) for f in FORMULAS[1:] for m in MINING[1:]}
+    not in {(f, m) for f in FORMULAS for m in MINING[1:]} - {("hinge", "hardest")}
 ]
 
 

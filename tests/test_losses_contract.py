@@ -1,5 +1,6 @@
 """What every function in losses.LOSSES promises; a new loss is covered by being in the dict."""
 
+import functools
 import inspect
 
 import jax
@@ -77,9 +78,39 @@ def test_signature_and_docstring(name):
         assert f"{parameter}:" in doc, parameter
 
 
+def degenerate():
+    x, y = batch()
+    far = np.arange(B)
+    return {
+        "duplicates": (jnp.tile(x[:3], (4, 1)), y),
+        "all equal": (jnp.ones((B, D)), y),
+        "zero vectors": (jnp.zeros((B, D)), y),
+        "some zero vectors": (x.at[:6].set(0.0), y),
+        "one class only": (x, jnp.zeros(B, jnp.int32)),
+        "scale 1e4": (1e4 * x, y),
+        "scale 1e-4": (1e-4 * x, y),
+        "offset 1e3": (x + 1e3, y),
+        "all singletons": (x, jnp.asarray(far, jnp.int32)),
+    }
+
+
+def check_never_nan(name, run):
+    for case, (x, y) in degenerate().items():
+        if case == "all singletons" and name in losses.PARAMETERS:
+            continue  # more labels than classes
+        (loss, aux), grads = run(x, y)
+        assert np.isfinite(loss), case
+        assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads)), case
+        mines = name in ("triplet", "lifted", "generalized_lifted", "n_pairs", "nt_xent")
+        if mines and case in ("one class only", "all singletons"):
+            assert loss == 0, case
+            assert aux["active"] == aux["valid"] == 0, case
+            assert not np.any(grads[0]), case
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=label)
 def test_value_and_gradient(variant):
-    """One compile serves all of: jit = eager, forms of the result, permutation, other labels, other inputs."""
+    """One compile serves: jit = eager, forms of the result, permutation, other labels, degenerate inputs."""
     name, options = variant
     (x, y), p = batch(), parameters(name)
     compiles = 0
@@ -113,7 +144,19 @@ def test_value_and_gradient(variant):
 
     other = batch(seed=9)
     close(jitted(*other, p)[0], losses.LOSSES[name](*other, *p, **options))
+    check_never_nan(name, lambda x, y: jitted(x, y, p))
     assert compiles == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_inputs(name):
+    (x, y), p, loss = batch(), parameters(name), losses.LOSSES[name]
+    x = x.astype(jnp.bfloat16)
+    (value, _), gradient = jax.value_and_grad(lambda x: loss(x, y, *p), has_aux=True)(x)
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == jnp.bfloat16
+    assert np.isfinite(np.asarray(gradient, np.float32)).all()
+    np.testing.assert_allclose(value, loss(x.astype(jnp.float32), y, *p)[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -135,9 +178,10 @@ def test_numbers_are_traced(name):
     assert compiles == 1
 
 
-def on_devices(variant, n, how):
+@functools.cache
+def on_devices(place, n, how):
     """Loss, counts and gradients of weights before the loss, with the batch divided over n devices."""
-    name, options = variant
+    name, options = VARIANTS[place]
     (x, y), p = batch(), parameters(name)
     w = jnp.eye(D) + 0.1 * jax.random.normal(KEY, (D, D))
     axis_name = "batch" if n else None
@@ -161,61 +205,24 @@ def on_devices(variant, n, how):
     return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P()))(w, p, x, y)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=label)
-def test_same_on_two_devices(variant):
-    close(on_devices(variant, 2, "pmap"), on_devices(variant, 0, "jit"))
+@pytest.mark.parametrize("place", range(len(VARIANTS)), ids=lambda i: label(VARIANTS[i]))
+def test_same_on_two_devices(place):
+    close(on_devices(place, 2, "pmap"), on_devices(place, 0, "jit"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_in_shard_map(name):
+    place = VARIANTS.index((name, {}))
+    close(on_devices(place, 2, "shard_map"), on_devices(place, 0, "jit"))
 
 
 @pytest.mark.parametrize("how", ["pmap", "shard_map"])
 @pytest.mark.parametrize("formula", ["hinge", "soft"])
 def test_triplets_on_four_devices(formula, how):
-    variant = ("triplet", {"formula": formula})
-    want = on_devices(variant, 0, "jit")
+    options = {} if formula == "hinge" else {"formula": formula, "mining": "all"}
+    place = VARIANTS.index(("triplet", options))
     for n in (1, 4):
-        close(on_devices(variant, n, how), want)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_same_in_shard_map(name):
-    close(on_devices((name, {}), 2, "shard_map"), on_devices((name, {}), 0, "jit"))
-
-
-def degenerate():
-    x, y = batch()
-    far = np.arange(B)
-    return {
-        "duplicates": (jnp.tile(x[:3], (4, 1)), y),
-        "all equal": (jnp.ones((B, D)), y),
-        "zero vectors": (jnp.zeros((B, D)), y),
-        "some zero vectors": (x.at[:6].set(0.0), y),
-        "one class only": (x, jnp.zeros(B, jnp.int32)),
-        "scale 1e4": (1e4 * x, y),
-        "scale 1e-4": (1e-4 * x, y),
-        "offset 1e3": (x + 1e3, y),
-        "bfloat16": (x.astype(jnp.bfloat16), y),
-        "all singletons": (x, jnp.asarray(far, jnp.int32)),
-    }
-
-
-@pytest.mark.parametrize("variant", VARIANTS, ids=label)
-def test_never_nan(variant):
-    name, options = variant
-    p = parameters(name)
-    run = jax.jit(lambda x, y: gradients(name, options, x, y, p))
-    for case, (x, y) in degenerate().items():
-        if case == "all singletons" and name in losses.PARAMETERS:
-            continue  # more labels than classes
-        (loss, aux), grads = run(x, y)
-        assert np.isfinite(loss), case
-        assert loss.dtype == jnp.float32, case
-        assert all(np.isfinite(np.asarray(g, np.float32)).all() for g in jax.tree.leaves(grads)), case
-        if name in ("triplet", "lifted", "generalized_lifted", "n_pairs", "nt_xent") and case in (
-            "one class only",
-            "all singletons",
-        ):
-            assert loss == 0, case
-            assert aux["active"] == aux["valid"] == 0, case
-            assert not np.any(grads[0]), case
+        close(on_devices(place, n, how), on_devices(place, 0, "jit"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=label)
