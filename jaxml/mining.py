@@ -53,8 +53,8 @@ class Candidates(NamedTuple):
 
     labels: Array
     """int [M]"""
-    ids: Array
-    """int32 [M]: place in the global batch, so that no anchor is its own positive; -1 outside of it."""
+    ids: Array | None
+    """int32 [M]: place in the global batch, so that no anchor is its own positive; None for references."""
     order: Array
     """int32 [M]: candidates sorted by label, so that the positives of an anchor lie side by side."""
 
@@ -69,16 +69,19 @@ class Masks(NamedTuple):
 
 
 def facts(
-    labels: Array, ids: Array, candidate_labels: Array, candidate_ids: Array
+    labels: Array, ids: Array, candidate_labels: Array, candidate_ids: Array | None
 ) -> tuple[Anchors, Candidates]:
     """Find each anchor's positives by sorting the candidates' labels; no class size need be known."""
     order = jnp.argsort(candidate_labels).astype(jnp.int32)
+    if labels.shape[0] * order.shape[0] <= 2**18:
+        # Comparing all with all is one step; bisection is a loop, which pays for large batches only.
+        own = labels[:, None]
+        table = jnp.broadcast_to(candidate_labels[None, :], (labels.shape[0], order.shape[0]))
+        start, size = row_counts(table, [lambda other: other < own, lambda other: other == own]).T
+        return Anchors(labels, ids, start, size), Candidates(candidate_labels, candidate_ids, order)
     ordered = candidate_labels[order]
-    # Comparing all with all is one step; bisection is a loop, which pays for large batches only.
-    method = "compare_all" if labels.shape[0] * order.shape[0] <= 2**17 else "scan"
     start, end = (
-        jnp.searchsorted(ordered, labels, side=side, method=method).astype(jnp.int32)
-        for side in ("left", "right")
+        jnp.searchsorted(ordered, labels, side=side).astype(jnp.int32) for side in ("left", "right")
     )
     return Anchors(labels, ids, start, end - start), Candidates(candidate_labels, candidate_ids, order)
 
@@ -87,9 +90,11 @@ def masks(anchors: Anchors, candidates: Candidates) -> Masks:
     """Positives have the anchor's label and are not the anchor; negatives have another label."""
     real = (anchors.ids >= 0)[:, None]
     same = anchors.labels[:, None] == candidates.labels[None, :]
+    if candidates.ids is None:
+        empty = (candidates.labels == EMPTY)[None, :]
+        return Masks(same & real, ~(same | empty) & real)
     itself = anchors.ids[:, None] == candidates.ids[None, :]
-    empty = ((candidates.ids < 0) & (candidates.labels == EMPTY))[None, :]
-    return Masks(same & real & ~itself, ~(same | empty) & real)
+    return Masks(same & real & ~itself, ~same & real)
 
 
 def row_counts(x: Array, conditions: Sequence[Callable[[Array], Array]]) -> Array:

@@ -35,7 +35,7 @@ def test_masks_and_groups(labels):
 
 def test_filling_rows_and_empty_references_count_for_nothing():
     anchors, candidates = mining.facts(
-        jnp.asarray([0, 1]), jnp.asarray([0, -2]), jnp.asarray([0, 1, mining.EMPTY]), jnp.full(3, -1)
+        jnp.asarray([0, 1]), jnp.asarray([0, -2]), jnp.asarray([0, 1, mining.EMPTY]), None
     )
     positive, negative = mining.masks(anchors, candidates)
     assert positive.tolist() == [[True, False, False], [False] * 3]

@@ -49,8 +49,7 @@ def batch(x: Array, labels: Array, references: Set | None, axis_name: str | None
     if axis_name is not None:
         ids = ids + jax.lax.axis_index(axis_name) * x.shape[0]
     if references is not None:
-        found, found_labels = references
-        found_ids = jnp.full(found_labels.shape, -1, jnp.int32)
+        (found, found_labels), found_ids = references, None
     else:
         found, found_labels, found_ids = gather((x, labels, ids), axis_name)
     anchors, candidates = mining.facts(labels, ids, found_labels, found_ids)
@@ -119,10 +118,12 @@ def map_rows(
 
 def pair_counts(batch: Batch) -> tuple[Array, Array]:
     """Numbers of positive and of negative pairs over all devices, float32; from the labels alone."""
-    itself = jnp.any(batch.candidates.ids >= 0).astype(jnp.int32)
-    empty = (batch.candidates.ids < 0) & (batch.candidates.labels == mining.EMPTY)
-    positives = batch.anchors.size - itself
-    negatives = batch.found.shape[0] - jnp.sum(empty.astype(jnp.int32)) - batch.anchors.size
+    candidates, positives = batch.candidates, batch.anchors.size
+    negatives = batch.found.shape[0] - batch.anchors.size
+    if candidates.ids is None:
+        negatives = negatives - jnp.sum((candidates.labels == mining.EMPTY).astype(jnp.int32))
+    else:
+        positives = positives - 1  # an anchor is among the candidates of its label
     total = partial(over_devices, axis_name=batch.axis_name)
     return total(jnp.sum(positives.astype(jnp.float32))), total(jnp.sum(negatives.astype(jnp.float32)))
 
