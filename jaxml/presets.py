@@ -21,11 +21,10 @@ PRESETS = {
             size=128,
             crop_area=(0.4, 1.0),
             classes_per_batch=24,
-            images_per_class=4,
         ),
         model=Model(backbone="squeezenet1_1"),
-        loss=Loss("triplet", (("margin", 0.2),)),
+        loss=Loss("multi_similarity"),
         optim=Optim(learning_rate=1e-3, schedule="cosine", warmup_steps=50, groups=(("backbone/.*", 0.1),)),
-        train=Train(steps=1000, eval_every=100, save_every=100),
+        train=Train(steps=600, eval_every=100, save_every=100),
     ),
 }

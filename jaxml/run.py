@@ -28,7 +28,15 @@ from jaxml.models import BACKBONES
 
 __all__ = ["Preempted", "Run", "RunError", "embedder", "load", "load_network", "score", "table", "train"]
 
-MAY_CHANGE = ("data.root", "data.input", "data.cache", "model.weights", "train.devices", "eval.")
+MAY_CHANGE = (
+    "data.root",
+    "data.input",
+    "data.cache",
+    "model.weights",
+    "train.devices",
+    "train.profile",
+    "eval.",
+)
 """Options, by their beginning, that a resumed run may set anew: none changes what is learned."""
 
 
