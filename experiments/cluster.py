@@ -4,13 +4,17 @@
     python experiments/cluster.py --workdir runs/cub_squeezenet --images pictures --clusters 100
     python experiments/cluster.py --workdir runs/cub_squeezenet --images pictures --query bird.jpg
 
-The folder may be flat or nested and files may have any names; JPEG, PNG and BMP are read, all others are listed in
-OUT/skipped.txt. The run's directory is all that is needed of it. Pictures are prepared as for the run's own test
-classes. A run that learned from pictures cropped to their boxes wants such pictures here: crop them, or give --boxes.
+The folder may be flat or nested and files may have any names; JPEG, PNG and BMP are read, and all others listed in
+OUT/skipped.txt. Of the run only its directory is needed. A run that learned from pictures cropped to their boxes, as
+those of birds do, wants such pictures here: crop them, or give --boxes.
 
 Writes clusters.html (each cluster's most central pictures, and its doubtful ones), clusters.csv and a contact sheet
 for each cluster; with --query instead nearest.html. Without --clusters, K-means is tried with numbers of clusters from
 1 on, and the highest Bayesian information criterion is taken (`jaxml.group.choose`).
+
+The 5,924 birds of CUB-200-2011's classes 101-200 take about a minute on 2 CPU cores with SqueezeNet 1.1 at 128 pixels.
+With --boxes and --clusters 100 the clusters are as good as `evaluate.py` says of the run, within the deviation over
+K-means seeds that it prints.
 """
 
 import dataclasses
@@ -20,6 +24,7 @@ import tyro
 
 from jaxml.cli import command
 
+BOXED = ("cub", "caltech_birds2011", "cars196")  # sources that have boxes
 NEAREST = 60  # pictures on the page of a query
 
 
@@ -57,6 +62,8 @@ def main(words: list[str]) -> None:
             f"--clusters is {arguments.clusters}; give 1 to {len(pictures)}, the number of files"
         )
     config, network = run.load_network(arguments.workdir)
+    if config.data.crop_to_box and config.data.source in BOXED and not arguments.boxes:
+        print("the run learned from pictures cropped to their boxes; where these are not, give --boxes")
     options = {"size": config.data.stored_size, "batch_size": config.eval.batch_size}
     if arguments.query:
         query = unlabelled.single(arguments.query, pictures)

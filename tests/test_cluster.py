@@ -179,9 +179,12 @@ def test_boxes_crop_as_cropping_beforehand_does(tmp_path):
     cropped = list(unlabelled.find(tmp_path / "cropped").decode(16))
     np.testing.assert_array_equal(whole[:2], cropped)
     assert "c.jpg has no box" in str(whole[2])
-    query = unlabelled.single(
-        tmp_path / "whole/b.jpg", unlabelled.find(tmp_path / "whole", boxes=tmp_path / "boxes.csv")
-    )
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "whole/b.jpg").rename(tmp_path / "elsewhere/original.jpg")
+    (tmp_path / "whole/b.jpg").symlink_to(tmp_path / "elsewhere/original.jpg")
+    pictures = unlabelled.find(tmp_path / "whole", boxes=tmp_path / "boxes.csv")
+    query = unlabelled.single(tmp_path / "whole/b.jpg", pictures)
+    assert (query.root, query.names) == (pictures.root, ("b.jpg",))
     np.testing.assert_array_equal(next(query.decode(16)), cropped[1])
 
 

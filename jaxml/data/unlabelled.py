@@ -75,7 +75,8 @@ def find(root: str | Path, *, boxes: str | Path = "", leave_out: str | Path = ""
 
 def single(path: str | Path, among: Pictures) -> Pictures:
     """One picture, by itself: with its own box where it is one of `among`, else whole."""
-    file = Path(path).expanduser().resolve()
+    path = Path(path).expanduser()
+    file = path.parent.resolve() / path.name  # a link among the pictures is one of them, wherever it leads
     if among.root in file.parents:
         return Pictures(among.root, (file.relative_to(among.root).as_posix(),), among.corners)
     return Pictures(file.parent, (file.name,))
