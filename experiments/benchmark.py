@@ -64,7 +64,8 @@ def summary(out: Path, outcomes: dict[str, tuple[str, float]]) -> str:
     lines = ["# Benchmarks\n", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, quick settings.\n", where, ""]
     lines += ["| script | outcome | seconds |", "|---|---|---|"]
     lines += [f"| {name} | {outcome} | {took:.0f} |" for name, (outcome, took) in outcomes.items()]
-    lines += ["\n## check_kernels\n", (out / "check_kernels.log").read_text().strip().splitlines()[-1]]
+    checked = (out / "check_kernels.log").read_text().strip().splitlines() or ["no output"]
+    lines += ["\n## check_kernels\n", checked[-1]]
     for name in outcomes:
         if (table := out / f"{name}.md").exists():
             lines += [f"\n## {name}\n", table.read_text().strip()]

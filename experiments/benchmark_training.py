@@ -12,7 +12,8 @@ process, input paths as rows of steps in alternation, so that ratios hold on a b
 device's own matrix-product rate; the memory of a batch 16 times as large with and without `train.chunk`; scaling over
 devices; tf.data where tensorflow is installed; and the same loop in PyTorch (`torch_loop.py`) where torch,
 torchvision and pytorch-metric-learning are. PyTorch's workers augment, so its fixed batch is augmented already, while
-ours is augmented inside the step.
+ours is augmented inside the step. Its CPU threads wait for each other actively: where other work runs on the machine
+PyTorch loses more than we do, and only an idle one compares the two.
 
 Takes about three minutes on two CPU cores, `--quick` half of it. Expect the loss below 2 % of the step, `resident` at
 least 0.97x the fixed batch, `tf.data` at least 0.9x the lesser of its own decoding and the fixed batch.
@@ -22,6 +23,7 @@ A trace of a run's steps: `python experiments/train.py --train.profile 5`.
 from __future__ import annotations
 
 import dataclasses
+import gc
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -177,7 +179,9 @@ def main(arguments: Arguments) -> None:
     data, model = config.data, config.model
     batch = data.classes_per_batch * data.images_per_class
     images = open_images(replace(data, input="resident"))
-    rate = matmul_rate(model.dtype) * len(devices)
+    rate = matmul_rate(model.dtype)
+    if devices[0].platform == "cpu":
+        rate /= len(devices)  # CPU devices share the cores
     both = [part.ours(config, images, devices), theirs(config, images) if arguments.peers else ({}, {})]
     programs, paths = (
         {
@@ -198,7 +202,7 @@ def main(arguments: Arguments) -> None:
         f"# Training: {model.backbone}, batch {batch} ({data.images_per_class} of a class), {data.size} px, "
         f"{model.dtype}, {config.loss.name}\n",
         "\n".join(f"- {line}" for line in findings(turns, rows)),
-        f"\nParts, in turn (median); matrix products run at {rate / 1e9:,.0f} GFLOP/s:\n",
+        f"\nParts, in turn (median); matrix products run at {rate / 1e9:,.0f} GFLOP/s a device:\n",
         table(speeds),
         "Input paths, in rows of steps:\n",
         table(in_rows),
@@ -225,3 +229,4 @@ def main(arguments: Arguments) -> None:
 
 if __name__ == "__main__":
     command(lambda words: main(tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)))
+    gc.collect()  # tf.data's threads must end before Python does

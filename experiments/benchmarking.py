@@ -55,22 +55,22 @@ def ratio(times: Times[Key], name: Key, other: Key) -> float:
     return statistics.median(b / a for a, b in zip(times[name], times[other], strict=True))
 
 
-def alternating(runs: dict[Key, Callable[[], object]], limit: float, passes: int = 2) -> Times[Key]:
-    """Mean seconds of a call in rows of calls, one row of each run after the other, `passes` times in `limit` seconds.
+def alternating(
+    runs: dict[Key, Callable[[], object]], limit: float, ahead: int = 6, passes: int = 2
+) -> Times[Key]:
+    """Mean seconds of a call in rows of calls, one row of each run after the other, `passes` times in about `limit` s.
 
-    For input that is read ahead, which in single turns would be ready for nothing: what a queue holds when a row begins
-    is used up in its first third, and that is not counted.
+    For input that is read ahead, which in single turns would be ready for nothing. What a queue holds when a row begins
+    is used up first, by a third of the row and at least `ahead` calls, which are not counted.
     """
     times: Times[Key] = {name: [] for name in runs}
     share = limit / passes / max(len(runs), 1)
     for name, run in passes * list(runs.items()):
-        start = time.perf_counter()
-        while time.perf_counter() - start < share / 3:
-            run()
-        start, count = time.perf_counter(), 0
-        while count < 3 or time.perf_counter() - start < share * 2 / 3:
-            run()
-            count += 1
+        for least, span in ((ahead, share / 3), (3, share * 2 / 3)):
+            start, count = time.perf_counter(), 0
+            while count < least or time.perf_counter() - start < span:
+                run()
+                count += 1
         times[name].append((time.perf_counter() - start) / count)
     return times
 
