@@ -78,7 +78,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks"))
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds for each script")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for each script")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)

@@ -145,7 +145,7 @@ def findings(turns: Times, rows: Times) -> list[str]:
     lines = [
         f"loss and mining: {1 / ratio(turns, (US, part.LOSS), fixed):.2%} of the step",
         f"network alone: {1 / ratio(turns, (US, part.NETWORK), fixed):.1%} of the step",
-        f"resident: {ratio(rows, (US, part.RESIDENT), fixed):.3f}x the step on a fixed batch",
+        f"resident: {ratio(turns, (US, part.RESIDENT), fixed):.3f}x the step on a fixed batch",
     ]
     if (US, part.MANY) in turns:
         lines.append(
