@@ -264,6 +264,7 @@ def test_long_clusters_take_several_sheets(tmp_path, monkeypatch):
     with Image.open(out / "contact/cluster_001_3.jpg") as sheet:
         assert sheet.size == (step + gallery.GAP, step + gallery.GAP)
     with Image.open(out / "contact/cluster_001.jpg") as sheet:
+        assert sheet.size == (2 * step + gallery.GAP, step + gallery.GAP)
         first = np.asarray(sheet)[4 : 4 + side, 4 : 4 + side]
     expected = np.asarray(Image.fromarray(images[4]).resize((side, side), Image.Resampling.BILINEAR))
     assert np.abs(first.astype(float) - expected).mean() < 10, "the most central picture comes first"
