@@ -15,8 +15,9 @@ torchvision and pytorch-metric-learning are. PyTorch's workers augment, so its f
 ours is augmented inside the step. Its CPU threads wait for each other actively: where other work runs on the machine
 PyTorch loses more than we do, and only an idle one compares the two.
 
-Takes about four minutes on two CPU cores, `--quick` (without the memory of batches) half of it. Expect the loss below 2 % of the step, `resident` at
-least 0.97x the fixed batch, `tf.data` at least 0.9x the lesser of its own decoding and the fixed batch.
+Takes about four minutes on two CPU cores, `--quick` (without the memory of batches) half of it. Expect the loss below
+2 % of the step, `resident` at least 0.97x the fixed batch, `tf.data` at least 0.9x the lesser of its own decoding and
+the fixed batch.
 A trace of a run's steps: `python experiments/train.py --train.profile 5`.
 """
 
