@@ -106,7 +106,7 @@ def choose(embeddings: np.ndarray, *, seed: int = 0) -> dict[int, float]:
 
     constants left out. Source: Pelleg, Moore 2000 (X-means), section 3.2. Numbers tried run from 1, each RATIO times
     the one before, until none of the last PATIENCE was better or clusters would have under SMALLEST embeddings on
-    average. On unseen classes the silhouette is highest at two clusters, and HDBSCAN leaves most pictures over.
+    average. On unseen classes the silhouette is highest at two to five clusters, and HDBSCAN leaves most pictures over.
     """
     x = np.asarray(embeddings, np.float64)
     count, width = x.shape
