@@ -40,7 +40,7 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
 
     euclidean: |x_i - y_j|; squared: |x_i - y_j|^2; cosine: 1 - x_i . y_j / (|x_i| |y_j|).
     Gradients are finite everywhere, and zero where two points coincide. Points nearer than the rounding error of
-    |x|^2 + |y|^2 - 2 x . y (about 7e-4 between unit vectors) count as coinciding.
+    |x|^2 + |y|^2 - 2 x . y (about 7e-4 between unit vectors of up to 64 dimensions) count as coinciding.
 
     Args:
         x: [B, D], any float type.
@@ -114,7 +114,9 @@ def _transposed_product(w: Array, x: Array) -> Array:
 def _gram_distance(x: Array, y: Array, rooted: bool) -> Array:
     size = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
     square = size - 2.0 * dot(x, y)
-    square = jnp.where(square > 4.0 * _EPS * size, square, 0.0)
+    # The sums of wide vectors round more.
+    rounding = _EPS * max(4.0, 0.5 * x.shape[1] ** 0.5)
+    square = jnp.where(square > rounding * size, square, 0.0)
     return jnp.sqrt(square) if rooted else square
 
 

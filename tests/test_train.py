@@ -15,7 +15,8 @@ CONFIG = Config(
     data=Data(stored_size=32, size=28, classes_per_batch=4, images_per_class=4, jitter=0.2),
     model=Model(backbone="simple", feature_size=8),
     loss=Loss(norm_weight=1e-3),
-    optim=Optim(learning_rate=1e-3, groups=((".*/bias", 0.5),)),
+    # A bias that a BatchNorm cancels has gradient 0 but for rounding, which Adam would blow up to whole steps.
+    optim=Optim(learning_rate=1e-3, groups=(("backbone/(bn0|conv1|conv2|fc1)/bias", 0.0), ("head/.*", 0.5))),
     train=Train(steps=10),
 )
 rng = np.random.default_rng(0)
