@@ -22,7 +22,7 @@ from jaxml.config import Config
 from jaxml.data.augment import augment
 from jaxml.data.images import Images, open_images
 from jaxml.data.sampling import class_table, sample
-from jaxml.run import Run
+from jaxml.run import Run, embedder
 
 INPUT, NETWORK, LOSS = "input", "network", "loss"
 FIXED, RESIDENT, MANY = "step, fixed batch", "step, resident", "step, resident, many a call"
@@ -164,7 +164,7 @@ def ours(config: Config, images: Images, devices: list) -> tuple[dict[str, Progr
     def as_in_a_run(config: Config, images: Images) -> Program:
         run = Run(Path(), replace(learner, config=config), state, images, devices, None)
         count = config.train.steps_per_call
-        call = carried(fit.stepper(run, 0), state, devices)
+        call = carried(fit.stepper(run, 0, embedder(run)), state, devices)
         return replace(fixed, call=call, steps=count, burst=fixed.burst if count == 1 else 1)
 
     single = replace(config, train=replace(config.train, steps_per_call=1))

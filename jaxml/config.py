@@ -105,6 +105,9 @@ class Optim:
 class Train:
     """How long, how often, where."""
 
+    mode: Literal["batch", "input_triplets"] = "batch"
+    """batch: the loss finds its pairs and triplets in a batch of P x K images; input_triplets: the batch is made of
+    triplets, see triplets."""
     steps: int = 1000
     """Optimiser steps."""
     seed: int = 0
@@ -123,6 +126,21 @@ class Train:
     """Devices to train on; 0 takes all."""
     profile: int = 0
     """Calls to the device, after the first two, to record into the run's directory profile; 0 records none."""
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """How triplets are chosen before the network sees them (train.mode input_triplets; needs loss.name triplet).
+
+    A batch of P x K images holds a third as many triplets.
+    """
+
+    sampling: Literal["random", "hardest", "semi_hard", "original_semi_hard", "kmeans"] = "random"
+    """Which triplets are hard: see jaxml.triplets.draw."""
+    hard_share: float = 0.6
+    """Share of hard ones, the others being random."""
+    regenerate_every: int = 100
+    """Steps between new lists, each drawn with the embeddings of that step."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +164,7 @@ class Config:
     loss: Loss = field(default_factory=Loss)
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
+    triplets: Triplets = field(default_factory=Triplets)
     eval: Eval = field(default_factory=Eval)
 
     def __post_init__(self) -> None:
@@ -169,18 +188,35 @@ class Config:
             for name in ("steps", "eval_every", "save_every"):
                 if getattr(self.train, name) % self.train.steps_per_call:
                     raise ValueError(f"train.{name} must be a multiple of train.steps_per_call")
+        if self.train.mode == "input_triplets":
+            self._check_triplets()
         low, high = self.data.crop_area
         if not 0 < low <= high <= 1:
             raise ValueError(
                 f"data.crop_area is {low} {high}; it must be two shares with 0 < low <= high <= 1"
             )
 
+    def _check_triplets(self) -> None:
+        if self.loss.name != "triplet":
+            raise ValueError(
+                f"train.mode input_triplets needs loss.name triplet, whose formulas it uses; not {self.loss.name}"
+            )
+        if self.train.steps_per_call > 1:
+            raise ValueError("train.steps_per_call needs train.mode batch: triplets come one batch at a time")
+        if self.data.classes_per_batch * self.data.images_per_class % 3:
+            raise ValueError(
+                "train.mode input_triplets divides the batch into triplets: data.classes_per_batch x "
+                "data.images_per_class must be a multiple of 3"
+            )
+        if not 0 <= self.triplets.hard_share <= 1:
+            raise ValueError(f"triplets.hard_share is {self.triplets.hard_share}; it must be a share, 0 to 1")
+
 
 POSITIVE = (
     *("data.stored_size", "data.size", "data.classes_per_batch", "data.images_per_class"),
     *("model.feature_size", "optim.learning_rate"),
     *("train.steps", "train.log_every", "train.eval_every", "train.save_every", "train.steps_per_call"),
-    *("eval.batch_size", "eval.clusters_per_class", "eval.kmeans_seeds"),
+    *("triplets.regenerate_every", "eval.batch_size", "eval.clusters_per_class", "eval.kmeans_seeds"),
 )
 
 

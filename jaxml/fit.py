@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxml import config as configs
-from jaxml import history
+from jaxml import history, triplets
 from jaxml import train as training
 from jaxml.config import Config
 from jaxml.data import sampling
@@ -43,7 +43,7 @@ def fit(run: Run, embed: Callable) -> None:
     first = step = int(run.state.step)
     recorder = history.History(run.workdir / "metrics.jsonl", keep_to=first)
     rows = run.images.rows("val") if run.validates else np.array([], int)
-    advance = stepper(run, first)
+    advance = stepper(run, first, embed)
     if settings.profile:
         advance = traced(advance, settings.profile, run.workdir / "profile")
     # Calls may queue up on an accelerator; on CPU devices that can deadlock.
@@ -77,12 +77,15 @@ def fit(run: Run, embed: Callable) -> None:
     run.state = state
 
 
-def stepper(run: Run, first: int) -> Callable:
-    """Function state -> (state, metrics [n]): `steps_per_call` steps at a time, from `first` on, from either input."""
+def stepper(run: Run, first: int, embed: Callable) -> Callable:
+    """Function state -> (state, metrics [n]): `steps_per_call` steps at a time, from `first` on, from either input.
+
+    `embed` is used where triplets are chosen by the embeddings of the training images.
+    """
     config, devices = run.config, run.devices
     shape = (config.data.classes_per_batch, config.data.images_per_class)
     table = sampling.class_table(run.images.index.labels, run.images.classes(config.data.train_on))
-    if run.images.resident is not None:
+    if run.images.resident is not None and config.train.mode == "batch":
         pixels, table = training.replicate((np.asarray(run.images.resident), table), devices)
         count = config.train.steps_per_call
         if devices[0].platform != "cpu":
@@ -104,6 +107,23 @@ def stepper(run: Run, first: int) -> Callable:
         return single_steps
 
     call = training.parallel(partial(training.train_step, run.learner), in_axes=(None, 0, 0), devices=devices)
+    next_batch = (
+        triplets.batches(run, first, embed)
+        if config.train.mode == "input_triplets"
+        else _streamed(run, first, table, shape)
+    )
+
+    def advance(state):
+        shares = (x.reshape(len(devices), -1, *x.shape[1:]) for x in next_batch(state))
+        state, metrics = call(state, *shares)
+        return state, {name: value[None] for name, value in metrics.items()}
+
+    return advance
+
+
+def _streamed(run: Run, first: int, table: sampling.ClassTable, shape: tuple[int, int]) -> Callable:
+    """Function state -> (pixels, labels) of the steps from `first` on; the state is not looked at."""
+    config = run.config
     draw = jax.jit(lambda step: sampling.sample(config.train.seed, step, table, *shape))
     drawn: list[np.ndarray] = []
 
@@ -114,14 +134,7 @@ def stepper(run: Run, first: int) -> Callable:
             yield indices
 
     batches = run.images.read(rows())
-
-    def advance(state):
-        pixels = next(batches)
-        shares = (x.reshape(len(devices), -1, *x.shape[1:]) for x in (pixels, drawn.pop(0)))
-        state, metrics = call(state, *shares)
-        return state, {name: value[None] for name, value in metrics.items()}
-
-    return advance
+    return lambda state: (next(batches), drawn.pop(0))
 
 
 class _Progress:

@@ -97,7 +97,9 @@ def loss_function(config: Config) -> Callable[..., tuple[Array, Metrics]]:
     name, options = config.loss.name, dict(config.loss.options)
     if name not in losses.LOSSES:
         raise ValueError(f"loss.name is {name!r}; allowed: {', '.join(losses.LOSSES)}")
-    function = losses.LOSSES[name]
+    function: Callable[..., tuple[Array, Metrics]] = losses.LOSSES[name]
+    if config.train.mode == "input_triplets":
+        function = losses.input_triplets
     taken = _keywords(function)
     own = [p for p in taken if p not in ("axis_name", "references", "reference_labels", "key")]
     allowed = [*own, *(_keywords(losses.PARAMETERS[name]) if name in losses.PARAMETERS else ())]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 
 from jaxml.losses.formulas import triplet_distances
+from jaxml.losses.inputs import input_triplets
 from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.margin import margin, margin_beta
 from jaxml.losses.memory import Memory, cross_batch, memory, push
@@ -50,6 +51,7 @@ __all__ = [
     "contrastive",
     "cross_batch",
     "generalized_lifted",
+    "input_triplets",
     "lifted",
     "margin",
     "memory",
