@@ -39,6 +39,7 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
     """Distance of every x_i to every y_j.
 
     euclidean: |x_i - y_j|; squared: |x_i - y_j|^2; cosine: 1 - x_i . y_j / (|x_i| |y_j|).
+    `pairwise(x, x)`, with the very same array, has the cheaper gradient of a symmetric matrix.
     Gradients are finite everywhere, and zero where two points coincide. Points nearer than the rounding error of
     |x|^2 + |y|^2 - 2 x . y (about 7e-4 between unit vectors of up to 64 dimensions) count as coinciding.
 
@@ -53,6 +54,7 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
     Raises:
         ValueError: x or y is not a matrix, their widths differ, or the distance is unknown.
     """
+    itself = x is y
     x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"x and y must be [B, D] and [M, D] with the same D, got {x.shape} and {y.shape}")
@@ -62,6 +64,8 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
         return 1.0 - dot(l2_normalize(x), l2_normalize(y))
     # Distances do not change when both sets move; near the origin the Gram matrix cancels least.
     centre = jax.lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
+    if itself:
+        return _self_distance(x - centre, distance == "euclidean")
     return _gram_distance(x - centre, y - centre, distance == "euclidean")
 
 
@@ -110,6 +114,12 @@ def _transposed_product(w: Array, x: Array) -> Array:
     ).T
 
 
+def _gram_weights(d: Array, g: Array, rooted: bool) -> Array:
+    """Gradient of the distances along x_i - y_j, as multiples of it."""
+    apart = d > 0
+    return jnp.where(apart, g / jnp.where(apart, d, 1.0) if rooted else 2.0 * g, 0.0)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _gram_distance(x: Array, y: Array, rooted: bool) -> Array:
     size = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
@@ -127,11 +137,30 @@ def _gram_forward(x: Array, y: Array, rooted: bool) -> tuple[Array, Any]:
 
 def _gram_backward(rooted: bool, residuals: Any, g: Array) -> tuple[Array, Array]:
     x, y, d = residuals
-    apart = d > 0
-    w = jnp.where(apart, g / jnp.where(apart, d, 1.0) if rooted else 2.0 * g, 0.0)
+    w = _gram_weights(d, g, rooted)
     of_x = jnp.sum(w, axis=1)[:, None] * x - _product(w, y)
     of_y = jnp.sum(w, axis=0)[:, None] * y - _transposed_product(w, x)
     return of_x, of_y
 
 
 _gram_distance.defvjp(_gram_forward, _gram_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _self_distance(x: Array, rooted: bool) -> Array:
+    return _gram_distance(x, x, rooted)
+
+
+def _self_forward(x: Array, rooted: bool) -> tuple[Array, Any]:
+    d = _self_distance(x, rooted)
+    return d, (x, d)
+
+
+def _self_backward(rooted: bool, residuals: Any, g: Array) -> tuple[Array]:
+    x, d = residuals
+    w = _gram_weights(d, g, rooted)
+    w = w + w.T  # x_i is in row i and in column i: one matrix product for both
+    return (jnp.sum(w, axis=1)[:, None] * x - _product(w, x),)
+
+
+_self_distance.defvjp(_self_forward, _self_backward)

@@ -62,6 +62,17 @@ def test_gradients(distance):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
+def test_a_set_with_itself(distance):
+    rng = np.random.default_rng(3)
+    x, w = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 3), (6, 6)))
+    x = x.at[4].set(x[1])
+    np.testing.assert_allclose(pairwise(x, x, distance), reference(x, x, distance), rtol=2e-5, atol=2e-6)
+    of_rows, of_columns = jax.grad(lambda x, y: jnp.sum(w * pairwise(x, y, distance)), (0, 1))(x, x + 0)
+    got = jax.grad(lambda x: jnp.sum(w * pairwise(x, x, distance)))(x)
+    np.testing.assert_allclose(got, of_rows + of_columns, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-4, 1.0, 1e4])
 def test_coinciding_points(distance, scale):
     rng = np.random.default_rng(1)

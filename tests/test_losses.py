@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from jaxml import losses
-from jaxml.losses.formulas import FORMULAS, HINGES
+from jaxml.losses.formulas import FORMULAS, HINGES, log1p
 from jaxml.mining import MINING
 
 B, M, D, CLASSES = 12, 10, 4, 4
@@ -113,6 +113,11 @@ def test_agrees_with_loop(case):
     if options.get("formula") in HINGES and not windowed:
         assert any(0 < share < 1 for share in shares)
     assert any(share > 0 for share in shares)
+
+
+def test_log1p():
+    e = np.exp(-np.linspace(0, 80, 10_001)).astype(np.float32)
+    np.testing.assert_allclose(log1p(e), np.log1p(e.astype(np.float64)), rtol=4e-7)
 
 
 @pytest.mark.parametrize("formula", FORMULAS)

@@ -167,6 +167,11 @@ def block_rows(anchors: int, candidates: int) -> int:
     return -(-anchors // -(-anchors // rows))
 
 
+def is_whole_batch(rows: Array, found: Array, candidates: mining.Candidates) -> bool:
+    """Whether a block of this many rows is all of the batch, compared with itself."""
+    return candidates.ids is not None and rows.shape[0] == found.shape[0]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _sum_over_blocks(
     rows: Rows, block: int, x: Array, shared: Any, facts: Any, candidates: mining.Candidates
@@ -182,6 +187,8 @@ def _sum_over_blocks(
 
 def _rows(rows: Callable[..., Any], x: Array, shared: Any, facts: Any, candidates: mining.Candidates) -> Any:
     (found, options), (anchors, extra) = shared, facts
+    if is_whole_batch(x, found, candidates):
+        found = x  # the very same array, so that `pairwise` knows
     return rows(x, found, options, Block(anchors, candidates, mining.masks(anchors, candidates), extra))
 
 

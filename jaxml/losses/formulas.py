@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,18 @@ import jax.numpy as jnp
 from jaxml.losses import checks
 
 Array = jax.Array
+
+
+def log1p(e: Array) -> Array:
+    """log(1 + e) for e in 0 .. 1, by the series of 2 atanh(e / (2 + e)) to full float32 accuracy.
+
+    CPU compilers vectorise it; XLA's own log1p takes three times as long there.
+    """
+    z = e / (2.0 + e)
+    w = z * z
+    series = reduce(lambda total, n: 1.0 / n + w * total, (13, 11, 9, 7, 5, 3, 1), jnp.zeros_like(w))
+    return 2.0 * z * series
+
 
 FORMULAS = ("hinge", "squared_hinge", "soft", "ratio", "ratio_original", "softplus")
 HINGES = ("hinge", "squared_hinge")
@@ -19,7 +32,7 @@ VALUES: dict[str, Callable[[Array], Array]] = {
     "squared_hinge": lambda x: jnp.where(x > 0, x, 0.0),
     "ratio": lambda x: 2.0 * jnp.square(jax.nn.sigmoid(x)),
     "ratio_original": lambda x: 2.0 * jax.nn.sigmoid(x),
-    "softplus": jax.nn.softplus,
+    "softplus": lambda x: jnp.maximum(x, 0.0) + log1p(jnp.exp(-jnp.abs(x))),
 }
 """Value of x = d_ap - d_an, with the margin added for the hinges; soft needs d_pn as well, see `soft`."""
 
@@ -35,7 +48,7 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
 
 def soft(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> Array:
     """d_ap + log(e^{margin - d_an} + e^{margin - d_pn})."""
-    return d_ap + margin + jnp.logaddexp(-d_an, -d_pn)
+    return d_ap + margin - jnp.minimum(d_an, d_pn) + log1p(jnp.exp(-jnp.abs(d_an - d_pn)))
 
 
 def values(formula: str, d_ap: Array, d_an: Array, d_pn: Array | None, margin: Array) -> Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxml import mining
 from jaxml.distances import pairwise
 from jaxml.losses import formulas
-from jaxml.losses.blocks import Block, zeros_like
+from jaxml.losses.blocks import Block, is_whole_batch, zeros_like
 
 Array = jax.Array
 
@@ -127,27 +127,23 @@ def _hinge_forward(kind: str, distances: Array, margin: Array, block: Block) -> 
 
 
 def _smooth_forward(formula: str, kind: str, distances: Array, margin: Array, block: Block) -> Any:
-    rows = jnp.arange(distances.shape[0])[:, None]
+    rows = jnp.arange(distances.shape[0])
     far = jnp.where(block.masks.negative, distances, jnp.inf)
     value_of, slope_of = formulas.VALUES[formula], formulas.SLOPES[formula]
 
     def step(carry: Any) -> Any:
         k, value, mined, gradient = carry
-        column, use, d_ap = _positives(k, distances, block)
-
-        def terms(function: Formula, j: int, d: Array) -> Array:
-            own, used = d_ap[:, j : j + 1], use[:, j : j + 1]
-            inside = _inside(d, window(kind, own, margin), used)
-            return jnp.where(inside, function(jnp.where(inside, own - d, 0.0)), 0.0)
-
-        def all_terms(function: Formula, d: Array) -> Array:
-            return reduce(jnp.add, (terms(function, j, d) for j in range(AT_ONCE)))
-
-        slope = jnp.stack([jnp.sum(terms(slope_of, j, far), axis=1) for j in range(AT_ONCE)], axis=1)
-        value = value + jnp.sum(all_terms(value_of, far))
-        mined = mined + jnp.sum(all_terms(jnp.ones_like, far))
-        gradient = (gradient - all_terms(slope_of, far)).at[rows, column].add(slope)
-        return k + AT_ONCE, value, mined, gradient
+        column, exists = mining.column_of_positive(k, block.anchors, block.candidates)
+        use = exists & block.masks.positive[rows, column]
+        d_ap = distances[rows, column][:, None]
+        inside = _inside(far, window(kind, d_ap, margin), use[:, None])
+        x = jnp.where(inside, d_ap - far, 0.0)
+        # The barrier: two sums use the slopes, and each would compute them anew.
+        slopes = jax.lax.optimization_barrier(jnp.where(inside, slope_of(x), 0.0))
+        value = value + jnp.sum(jnp.where(inside, value_of(x), 0.0))
+        mined = mined + jnp.sum(mining.row_count(inside).astype(jnp.float32))
+        gradient = (gradient - slopes).at[rows, column].add(jnp.sum(slopes, axis=1))
+        return k + 1, value, mined, gradient
 
     zero = zeros_like(distances[0, 0])
     last = jnp.max(block.anchors.size)
@@ -176,7 +172,7 @@ def soft_triplets(
 ) -> Sums:
     """Sums of d_ap + log(e^{margin - d_an} + e^{margin - d_pn}) over all triplets of a block.
 
-    Rows of d_pn are computed anew for each positive, so memory stays O(b M).
+    Rows of d_pn are computed anew for each positive, unless the block holds them; so memory stays O(b M).
 
     Args:
         kind: one of WINDOWS.
@@ -213,7 +209,9 @@ def _soft_forward(
         def d_from_positives(references: Array) -> Array:
             return pairwise(references[column], references, distance)
 
-        if symmetric:
+        if symmetric and is_whole_batch(distances, references, candidates):
+            d_pn = distances[column]
+        elif symmetric:
             d_pn = d_from_positives(references)
         else:
             d_pn, pullback = jax.vjp(d_from_positives, references)
@@ -221,7 +219,7 @@ def _soft_forward(
         nearer = jnp.minimum(distances, d_pn)
         e = jnp.exp(-jnp.abs(distances - d_pn))
         share = jnp.where(distances < d_pn, 1.0, e) / (1.0 + e)  # of d_an; d_pn has the rest
-        terms = jnp.where(inside, d_ap + margin - nearer + jnp.log(1.0 + e), 0.0)
+        terms = jnp.where(inside, d_ap + margin - nearer + formulas.log1p(e), 0.0)
         share = jnp.where(inside, share, 0.0)
         n = mining.row_count(inside).astype(jnp.float32)
         gradient = (gradient - (2.0 if symmetric else 1.0) * share).at[rows, column].add(n)
