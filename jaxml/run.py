@@ -26,7 +26,20 @@ from jaxml.evaluate import cluster, evaluate
 from jaxml.fit import Preempted, RunError, fit
 from jaxml.models import BACKBONES
 
-__all__ = ["Preempted", "Run", "RunError", "embedder", "load", "load_network", "score", "table", "train"]
+__all__ = [
+    "Preempted",
+    "Run",
+    "RunError",
+    "embedder",
+    "frozen_features",
+    "learn",
+    "load",
+    "load_network",
+    "open_run",
+    "score",
+    "table",
+    "train",
+]
 
 MAY_CHANGE = (
     "data.root",
@@ -63,7 +76,12 @@ class Run:
 
 
 def train(config: Config, workdir: str | Path, *, resume: bool = False) -> dict[str, Any]:
-    """Train, score the test classes, write the report; returns what `results.json` holds.
+    """Train, score the test classes, write the report; returns what `results.json` holds. Raises as `learn` does."""
+    return _finish(*learn(config, workdir, resume=resume))
+
+
+def learn(config: Config, workdir: str | Path, *, resume: bool = False) -> tuple[Run, Callable]:
+    """Train only: the run at its last step, and its `embedder`. Nothing of the test classes is looked at.
 
     Raises:
       RunError: the directory holds another run, `resume` finds none there, or the loss is no longer finite.
@@ -71,7 +89,7 @@ def train(config: Config, workdir: str | Path, *, resume: bool = False) -> dict[
     """
     workdir = Path(workdir)
     _claim(config, workdir, resume)
-    run = _open(config, workdir)
+    run = open_run(config, workdir)
     if run.checkpoints.steps():
         run.state, _ = run.checkpoints.restore_newest(run.state)
         print(f"resuming at step {int(run.state.step)} of {config.train.steps}")
@@ -81,7 +99,7 @@ def train(config: Config, workdir: str | Path, *, resume: bool = False) -> dict[
     print(optim.table(config.optim, run.state.params))
     embed = embedder(run)
     fit(run, embed)
-    return _finish(run, embed)
+    return run, embed
 
 
 def load(workdir: str | Path, *, data_root: str = "") -> Run:
@@ -96,7 +114,7 @@ def load(workdir: str | Path, *, data_root: str = "") -> Run:
     config = _saved_config(workdir)
     if data_root:
         config = replace(config, data=replace(config.data, root=data_root))
-    run = _open(replace(config, train=replace(config.train, devices=0)), workdir)
+    run = open_run(replace(config, train=replace(config.train, devices=0)), workdir)
     if not run.checkpoints.steps():
         raise RunError(f"{workdir} has no checkpoint yet")
     _restore_best(run)
@@ -202,7 +220,8 @@ def _saved_config(workdir: Path) -> Config:
     return configs.load(path)
 
 
-def _open(config: Config, workdir: Path) -> Run:
+def open_run(config: Config, workdir: Path) -> Run:
+    """A run at step 0 with random parameters, whatever its directory holds."""
     devices = _devices(config)
     images = open_images(config.data)
     learner, state = training.create(config, len(images.classes(config.data.train_on)))
@@ -236,7 +255,7 @@ def _finish(run: Run, embed: Callable) -> dict[str, Any]:
     pixels = next(run.images.read([rows]))
     rivals = {"raw pixels (8 x 8)": pixels_as_features(pixels)}
     if run.config.model.weights:
-        rivals["frozen features"] = _frozen_features(run, rows)
+        rivals["frozen features"] = frozen_features(run, rows)
     results: dict[str, Any] = {
         "step": int(run.state.step),
         "test": score(run, embeddings, rows),
@@ -269,8 +288,8 @@ def pixels_as_features(images: np.ndarray, side: int = 8) -> np.ndarray:
     return (sums / areas / 255).reshape(len(images), -1).astype(np.float32)
 
 
-def _frozen_features(run: Run, rows: np.ndarray) -> np.ndarray:
-    """Pooled features of the pretrained backbone before any training."""
+def frozen_features(run: Run, rows: np.ndarray) -> np.ndarray:
+    """Pooled features of the pretrained backbone before any training, float32 [n, D] for rows int [n]."""
     features = BACKBONES[run.config.model.backbone].features
     model = replace(run.config.model, head="none", feature_size=features, dropout=0.0)
     config = replace(run.config, model=model, loss=configs.Loss(), optim=configs.Optim())

@@ -1,0 +1,163 @@
+"""Run the rows of rows.py, or some of them, under one budget, and write the table of all that are finished.
+
+    python experiments/reproduce.py --data_root CUB_200_2011 --weights squeezenet1_1.safetensors
+    python experiments/reproduce.py --data_root ... --weights ... --only a_random b_hinge --budget large --seeds 0 1 2
+
+Each row and seed is a run of train.py in WORKDIR/ROW/SEED, with the command line that the table shows. Finished rows
+are skipped, stopped ones go on where they were saved, so the same command may be given again at any time. Writes
+results.json, table.md and results.html into WORKDIR after every row. The small budget takes about an hour on 2 CPU
+cores for all rows (README has the numbers to expect).
+
+Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75 stopped by SIGTERM and saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rows import BUDGETS, ROWS, Row
+
+from jaxml.cli import command, parse_train
+from jaxml.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Which rows, how long, where."""
+
+    data_root: str = ""
+    """Folder of the data set."""
+    weights: str = ""
+    """Pretrained weights of the backbone (safetensors)."""
+    only: tuple[str, ...] = ()
+    """Names of rows; all by default."""
+    budget: str = "small"
+    """small or large: see rows.BUDGETS."""
+    seeds: tuple[int, ...] = (0,)
+    """Training seeds."""
+    devices: int = 0
+    """Devices to train on; 0 takes all."""
+    workdir: str = "runs/reproduce"
+    """Where runs and tables go."""
+
+
+def main(words: list[str]) -> None:
+    arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    names = [row.name for row in ROWS]
+    if unknown := sorted({*arguments.only} - {*names}):
+        raise ValueError(f"--only {' '.join(unknown)} is no row; there are {', '.join(names)}")
+    if arguments.budget not in BUDGETS:
+        raise ValueError(f"--budget is {arguments.budget!r}; allowed: {', '.join(BUDGETS)}")
+    import tables
+
+    workdir = Path(arguments.workdir)
+    for row in ROWS:
+        for seed in arguments.seeds if row.name in (arguments.only or names) else ():
+            measure(row, seed, arguments, workdir / row.name / str(seed))
+            tables.write(workdir, ROWS, arguments.budget)
+    print((workdir / "table.md").read_text())
+
+
+def train_words(row: Row, budget: str) -> list[str]:
+    """The row's options of train.py, without seed and paths."""
+    found = [*BUDGETS[budget].split(), *row.words]
+    shorter = ("--train.steps", "--train.eval_every", "--train.save_every", "--optim.warmup_steps")
+    factors = dict.fromkeys(shorter, 1 / row.batch)
+    for name, factor in {"--data.classes_per_batch": row.batch, **factors}.items():
+        place = found.index(name) + 1
+        found[place] = str(round(int(found[place]) * factor))
+    return found
+
+
+def measure(row: Row, seed: int, arguments: Arguments, folder: Path) -> None:
+    """Train and score one row, and write `measured.json` into its folder; nothing is done if it is there."""
+    done = folder / "measured.json"
+    if done.exists():
+        return
+    from benchmarking import where
+
+    words = train_words(row, arguments.budget)
+    given = {
+        "train.seed": seed,
+        "train.devices": arguments.devices,
+        "data.root": arguments.data_root,
+        "model.weights": arguments.weights,
+    }
+    extra = [word for name, value in given.items() if value != "" for word in (f"--{name}", str(value))]
+    config = parse_train([*words, *extra], "").config
+    print(f"\n== {row.name}: {row.title}, seed {seed}", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Clock(folder / "clock.json") as clock:
+        found = (untrained if row.features else trained)(row, config, folder)
+    found |= {"seed": seed, "words": words, **clock.total, "where": where()}
+    part = done.with_suffix(".part")
+    part.write_text(json.dumps(found, indent=1) + "\n")
+    part.replace(done)
+
+
+def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
+    """Train, choose a step for each number of clusters, score the test classes there."""
+    from jaxml import run
+    from jaxml.evaluate import evaluate, validate
+
+    opened, embed = run.learn(config, folder, resume=(folder / "config.json").exists())
+    labels, steps = opened.images.index.labels, opened.checkpoints.steps()
+    states = {step: opened.checkpoints.restore(opened.state, step)[0] for step in steps}
+    test, validation = opened.images.rows("test"), opened.images.rows("val")
+    seen = {step: embed(states[step], validation) for step in steps} if opened.validates else {}
+    found: dict[int, np.ndarray] = {}
+    scores: dict[str, Any] = {"step": {}, "val": {}, "test": {}}
+    for k in row.clusters:
+        tried = {step: validate(x, labels[validation], clusters_per_class=k) for step, x in seen.items()}
+        best = max(tried, key=lambda step: (tried[step]["nmi"], step)) if tried else steps[-1]
+        if best not in found:
+            found[best] = embed(states[best], test)
+        scores["step"][k], scores["val"][k] = best, tried.get(best)
+        scores["test"][k] = evaluate(found[best], labels[test], clusters_per_class=k)
+    np.savez(folder / "test.npz", embeddings=found[scores["step"][row.clusters[0]]], rows=test)
+    return scores
+
+
+def untrained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
+    """Score features of the test images that nothing has been trained for."""
+    from handcrafted import features
+
+    from jaxml import run
+    from jaxml.evaluate import evaluate
+
+    opened = run.open_run(config, folder)
+    rows = opened.images.rows("test")
+    if row.features == "frozen":
+        found = run.frozen_features(opened, rows)
+    else:
+        pixels = next(opened.images.read([rows]))
+        found = features(pixels) if row.features == "handcrafted" else run.pixels_as_features(pixels)
+    return {"step": {}, "val": {}, "test": {1: evaluate(found, opened.images.index.labels[rows])}}
+
+
+class Clock:
+    """Wall and CPU seconds of a row over all its attempts but those that were killed; kept in a file."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.total = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0, "cpu_seconds": 0.0}
+
+    def __enter__(self) -> Clock:
+        self._start = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_) -> None:
+        now = time.perf_counter(), time.process_time()
+        for name, a, b in zip(self.total, self._start, now, strict=True):
+            self.total[name] = round(self.total[name] + b - a, 1)
+        self._path.write_text(json.dumps(self.total))
+
+
+if __name__ == "__main__":
+    command(main)
