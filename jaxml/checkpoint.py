@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,24 @@ class Checkpoints:
     """The checkpoints of one run, in `directory/STEP`.
 
     The newest two and the one with the highest score are kept. A save returns when all is on disk under its final
-    name; a process killed before that leaves only a temporary folder, which no restore looks at.
+    name; a process killed before that leaves only a temporary folder, which no restore looks at. Of several processes
+    only the first may use it (see `jaxml.distributed`).
     """
 
     def __init__(self, directory: str | Path):
         self.directory = Path(directory).absolute()
-        self._manager = self._open()
 
-    def _open(self) -> ocp.CheckpointManager:
+    @cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Opened when first used, which is on process 0 only."""
         # Orbax's own ranking reads unchecked files, so which to keep is decided here.
-        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            create=False,  # orbax will not where one of several processes writes
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
+        )
+        self.directory.mkdir(parents=True, exist_ok=True)
         return ocp.CheckpointManager(self.directory, options=options)
 
     def steps(self) -> list[int]:
@@ -50,6 +59,7 @@ class Checkpoints:
           CheckpointError: there is less free space than twice the checkpoint's size, or the write failed; earlier
             checkpoints are untouched.
         """
+        self.directory.mkdir(parents=True, exist_ok=True)
         arrays = _flatten(jax.device_get(state))
         needed = 2 * sum(x.nbytes for x in arrays.values())
         if (free := shutil.disk_usage(self.directory).free) < needed:
@@ -149,7 +159,7 @@ class Checkpoints:
         )
         (self.directory / str(step)).rename(name)
         self._manager.close()
-        self._manager = self._open()
+        del self._manager
 
 
 def _flatten(tree: Any) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class TrainArguments:
     """Directory of the run; runs/PRESET by default."""
     resume: bool = False
     """Continue the run in workdir, with its configuration."""
+    distributed: bool = False
+    """Join the other processes of this run, one to a host; each is started with the same command."""
     config: Annotated[configs.Config, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=configs.Config
     )
@@ -42,7 +44,7 @@ def parse_train(words: list[str], description: str) -> TrainArguments:
     workdir = known.workdir or f"runs/{known.preset}"
     saved = Path(workdir) / "config.json"
     base = configs.load(saved) if known.resume and saved.exists() else PRESETS[known.preset]
-    default = TrainArguments(known.preset, workdir, known.resume, base)
+    default = TrainArguments(known.preset, workdir, known.resume, config=base)
     return tyro.cli(
         TrainArguments, args=words, default=default, description=description, use_underscores=True
     )

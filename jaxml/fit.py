@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxml import config as configs
-from jaxml import history, triplets
+from jaxml import distributed, history, triplets
 from jaxml import train as training
 from jaxml.config import Config
 from jaxml.data import sampling
@@ -41,40 +42,48 @@ def fit(run: Run, embed: Callable) -> None:
     """
     config, settings = run.config, run.config.train
     first = step = int(run.state.step)
-    recorder = history.History(run.workdir / "metrics.jsonl", keep_to=first)
     rows = run.images.rows("val") if run.validates else np.array([], int)
     advance = stepper(run, first, embed)
-    if settings.profile:
+    if settings.profile and distributed.is_main():
         advance = traced(advance, settings.profile, run.workdir / "profile")
     # Calls may queue up on an accelerator; on CPU devices that can deadlock.
     queue_up = run.devices[0].platform != "cpu"
     state = training.replicate(run.state, run.devices)
     pending = None
-    with _Sigterm() as sigterm, _Progress(config, first) as progress:
+    with _Sigterm() as sigterm, _Progress(config, run.workdir, first) as progress:
         while step < settings.steps:
             state, metrics = advance(state)
             if pending:
-                progress.collect(*pending, recorder)
+                progress.collect(*pending)
             pending = (step, metrics)
             step += settings.steps_per_call
             last = step >= settings.steps
             validating = run.validates and (last or step % settings.eval_every == 0)
-            saving = last or validating or sigterm.received or step % settings.save_every == 0
+            stopping = sigterm.came(turn=step // settings.steps_per_call)
+            saving = last or validating or stopping or step % settings.save_every == 0
             if saving or not queue_up:
-                progress.collect(*pending, recorder)
+                progress.collect(*pending)
                 pending = None
             if not saving:
                 continue
-            found = validate(embed(state, rows), run.images.index.labels[rows]) if validating else {}
-            if found:
-                recorder.write({"step": step, **{f"val_{name}": value for name, value in found.items()}})
-                progress.show(found)
-            meta = {"config": configs.to_dict(config)}
-            run.checkpoints.save(step, state, score=found.get("nmi"), meta=meta)
-            if sigterm.received and not last:
+            embeddings = embed(state, rows) if validating else None
+            distributed.on_main(partial(_validate_and_save, run, step, state, embeddings, progress))
+            if stopping and not last:
                 raise Preempted(f"stopped by SIGTERM; step {step} is saved, continue with --resume")
             progress.restart_clock()
     run.state = state
+
+
+def _validate_and_save(
+    run: Run, step: int, state: training.TrainState, embeddings: np.ndarray | None, progress: _Progress
+) -> None:
+    """A checkpoint, scored by the embeddings of the validation images where there are some."""
+    found: dict[str, float] = {}
+    if embeddings is not None:
+        found = validate(embeddings, run.images.index.labels[run.images.rows("val")])
+        progress.show(step, found)
+    meta = {"config": configs.to_dict(run.config)}
+    run.checkpoints.save(step, state, score=found.get("nmi"), meta=meta)
 
 
 def stepper(run: Run, first: int, embed: Callable) -> Callable:
@@ -129,7 +138,7 @@ def _streamed(run: Run, first: int, table: sampling.ClassTable, shape: tuple[int
 
     def rows() -> Iterator[np.ndarray]:
         for step in range(first, config.train.steps):
-            indices, labels = jax.device_get(draw(step))
+            indices, labels = map(distributed.share, jax.device_get(draw(step)))
             drawn.append(labels)
             yield indices
 
@@ -138,12 +147,19 @@ def _streamed(run: Run, first: int, table: sampling.ClassTable, shape: tuple[int
 
 
 class _Progress:
-    """A progress bar, and the check that every step's numbers are finite."""
+    """The run's record, a progress bar, and the check that every step's numbers are finite."""
 
-    def __init__(self, config: Config, first: int):
+    def __init__(self, config: Config, workdir: Path, first: int):
         self._batch = config.data.classes_per_batch * config.data.images_per_class
         self._log_every = config.train.log_every
-        self._bar = tqdm(total=config.train.steps, initial=first, unit="step", desc="training")
+        self._history = history.History(workdir / "metrics.jsonl", first) if distributed.is_main() else None
+        self._bar = tqdm(
+            desc="training",
+            total=config.train.steps,
+            initial=first,
+            unit="step",
+            disable=not distributed.is_main(),
+        )
         self.restart_clock()
 
     def __enter__(self) -> _Progress:
@@ -156,7 +172,11 @@ class _Progress:
         """Leave what came since the last step out of images/s."""
         self._clock = time.perf_counter()
 
-    def collect(self, start: int, metrics: dict[str, jax.Array], recorder: history.History) -> None:
+    def _record(self, row: dict[str, float]) -> None:
+        if self._history:
+            self._history.write(row)
+
+    def collect(self, start: int, metrics: dict[str, jax.Array]) -> None:
         """Wait for the metrics [n] of the steps after `start`, check, show and log them."""
         values = jax.device_get(metrics)
         count = len(values["loss"])
@@ -170,30 +190,38 @@ class _Progress:
                     f"from an older checkpoint. Nothing of this step was saved"
                 )
             if step % self._log_every == 0:
-                recorder.write({"step": step, **row, "images_per_second": round(speed, 1)})
+                self._record({"step": step, **row, "images_per_second": round(speed, 1)})
         self._bar.update(count)
         self._bar.set_postfix_str(
             f"loss {row['loss']:.4f}, active {row['active_share']:.1%}, {speed:.0f} images/s"
         )
 
-    def show(self, found: dict[str, float]) -> None:
-        """Print a validation."""
+    def show(self, step: int, found: dict[str, float]) -> None:
+        """Print and log a validation."""
+        self._record({"step": step, **{f"val_{name}": value for name, value in found.items()}})
         self._bar.write(
-            f"step {self._bar.n}: validation NMI {found['nmi']:.4f}, F1 {found['f1']:.4f}, "
+            f"step {step}: validation NMI {found['nmi']:.4f}, F1 {found['f1']:.4f}, "
             f"Recall@1 {found['recall@1']:.4f}"
         )
 
 
 class _Sigterm:
-    """Turns SIGTERM into a flag while steps are running."""
+    """Turns SIGTERM into a flag while steps are running; among several processes jax.distributed does so."""
 
     def __enter__(self) -> _Sigterm:
-        self.received = False
-        self._before = signal.signal(signal.SIGTERM, self._raise_flag)
+        self._received = False
+        self._handles = jax.process_count() == 1
+        if self._handles:
+            self._before = signal.signal(signal.SIGTERM, self._raise_flag)
         return self
 
     def __exit__(self, *_) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        if self._handles:
+            signal.signal(signal.SIGTERM, self._before)
 
     def _raise_flag(self, *_) -> None:
-        self.received = True
+        self._received = True
+
+    def came(self, turn: int) -> bool:
+        """Whether to save and stop now: the same answer in every process at the same turn, counted by ones."""
+        return self._received if self._handles else distributed.preempted(turn)

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxml import config as configs
-from jaxml import history, optim, report
+from jaxml import distributed, history, optim, report
 from jaxml import train as training
 from jaxml.checkpoint import Checkpoints
 from jaxml.config import Config
@@ -88,15 +88,15 @@ def learn(config: Config, workdir: str | Path, *, resume: bool = False) -> tuple
       Preempted: SIGTERM came; the state is saved.
     """
     workdir = Path(workdir)
-    _claim(config, workdir, resume)
-    run = open_run(config, workdir)
-    if run.checkpoints.steps():
-        run.state, _ = run.checkpoints.restore_newest(run.state)
-        print(f"resuming at step {int(run.state.step)} of {config.train.steps}")
+    distributed.on_main(partial(_claim, config, workdir, resume))
+    run = open_run(config, workdir, to_train=True)
+    if distributed.on_main(run.checkpoints.steps):
+        run.state, _ = distributed.on_main(partial(run.checkpoints.restore_newest, run.state))
+        distributed.say(f"resuming at step {int(run.state.step)} of {config.train.steps}")
     elif config.model.weights:
         run.state, weights = training.load_weights(config, run.state)
-        _write_json(workdir / "weights.json", weights)
-    print(optim.table(config.optim, run.state.params))
+        distributed.on_main(partial(_write_json, workdir / "weights.json", weights))
+    distributed.say(optim.table(config.optim, run.state.params))
     embed = embedder(run)
     fit(run, embed)
     return run, embed
@@ -145,12 +145,14 @@ def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np
 def embedder(run: Run) -> Callable[[training.TrainState, np.ndarray], np.ndarray]:
     """Function (state, rows [n]) -> embeddings float32 [n, D]; compiled once, on all devices of the run."""
     embed_pixels = _pixel_embedder(run.learner, run.devices)
-    size = run.config.eval.batch_size
+    size = -(-run.config.eval.batch_size // jax.process_count())
+    hidden = not distributed.is_main()
 
     def embed(state: training.TrainState, rows: np.ndarray) -> np.ndarray:
-        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-        read = tqdm(run.images.read(batches), "embedding", len(batches), leave=False, unit="batch")
-        return np.concatenate([embed_pixels(state, pixels) for pixels in read])
+        own = distributed.share(rows)
+        batches = [own[i : i + size] for i in range(0, len(own), size)]
+        read = tqdm(run.images.read(batches), "embedding", len(batches), False, disable=hidden)
+        return distributed.gather(np.concatenate([embed_pixels(state, pixels) for pixels in read]), len(rows))
 
     return embed
 
@@ -158,7 +160,7 @@ def embedder(run: Run) -> Callable[[training.TrainState, np.ndarray], np.ndarray
 def _pixel_embedder(learner: training.Learner, devices: list) -> Callable:
     """Function (state, pixels uint8 [n, S, S, 3]) -> embeddings float32 [n, D], by batches of one shape."""
     count = len(devices)
-    share = -(-learner.config.eval.batch_size // count)
+    share = -(-learner.config.eval.batch_size // (count * jax.process_count()))
     step = training.parallel(
         lambda images, params, stats: training.embed_step(learner, params, stats, images),
         in_axes=(0, None, None),
@@ -220,10 +222,10 @@ def _saved_config(workdir: Path) -> Config:
     return configs.load(path)
 
 
-def open_run(config: Config, workdir: Path) -> Run:
+def open_run(config: Config, workdir: Path, to_train: bool = False) -> Run:
     """A run at step 0 with random parameters, whatever its directory holds."""
     devices = _devices(config)
-    images = open_images(config.data)
+    images = open_images(config.data, devices if to_train else ())
     learner, state = training.create(config, len(images.classes(config.data.train_on)))
     return Run(workdir, learner, state, images, devices, Checkpoints(workdir / "checkpoints"))
 
@@ -234,8 +236,8 @@ def _devices(config: Config) -> list:
     if count > len(devices):
         raise RunError(f"train.devices is {count}, but this machine has {len(devices)}")
     batch = config.data.classes_per_batch * config.data.images_per_class
-    if batch % count:
-        raise RunError(f"the batch of {batch} can not be divided among {count} devices; set --train.devices")
+    if batch % (whole := count * jax.process_count()):
+        raise RunError(f"the batch of {batch} can not be divided among {whole} devices; set --train.devices")
     return devices[:count]
 
 
@@ -244,7 +246,10 @@ def _best_step(config: Config, checkpoints: Checkpoints) -> int:
 
 
 def _restore_best(run: Run) -> None:
-    run.state, _ = run.checkpoints.restore(run.state, _best_step(run.config, run.checkpoints))
+    def best() -> training.TrainState:
+        return run.checkpoints.restore(run.state, _best_step(run.config, run.checkpoints))[0]
+
+    run.state = distributed.on_main(best)
 
 
 def _finish(run: Run, embed: Callable) -> dict[str, Any]:
@@ -252,10 +257,15 @@ def _finish(run: Run, embed: Callable) -> dict[str, Any]:
     _restore_best(run)
     rows = run.images.rows("test")
     embeddings = embed(run.state, rows)
+    frozen = frozen_features(run, rows) if run.config.model.weights else None
+    return distributed.on_main(partial(_report, run, rows, embeddings, frozen))
+
+
+def _report(run: Run, rows: np.ndarray, embeddings: np.ndarray, frozen: np.ndarray | None) -> dict[str, Any]:
     pixels = next(run.images.read([rows]))
     rivals = {"raw pixels (8 x 8)": pixels_as_features(pixels)}
-    if run.config.model.weights:
-        rivals["frozen features"] = frozen_features(run, rows)
+    if frozen is not None:
+        rivals["frozen features"] = frozen
     results: dict[str, Any] = {
         "step": int(run.state.step),
         "test": score(run, embeddings, rows),

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxml import losses, models, optim
+from jaxml import distributed, losses, models, optim
 from jaxml.config import Config
 from jaxml.data.augment import augment, center
 from jaxml.data.sampling import ClassTable, sample
@@ -268,14 +268,15 @@ def embed_step(learner: Learner, params: Any, batch_stats: Any, images: Array) -
 def parallel(function: Callable, in_axes: tuple, devices: list, out_axes: int | None = None) -> Callable:
     """`function` on every device at once: arguments with axis 0 are divided, the others are the same everywhere.
 
-    The first argument's memory is reused for the result where the result is a state (`out_axes` None).
+    `devices` are this process's; the others' take part with their own, and each divides its own arguments. The first
+    argument's memory is reused for the result where the result is a state (`out_axes` None).
     """
     call = jax.pmap(
         lambda _, *args: function(*args),
         axis_name=AXIS,
         in_axes=(0, *in_axes),
         out_axes=out_axes,
-        devices=devices,
+        devices=distributed.everywhere(devices),
         donate_argnums=(1,) if out_axes is None else (),
     )
     # pmap learns the number of devices from a divided argument, and the resident steps have none.

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxml import metrics
+from jaxml import distributed, metrics
 from jaxml.checkpoint import CheckpointError
 from jaxml.evaluate import cluster
 
@@ -132,27 +133,32 @@ def batches(run: Run, first: int, embed: Callable) -> Callable[[Any], tuple[np.n
     stretch: Iterator[np.ndarray] = iter(())
     rows = np.zeros((0, 3 * per_batch), int)
 
+    def stretch_rows(start: int, embeddings: np.ndarray | None) -> np.ndarray:
+        """The list that begins at step `start`, batch by batch; drawn at its beginning, read where a run resumes."""
+        path = run.workdir / "triplets" / f"{start}.npz"
+        if step == start:
+            found = draw(
+                labels[own],
+                every * per_batch,
+                embeddings,
+                sampling=config.triplets.sampling,
+                hard_share=config.triplets.hard_share,
+                margin=float(dict(config.loss.options).get("margin", 0.2)),
+                seed=config.train.seed,
+                step=start,
+            )
+            _save(path, own[found])
+        return _load(path).reshape(every, 3 * per_batch)
+
     def next_batch(state: Any) -> tuple[np.ndarray, np.ndarray]:
         nonlocal step, stretch, rows
         start = step - step % every
         if step in (first, start):
-            path = run.workdir / "triplets" / f"{start}.npz"
-            if step == start:
-                embeddings = embed(state, own) if start and config.triplets.sampling != "random" else None
-                found = draw(
-                    labels[own],
-                    every * per_batch,
-                    embeddings,
-                    sampling=config.triplets.sampling,
-                    hard_share=config.triplets.hard_share,
-                    margin=float(dict(config.loss.options).get("margin", 0.2)),
-                    seed=config.train.seed,
-                    step=start,
-                )
-                _save(path, own[found])
-            rows = _load(path).reshape(every, 3 * per_batch)
-            stretch = run.images.read(iter(rows[step - start : steps - start]))
-        chosen = rows[step - start]
+            choosing = step == start and start and config.triplets.sampling != "random"
+            embeddings = embed(state, own) if choosing else None
+            rows = distributed.on_main(partial(stretch_rows, start, embeddings))
+            stretch = run.images.read(map(distributed.share, rows[step - start : steps - start]))
+        chosen = distributed.share(rows[step - start])
         step += 1
         return next(stretch), labels[chosen]
 

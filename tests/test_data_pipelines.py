@@ -19,6 +19,7 @@ from PIL import Image
 from jaxml import data
 from jaxml.config import Data
 from jaxml.data import ImageError, Index, decode, resident
+from jaxml.data.images import open_images
 
 SIDE = 16
 
@@ -268,6 +269,39 @@ def test_a_full_disk_is_noticed_before_decoding(config, monkeypatch):
     monkeypatch.setattr(resident.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     with pytest.raises(OSError, match=r"0\.00 GB free.*--data\.input tf_data"):
         resident.load(index, config)
+
+
+@pytest.mark.parametrize(
+    ("stats", "ram", "place"),
+    [
+        ({"bytes_limit": 48_000_000, "bytes_in_use": 12_000_000}, 0, "GPU 1 has 0.04 GB"),
+        (None, 72_000_000, "each of 2 CPU"),
+    ],
+)
+def test_what_does_not_fit_on_a_device_is_refused_with_the_numbers(config, monkeypatch, stats, ram, place):
+    index = data.load(config)  # 12 images
+    roomy = SimpleNamespace(memory_stats=lambda: stats and {"bytes_limit": 10**9, "bytes_in_use": 0})
+
+    class Device(SimpleNamespace):
+        def __str__(self):
+            return "GPU 1"
+
+    devices = [roomy, Device(memory_stats=lambda: stats)]
+    monkeypatch.setattr(resident, "host_memory", lambda: ram)
+    config = dataclasses.replace(config, stored_size=1000)  # 36 MB, all that is free
+    resident.check_fits(index, config, devices)
+    config = dataclasses.replace(config, stored_size=1001)
+    with pytest.raises(
+        ValueError, match=rf"12 images of 1001 x 1001 .*0\.04 GB, but {place}.*--data\.input tf_data"
+    ):
+        resident.check_fits(index, config, devices)
+    with pytest.raises(ValueError, match=r"--data\.input tf_data"):
+        open_images(dataclasses.replace(config, split="0-0/1-1/2-2"), devices)
+    assert not list(Path(config.cache).glob("*/")), "decoded before it was refused"
+
+
+def test_host_memory_is_that_of_this_machine():
+    assert 10**8 < resident.host_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _load(config: Data) -> int:

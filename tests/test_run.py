@@ -104,8 +104,8 @@ def test_stopped_anywhere_and_resumed_is_the_same_run(config, tmp_path, monkeypa
     whole_collect = fit._Progress.collect
     for attempt, stop in enumerate([1, 6, 11]):
 
-        def collect(self, start, metrics, recorder, stop=stop):
-            whole_collect(self, start, metrics, recorder)
+        def collect(self, start, metrics, stop=stop):
+            whole_collect(self, start, metrics)
             if start + 1 == stop:
                 raise _Stop
 

@@ -1,8 +1,9 @@
 """A data set as a run sees it: index, class split, and pixels by row from either input path."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -32,16 +33,19 @@ class Images:
         return np.flatnonzero(np.isin(self.index.labels, self.classes(part)))
 
 
-def open_images(config: Data) -> Images:
+def open_images(config: Data, devices: Sequence[Any] = ()) -> Images:
     """Index, split and pixels of the configured data set.
 
+    `devices` are those that are to hold it whole, if it is resident.
+
     Raises:
-      ValueError: an unknown source or split, or classes that the data set lacks.
+      ValueError: an unknown source or split, classes that the data set lacks, or too little memory.
       ImageError: an image that can not be decoded.
     """
     index = data.load(config)
     parts = splits.split(config.split, len(index.class_names))
     if config.input == "resident":
+        resident.check_fits(index, config, devices)  # before an hour of decoding, perhaps
         pixels = resident.load(index, config)
         return Images(index, parts, lambda batches: (pixels[rows] for rows in batches), pixels)
     from jaxml.data import tf_pipeline

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from jaxml.data.index import ImageError, Index
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that readers see the old one or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    # Hosts that share a folder may have the same process ids.
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as part:
+        part.write(text)
+    os.replace(part.name, path)
 
 
 def file(config: Data) -> Path:

@@ -9,7 +9,9 @@ import shutil
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,32 @@ def fingerprint(index: Index, config: Data) -> str:
     if crops is not None:
         digest.update(crops.tobytes())
     return digest.hexdigest()
+
+
+def check_fits(index: Index, config: Data, devices: Sequence[Any]) -> None:
+    """ValueError if the decoded data set is larger than the memory that is free on one of the devices."""
+    size = len(index.items) * config.stored_size**2 * 3
+    for device in devices:
+        stats = device.memory_stats()
+        if stats:
+            free, place = stats["bytes_limit"] - stats["bytes_in_use"], str(device)
+        else:  # CPU devices divide the host's
+            free, place = host_memory() // len(devices), f"each of {len(devices)} CPU device(s)"
+        if size > free:
+            raise ValueError(
+                f"{len(index.items)} images of {config.stored_size} x {config.stored_size} pixels take "
+                f"{size / 1e9:.2f} GB, but {place} has {free / 1e9:.2f} GB free: stream them with --data.input "
+                f"tf_data, or lower --data.stored_size"
+            )
+
+
+def host_memory() -> int:
+    """Bytes that this machine has left for new programs, as Linux estimates them; elsewhere all it has."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def load(index: Index, config: Data) -> np.memmap:

@@ -1,0 +1,95 @@
+"""Several processes as one run: every process trains, process 0 keeps the books.
+
+Process 0 alone reads and writes the run's directory, so that it need not be shared; what it finds there, and its
+errors, are sent to the others. Without `start` all of this is a run of one process.
+"""
+
+import os
+import pickle
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+T = TypeVar("T")
+
+
+def start() -> None:
+    """Join the other processes; to be called before anything touches a device.
+
+    TPU VMs, Slurm, Open MPI and Kubernetes need no settings. Elsewhere the environment names the first process in
+    JAX_COORDINATOR_ADDRESS (host:port), their number in JAX_NUM_PROCESSES and this one's in JAX_PROCESS_ID.
+
+    Raises:
+      ValueError: the environment does not say which processes there are.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    count, this = (int(os.environ[name]) if name in os.environ else None for name in names)
+    try:
+        jax.distributed.initialize(num_processes=count, process_id=this)
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed found no cluster: set JAX_COORDINATOR_ADDRESS, {' and '.join(names)} ({error})"
+        ) from error
+
+
+def is_main() -> bool:
+    """Whether this is process 0, the one that reads, writes and reports."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Print once, not once for each process."""
+    if is_main():
+        print(text)
+
+
+def everywhere(devices: list) -> list:
+    """This process's devices and as many of every other process, in the same order on all."""
+    found: list = []
+    for process in range(jax.process_count()):
+        found += [d for d in jax.devices() if d.process_index == process][: len(devices)]
+    return found
+
+
+def share(rows: np.ndarray) -> np.ndarray:
+    """This process's part of `rows` [n], equally long on all; the last may repeat rows from the beginning."""
+    count = jax.process_count()
+    part = -(-len(rows) // count)
+    return np.resize(rows, (count * part, *rows.shape[1:]))[part * jax.process_index() :][:part]
+
+
+def gather(parts: np.ndarray, count: int) -> np.ndarray:
+    """The results [count, ...] for all rows, on every process, from those [m, ...] for each one's `share`."""
+    return np.asarray(multihost_utils.process_allgather(parts, tiled=True))[:count]
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """What `function` returns on process 0, where alone it is called, on every process.
+
+    An exception that it raises there is raised by all. No process returns before process 0 is done.
+    """
+    if jax.process_count() == 1:
+        return function()
+    outcome = b""
+    if is_main():
+        try:
+            outcome = pickle.dumps((function(), None))
+        except Exception as error:
+            outcome = pickle.dumps((None, error))
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(outcome))))
+    sent = np.zeros(size, np.uint8)
+    if is_main():
+        sent[:] = np.frombuffer(outcome, np.uint8)
+    result, failure = pickle.loads(multihost_utils.broadcast_one_to_all(sent).tobytes())
+    if failure is not None:
+        raise failure
+    return result
+
+
+def preempted(turn: int) -> bool:
+    """Whether some process was sent SIGTERM and this turn, counted by ones on all, is the one after which all stop."""
+    return multihost_utils.reached_preemption_sync_point(turn)
