@@ -15,6 +15,7 @@ from jaxml import evaluate, figures, metrics, page
 QUERIES = 10
 NEIGHBOURS = 10
 MISTAKES = 12
+MAPPED_CLASSES = 150
 
 CLUSTERING = {"nmi": "NMI", "ami": "AMI", "ari": "ARI", "f1": "F1 (pairs)", "purity": "Purity"}
 RETRIEVAL = {**{f"recall@{k}": f"R@{k}" for k in metrics.KS}, "r_precision": "R-precision", "map@r": "MAP@R"}
@@ -95,6 +96,7 @@ def write(
             "goes by class, and the class name appears on hovering. Scroll sideways on a small screen.",
             f'<div class="scroll map">{figures.picture_map(embeddings, labels, images, names, seed=seed)}</div>',
         ),
+        _class_map(embeddings, labels, images, names, seed),
         _queries(embeddings, labels, images, names, seed),
         _mistakes(embeddings, labels, images, names, np.asarray(clusters), seed),
         page.section("Configuration", "", page.options({k: dict(v) for k, v in config.items()})),
@@ -190,6 +192,39 @@ def _curves(history) -> str:
         steps = sorted(points)
         charts += f"<figure>{figures.curve(steps, [points[s] for s in steps], title, **options)}</figure>"
     return page.section("Training", "", f'<div class="charts">{charts}</div>')
+
+
+def _class_map(embeddings, labels, images, names, seed) -> str:
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
+    classes = np.random.default_rng(seed).permutation(np.unique(labels))[:MAPPED_CLASSES]
+    means, central = [], []
+    for c in classes:
+        members = np.flatnonzero(labels == c)
+        means.append(embeddings[members].mean(0))
+        central.append(members[((embeddings[members] - means[-1][None, :]) ** 2).sum(1).argmin()])
+    xy = figures.plane(np.stack(means), seed)
+    xy = (xy - xy.min(0, keepdims=True)) / np.maximum(np.ptp(xy, axis=0, keepdims=True), 1e-12)
+    columns = int(np.ceil(np.sqrt(1.4 * len(classes))))
+    count = -(-len(classes) // columns)
+    cells = np.stack(np.meshgrid(np.linspace(0, 1, columns), np.linspace(0, 1, count)), axis=-1).reshape(
+        -1, 2
+    )
+    placed = dict(zip(*reversed(linear_sum_assignment(cdist(xy, cells, "sqeuclidean"))), strict=True))
+    pictures = "".join(
+        page.picture(images[central[placed[i]]], names[central[placed[i]]])
+        if i in placed
+        else "<span></span>"
+        for i in range(len(cells))
+    )
+    style = f"display:grid;grid-template-columns:repeat({columns},minmax(76px,1fr));gap:.4rem"
+    return page.section(
+        "Map of the classes",
+        "The most central picture of each class. Classes whose mean embeddings are near lie near each other, "
+        "as far as a full grid allows.",
+        f'<div class="scroll"><div style="{style}">{pictures}</div></div>',
+    )
 
 
 def _queries(embeddings, labels, images, names, seed) -> str:

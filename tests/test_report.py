@@ -115,6 +115,21 @@ def test_frames_agree_with_labels(tmp_path):
     assert parsed.count(**{"aria-label": "right"}) == right
 
 
+def test_class_map_shows_every_class_once_and_its_most_central_picture(tmp_path):
+    values = inputs(classes=23, per_class=5)
+    text, _ = written(tmp_path, **values)
+    block = text[text.index("<h2>Map of the classes") : text.index("<h2>Nearest pictures")]
+    shown = re.findall(r'<img src="([^"]*)" alt="([^"]*)"', block)
+    assert sorted(name for _, name in shown) == sorted(
+        {report.readable(n) for n in values["class_names"][2:]}
+    )
+    for source, name in shown:
+        own = np.flatnonzero(values["labels"] == ord(name[-1]) - 65)
+        x = values["embeddings"][own]
+        distances = [sum((u - x[:, j].mean()) ** 2 for j, u in enumerate(row)) for row in x]
+        assert source == page.data_uri(values["images"][own[int(np.argmin(distances))]])
+
+
 def test_mistakes_are_mistakes(tmp_path):
     values = inputs(classes=3, noise=0.01)
     labels = values["labels"]
