@@ -158,8 +158,7 @@ def _self_forward(x: Array, rooted: bool) -> tuple[Array, Any]:
 
 def _self_backward(rooted: bool, residuals: Any, g: Array) -> tuple[Array]:
     x, d = residuals
-    w = _gram_weights(d, g, rooted)
-    w = w + w.T  # x_i is in row i and in column i: one matrix product for both
+    w = _gram_weights(d, g + g.T, rooted)  # x_i is in row i and in column i: one matrix product for both
     return (jnp.sum(w, axis=1)[:, None] * x - _product(w, x),)
 
 

@@ -92,8 +92,9 @@ def _hinge_forward(kind: str, distances: Array, margin: Array, block: Block) -> 
     positive, negative = block.masks
     rows = jnp.arange(distances.shape[0])[:, None]
     far = jnp.where(negative, distances, jnp.inf)
-    # Both sums are taken relative to the anchor's largest limit, lest they cancel.
-    centre = jnp.max(jnp.where(positive, distances, 0.0), axis=1, keepdims=True) + margin
+    # Both sums are taken relative to a limit of the anchor's, lest they cancel.
+    _, use, d_ap = _positives(jnp.int32(0), distances, block)
+    centre = jnp.max(jnp.where(use, d_ap, 0.0), axis=1, keepdims=True) + margin
 
     def step(carry: Any) -> Any:
         k, value, active, gradient = carry
