@@ -27,4 +27,20 @@ PRESETS = {
         optim=Optim(learning_rate=1e-3, schedule="cosine", warmup_steps=50, groups=(("backbone/.*", 0.1),)),
         train=Train(steps=600, eval_every=100, save_every=100),
     ),
+    # Shah 2017's best network as he trained it: all violating triplets of 4 classes x 16 images, learning rates by depth.
+    "cub_inception_original": Config(
+        data=Data(
+            source="cub",
+            split="poster",
+            stored_size=299,
+            size=299,
+            crop_area=(1.0, 1.0),
+            classes_per_batch=4,
+            images_per_class=16,
+        ),
+        model=Model(backbone="inception_v3"),
+        loss=Loss("triplet", (("margin", 0.2),), norm_weight=1e-3),
+        optim=Optim(learning_rate=4e-5, groups=(("backbone/Mixed.*", 0.2), ("backbone/.*", 0.1))),
+        train=Train(steps=1000, eval_every=100, save_every=100),
+    ),
 }

@@ -1,12 +1,14 @@
 """Learning rates by group: one Adam step moves a parameter by the learning rate times its factor."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxml import optim
+from jaxml import models, optim
 from jaxml.config import Optim
+from jaxml.presets import PRESETS
 
 PARAMS = {
     "backbone": {
@@ -72,3 +74,17 @@ def test_a_pattern_without_match_is_named():
 def test_trainable_leaves_frozen_out():
     assert sum(leaf.size for leaf in optim.trainable(CONFIG, PARAMS)) == 15
     assert optax.tree.norm(optim.trainable(CONFIG, PARAMS)) > 0
+
+
+def test_the_originals_learning_rates_by_depth():
+    config = PRESETS["cub_inception_original"]
+    module = models.build(config.model)
+    images = jnp.zeros((1, 299, 299, 3))
+    variables = jax.eval_shape(lambda key: module.init(key, images, train=False), jax.random.key(0))
+    stem, mixed, head = 5 * 3, 89 * 3, 2  # convolution, scale and bias of each unit; weights and bias of the layer
+    lines = optim.table(config.optim, variables["params"]).splitlines()
+    assert [line.split()[-3:-1] for line in lines[1:]] == [
+        ["8e-06", str(mixed)],
+        ["4e-06", str(stem)],
+        ["4e-05", str(head)],
+    ]
