@@ -27,7 +27,7 @@ PRESETS = {
         optim=Optim(learning_rate=1e-3, schedule="cosine", warmup_steps=50, groups=(("backbone/.*", 0.1),)),
         train=Train(steps=600, eval_every=100, save_every=100),
     ),
-    # Shah 2017's best network as he trained it: all violating triplets of 4 classes x 16 images, learning rates by depth.
+    # Shah 2017: his best network, all violating triplets of 4 classes x 16 images, learning rates by depth.
     "cub_inception_original": Config(
         data=Data(
             source="cub",

@@ -81,7 +81,8 @@ def test_the_originals_learning_rates_by_depth():
     module = models.build(config.model)
     images = jnp.zeros((1, 299, 299, 3))
     variables = jax.eval_shape(lambda key: module.init(key, images, train=False), jax.random.key(0))
-    stem, mixed, head = 5 * 3, 89 * 3, 2  # convolution, scale and bias of each unit; weights and bias of the layer
+    # Convolution, scale and bias of each unit; weights and bias of the layer.
+    stem, mixed, head = 5 * 3, 89 * 3, 2
     lines = optim.table(config.optim, variables["params"]).splitlines()
     assert [line.split()[-3:-1] for line in lines[1:]] == [
         ["8e-06", str(mixed)],
