@@ -5,11 +5,13 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -42,7 +44,6 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             create=False,  # orbax will not where one of several processes writes
             enable_async_checkpointing=False,
-            cleanup_tmp_directories=True,
             multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
         )
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -55,12 +56,21 @@ class Checkpoints:
     def save(self, step: int, state: Any, *, score: float | None, meta: dict[str, Any]) -> None:
         """Write `state` (a tree of arrays) and `meta` (JSON); `score` ranks it, None or NaN ranks last.
 
+        A checkpoint of the same step is replaced.
+
         Raises:
-          CheckpointError: there is less free space than twice the checkpoint's size, or the write failed; earlier
-            checkpoints are untouched.
+          CheckpointError: an array is not finite, there is less free space than twice the checkpoint's size, or the
+            write failed; earlier checkpoints are untouched.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         arrays = _flatten(jax.device_get(state))
+        if bad := [name for name, x in arrays.items() if not _finite(x)]:
+            raise CheckpointError(
+                f"checkpoint {step} not written to {self.directory}: NaN or infinity in {', '.join(bad)}"
+            )
+        # Not on opening, as orbax would: another process may be saving here while this one only reads.
+        for left_over in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left_over, ignore_errors=True)
         needed = 2 * sum(x.nbytes for x in arrays.values())
         if (free := shutil.disk_usage(self.directory).free) < needed:
             raise CheckpointError(
@@ -71,6 +81,8 @@ class Checkpoints:
         meta["sha256"] = _sha256(_canonical(meta))
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         try:
+            if step in self.steps():
+                self._manager.delete(step)
             self._manager.save(step, args=args, force=True)
             self._manager.wait_until_finished()
         except Exception as error:
@@ -88,7 +100,10 @@ class Checkpoints:
         """
         if not self.steps():
             raise CheckpointError(f"no checkpoint in {self.directory}")
-        return max(self.steps(), key=lambda step: (self._score(step), step))
+        return self._ranked()[-1]
+
+    def _ranked(self) -> list[int]:
+        return sorted(self.steps(), key=lambda step: (self._score(step), step))
 
     def _score(self, step: int) -> float:
         try:
@@ -135,24 +150,46 @@ class Checkpoints:
             raise DamagedCheckpoint(f"{where} is damaged: SHA-256 differs for {', '.join(changed)}")
         return jax.tree.unflatten(jax.tree.structure(target), [arrays[name] for name in expected]), meta
 
-    def restore_newest(self, target: Any) -> tuple[Any, dict[str, Any]]:
+    def restore_newest(
+        self, target: Any, check: Callable[[int, dict[str, Any]], None] | None = None, *, part: bool = False
+    ) -> tuple[Any, dict[str, Any]]:
         """`restore` of the newest sound checkpoint; damaged ones are moved to `damaged/` beside the folder.
+
+        `check` may refuse a step by its meta before its arrays are compared with `target`.
 
         Raises:
           CheckpointError: there is none, or none is sound.
         """
-        for step in reversed(self.steps()):
+        return self._restore_first(self.steps()[::-1], target, check, part)
+
+    def restore_best(self, target: Any, *, part: bool = False) -> tuple[Any, dict[str, Any]]:
+        """The same for the sound checkpoint with the highest score, the newest of equals."""
+        return self._restore_first(self._ranked()[::-1], target, None, part)
+
+    def damaged(self) -> list[str]:
+        """Names of the checkpoints that were set aside."""
+        return sorted(path.name for path in self._aside.iterdir()) if self._aside.is_dir() else []
+
+    def _restore_first(
+        self, steps: list[int], target: Any, check: Any, part: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        for step in steps:
             try:
-                return self.restore(target, step)
+                if check is not None:
+                    check(step, self._meta(step))
+                return self.restore(target, step, part=part)
             except DamagedCheckpoint as error:
-                log.warning("%s; set aside, trying an older one", error)
-                self._set_aside(step)
+                log.warning("%s; moved to %s, trying another one", error, self._set_aside(step))
         raise CheckpointError(
             f"no sound checkpoint in {self.directory}; start a new run in another folder, or put one back"
         )
 
-    def _set_aside(self, step: int) -> None:
-        aside = self.directory.parent / "damaged"
+    @property
+    def _aside(self) -> Path:
+        return self.directory.parent / "damaged"
+
+    def _set_aside(self, step: int) -> Path:
+        aside = self._aside
         aside.mkdir(exist_ok=True)
         name = next(
             n for i in range(10_000) if not (n := aside / (f"{step}-{i}" if i else str(step))).exists()
@@ -160,12 +197,17 @@ class Checkpoints:
         (self.directory / str(step)).rename(name)
         self._manager.close()
         del self._manager
+        return name
 
 
 def _flatten(tree: Any) -> dict[str, Any]:
     """Arrays by path, in the tree's own order."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _finite(array: Any) -> bool:
+    return not jnp.issubdtype(array.dtype, jnp.inexact) or bool(np.isfinite(array).all())
 
 
 def _describe(array: Any) -> dict[str, Any]:

@@ -11,10 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxml import config as configs
+from jaxml.preemption import PREEMPTED, Preempted, RunError
 from jaxml.presets import PRESETS
-
-PREEMPTED = 75
-"""Exit code after SIGTERM (EX_TEMPFAIL): the state is saved, the same command with --resume goes on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +58,6 @@ def command(main: Callable[[list[str]], Any]) -> None:
     except (OSError, RuntimeError) as error:
         # Imported here, so that --help answers without loading jax.
         from jaxml.checkpoint import CheckpointError
-        from jaxml.run import Preempted, RunError
 
         if isinstance(error, Preempted):
             print(error, file=sys.stderr)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from jaxml.files import write_atomically
+
 Options = tuple[tuple[str, bool | int | float | str], ...]
 
 
@@ -248,13 +250,17 @@ def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
 
 
 def load(path: str | Path) -> Config:
-    """Configuration from a JSON file written by `save`."""
-    return from_dict(json.loads(Path(path).read_text()))
+    """Configuration from a JSON file written by `save`; ValueError names a damaged one."""
+    try:
+        values = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from None
+    return from_dict(values)
 
 
 def save(path: str | Path, config: Config) -> None:
     """Write a configuration as JSON."""
-    Path(path).write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    write_atomically(Path(path), json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def differences(old: Config, new: Config) -> list[str]:

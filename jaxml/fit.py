@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -14,35 +12,26 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxml import config as configs
-from jaxml import distributed, history, triplets
+from jaxml import distributed, health, history, optim, triplets
 from jaxml import train as training
-from jaxml.config import Config
 from jaxml.data import sampling
 from jaxml.evaluate import validate
+from jaxml.preemption import Interrupted, Preempted
 from jaxml.profiling import traced
 
 if TYPE_CHECKING:
     from jaxml.run import Run
 
 
-class RunError(RuntimeError):
-    """A run that can not start or go on; the message says what to do."""
-
-
-class Preempted(RunError):
-    """The run was stopped by SIGTERM after its state was saved."""
-
-
 def fit(run: Run, embed: Callable) -> None:
     """Train the run's state up to `train.steps`; `embed` embeds validation images.
 
     Raises:
-      RunError: a loss or gradient is not finite; the last checkpoint is from before.
+      RunError: a loss or gradient is not finite; names step and tensors. The last checkpoint is from before.
       Preempted: SIGTERM came; the state is saved.
     """
-    config, settings = run.config, run.config.train
+    settings = run.config.train
     first = step = int(run.state.step)
-    rows = run.images.rows("val") if run.validates else np.array([], int)
     advance = stepper(run, first, embed)
     if settings.profile and distributed.is_main():
         advance = traced(advance, settings.profile, run.workdir / "profile")
@@ -50,28 +39,59 @@ def fit(run: Run, embed: Callable) -> None:
     queue_up = run.devices[0].platform != "cpu"
     state = training.replicate(run.state, run.devices)
     pending = None
-    with _Sigterm() as sigterm, _Progress(config, run.workdir, first) as progress:
+
+    def due(step: int) -> bool:
+        return run.validates and (step >= settings.steps or step % settings.eval_every == 0)
+
+    def save(step: int, state: training.TrainState, stopping: bool) -> None:
+        embeddings = _embeddings(run, embed, state) if due(step) else None
+        distributed.on_main(partial(_validate_and_save, run, step, state, embeddings, progress))
+        run.sigterm.saved = f"step {step} is saved"
+        if stopping or run.sigterm.received:
+            raise Preempted(run.sigterm.message())
+        progress.restart_clock()
+
+    with run.sigterm.steps(), _Progress(run, first) as progress:
+        if first and due(first) and not distributed.on_main(partial(progress.validated, first)):
+            save(first, state, False)  # SIGTERM had left no time for it
         while step < settings.steps:
-            state, metrics = advance(state)
+            try:
+                state, metrics = advance(state)
+            except Interrupted:  # while triplets were chosen
+                if pending:
+                    progress.collect(*pending)
+                if step not in run.checkpoints.steps():
+                    save(step, state, True)
+                break
             if pending:
                 progress.collect(*pending)
             pending = (step, metrics)
             step += settings.steps_per_call
             last = step >= settings.steps
-            validating = run.validates and (last or step % settings.eval_every == 0)
-            stopping = sigterm.came(turn=step // settings.steps_per_call)
-            saving = last or validating or stopping or step % settings.save_every == 0
+            stopping = _stopping(run, turn=step // settings.steps_per_call)
+            saving = last or due(step) or stopping or step % settings.save_every == 0
             if saving or not queue_up:
                 progress.collect(*pending)
                 pending = None
-            if not saving:
-                continue
-            embeddings = embed(state, rows) if validating else None
-            distributed.on_main(partial(_validate_and_save, run, step, state, embeddings, progress))
-            if stopping and not last:
-                raise Preempted(f"stopped by SIGTERM; step {step} is saved, continue with --resume")
-            progress.restart_clock()
+            if saving:
+                save(step, state, stopping)
     run.state = state
+
+
+def _stopping(run: Run, turn: int) -> bool:
+    """Whether to save and stop now: the same answer in every process at the same turn, counted by ones."""
+    # Among several processes jax.distributed handles the signal.
+    return run.sigterm.received if jax.process_count() == 1 else distributed.preempted(turn)
+
+
+def _embeddings(run: Run, embed: Callable, state: training.TrainState) -> np.ndarray | None:
+    """Embeddings of the validation images; None where SIGTERM came before all were there."""
+    try:
+        embeddings = embed(state, run.images.rows("val"))
+        health.warn_collapsed(embeddings, "validation images")
+    except Interrupted:
+        return None
+    return embeddings
 
 
 def _validate_and_save(
@@ -149,10 +169,15 @@ def _streamed(run: Run, first: int, table: sampling.ClassTable, shape: tuple[int
 class _Progress:
     """The run's record, a progress bar, and the check that every step's numbers are finite."""
 
-    def __init__(self, config: Config, workdir: Path, first: int):
+    def __init__(self, run: Run, first: int):
+        config = run.config
+        self._names = [name for name, _ in optim.trainable(config.optim, run.state.params)]
+        self._collapse = health.Collapse(config)
         self._batch = config.data.classes_per_batch * config.data.images_per_class
         self._log_every = config.train.log_every
-        self._history = history.History(workdir / "metrics.jsonl", first) if distributed.is_main() else None
+        self._history = (
+            history.History(run.workdir / "metrics.jsonl", first) if distributed.is_main() else None
+        )
         self._bar = tqdm(
             desc="training",
             total=config.train.steps,
@@ -176,19 +201,21 @@ class _Progress:
         if self._history:
             self._history.write(row)
 
+    def validated(self, step: int) -> bool:
+        """Whether the record held a validation of this step when it was opened."""
+        return self._history is not None and self._history.validated(step)
+
     def collect(self, start: int, metrics: dict[str, jax.Array]) -> None:
         """Wait for the metrics [n] of the steps after `start`, check, show and log them."""
         values = jax.device_get(metrics)
+        squares = values.pop("grad_squares")
         count = len(values["loss"])
         now = time.perf_counter()
         speed, self._clock = self._batch * count / (now - self._clock), now
         for i in range(count):
             step, row = start + i + 1, {name: float(value[i]) for name, value in values.items()}
-            if bad := [name for name, value in row.items() if not np.isfinite(value)]:
-                raise RunError(
-                    f"{' and '.join(bad)} not finite at step {step}; lower --optim.learning_rate or continue "
-                    f"from an older checkpoint. Nothing of this step was saved"
-                )
+            health.check_finite(row, squares[i], self._names, step)
+            self._collapse.watch(row, step)
             if step % self._log_every == 0:
                 self._record({"step": step, **row, "images_per_second": round(speed, 1)})
         self._bar.update(count)
@@ -203,25 +230,3 @@ class _Progress:
             f"step {step}: validation NMI {found['nmi']:.4f}, F1 {found['f1']:.4f}, "
             f"Recall@1 {found['recall@1']:.4f}"
         )
-
-
-class _Sigterm:
-    """Turns SIGTERM into a flag while steps are running; among several processes jax.distributed does so."""
-
-    def __enter__(self) -> _Sigterm:
-        self._received = False
-        self._handles = jax.process_count() == 1
-        if self._handles:
-            self._before = signal.signal(signal.SIGTERM, self._raise_flag)
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._handles:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _raise_flag(self, *_) -> None:
-        self._received = True
-
-    def came(self, turn: int) -> bool:
-        """Whether to save and stop now: the same answer in every process at the same turn, counted by ones."""
-        return self._received if self._handles else distributed.preempted(turn)

@@ -3,29 +3,43 @@
 import json
 from pathlib import Path
 
+from jaxml.files import write_atomically
+
 
 class History:
     """Appends rows; rows past the step from which a run resumes are dropped, for they will come again."""
 
     def __init__(self, path: Path, keep_to: int):
         rows = [row for row in read(path) if row["step"] <= keep_to]
-        kept = path.with_suffix(".tmp")
-        kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        kept.replace(path)
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._path = path
+        self._validated = {row["step"] for row in rows if "val_nmi" in row}
 
     def write(self, row: dict[str, float]) -> None:
         """Append one row, named by its `step`."""
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
+    def validated(self, step: int) -> bool:
+        """Whether a validation of this step stood in the file when it was opened."""
+        return step in self._validated
+
 
 def read(path: str | Path) -> list[dict[str, float]]:
-    """All rows of a `metrics.jsonl`; a last line cut short by a crash is left out, a missing file has none."""
+    """All rows of a `metrics.jsonl`; a last line cut short by a crash is left out, a missing file has none.
+
+    Raises:
+      ValueError: another line is damaged; names it.
+    """
     path, rows = Path(path), []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+            row["step"] + 0
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number} is damaged; mend it, or move the file away") from error
+        rows.append(row)
     return rows

@@ -48,10 +48,12 @@ def group_labels(config: Optim, params):
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def trainable(config: Optim, params) -> list[jax.Array]:
-    """The leaves of a parameter-shaped tree that the optimiser moves."""
+def trainable(config: Optim, params) -> list[tuple[str, jax.Array]]:
+    """Path and value of the leaves of a parameter-shaped tree that the optimiser moves."""
     labels = jax.tree.leaves(group_labels(config, params))
-    return [leaf for leaf, label in zip(jax.tree.leaves(params), labels, strict=True) if label != FROZEN]
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    pairs = zip(leaves, labels, strict=True)
+    return [(path_name(path), leaf) for (path, leaf), label in pairs if label != FROZEN]
 
 
 def table(config: Optim, params) -> str:

@@ -6,8 +6,9 @@ results.json     metrics of test classes    report.html      all of it to look a
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,16 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxml import config as configs
-from jaxml import distributed, history, optim, report
+from jaxml import distributed, health, history, optim, report
 from jaxml import train as training
 from jaxml.checkpoint import Checkpoints
 from jaxml.config import Config
 from jaxml.data.images import Images, open_images
 from jaxml.evaluate import cluster, evaluate
-from jaxml.fit import Preempted, RunError, fit
+from jaxml.files import write_atomically
+from jaxml.fit import fit
 from jaxml.models import BACKBONES
+from jaxml.preemption import Interrupted, Preempted, RunError, Sigterm
 
 __all__ = [
     "Preempted",
@@ -63,6 +66,7 @@ class Run:
     images: Images
     devices: list
     checkpoints: Checkpoints
+    sigterm: Sigterm = field(default_factory=Sigterm)
 
     @property
     def config(self) -> Config:
@@ -77,21 +81,30 @@ class Run:
 
 def train(config: Config, workdir: str | Path, *, resume: bool = False) -> dict[str, Any]:
     """Train, score the test classes, write the report; returns what `results.json` holds. Raises as `learn` does."""
-    return _finish(*learn(config, workdir, resume=resume))
+    with _guarded(config) as sigterm:
+        return _finish(*_learn(config, Path(workdir), resume, sigterm))
 
 
 def learn(config: Config, workdir: str | Path, *, resume: bool = False) -> tuple[Run, Callable]:
     """Train only: the run at its last step, and its `embedder`. Nothing of the test classes is looked at.
 
     Raises:
-      RunError: the directory holds another run, `resume` finds none there, or the loss is no longer finite.
+      RunError: the directory holds another run, `resume` finds none there, the loss is no longer finite, or memory
+        ran out.
       Preempted: SIGTERM came; the state is saved.
     """
-    workdir = Path(workdir)
+    with _guarded(config) as sigterm:
+        return _learn(config, Path(workdir), resume, sigterm)
+
+
+def _learn(config: Config, workdir: Path, resume: bool, sigterm: Sigterm) -> tuple[Run, Callable]:
     distributed.on_main(partial(_claim, config, workdir, resume))
-    run = open_run(config, workdir, to_train=True)
+    run = replace(open_run(config, workdir, to_train=True), sigterm=sigterm)
+    distributed.on_main(partial(_check_not_lost, run))
     if distributed.on_main(run.checkpoints.steps):
-        run.state, _ = distributed.on_main(partial(run.checkpoints.restore_newest, run.state))
+        check = partial(_check_same, config)
+        run.state, _ = distributed.on_main(partial(run.checkpoints.restore_newest, run.state, check))
+        sigterm.saved = f"step {int(run.state.step)} is saved"
         distributed.say(f"resuming at step {int(run.state.step)} of {config.train.steps}")
     elif config.model.weights:
         run.state, weights = training.load_weights(config, run.state)
@@ -100,6 +113,14 @@ def learn(config: Config, workdir: str | Path, *, resume: bool = False) -> tuple
     embed = embedder(run)
     fit(run, embed)
     return run, embed
+
+
+@contextmanager
+def _guarded(config: Config) -> Iterator[Sigterm]:
+    """SIGTERM and lack of memory end in one line."""
+    devices = (config.train.devices or jax.local_device_count()) * jax.process_count()
+    with Sigterm(handles=jax.process_count() == 1) as sigterm, health.explain_memory(config, devices):
+        yield sigterm
 
 
 def load(workdir: str | Path, *, data_root: str = "") -> Run:
@@ -137,8 +158,9 @@ def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np
         raise RunError(f"{workdir} has no checkpoint yet")
     # The shapes of a loss's parameters would need the number of classes; embedding needs neither.
     learner, state = training.create(replace(config, loss=configs.Loss(), optim=configs.Optim()), 1)
-    step = _best_step(config, checkpoints)
-    state, _ = checkpoints.restore(state._replace(opt_state=()), step, part=True)
+    best = config.data.train_on == "train"
+    restore = checkpoints.restore_best if best else checkpoints.restore_newest
+    state, _ = restore(state._replace(opt_state=()), part=True)
     return config, partial(_pixel_embedder(learner, jax.local_devices()), state)
 
 
@@ -151,8 +173,12 @@ def embedder(run: Run) -> Callable[[training.TrainState, np.ndarray], np.ndarray
     def embed(state: training.TrainState, rows: np.ndarray) -> np.ndarray:
         own = distributed.share(rows)
         batches = [own[i : i + size] for i in range(0, len(own), size)]
-        read = tqdm(run.images.read(batches), "embedding", len(batches), False, disable=hidden)
-        return distributed.gather(np.concatenate([embed_pixels(state, pixels) for pixels in read]), len(rows))
+        found = []
+        for pixels in tqdm(run.images.read(batches), "embedding", len(batches), False, disable=hidden):
+            if run.sigterm.received:
+                raise Interrupted
+            found.append(embed_pixels(state, pixels))
+        return distributed.gather(np.concatenate(found), len(rows))
 
     return embed
 
@@ -207,12 +233,35 @@ def _claim(config: Config, workdir: Path, resume: bool) -> None:
         raise RunError(f"{workdir} holds no run to resume: there is no config.json")
     if path.exists() and not resume:
         raise RunError(f"{workdir} holds a run; continue it with --resume or choose another --workdir")
-    if resume:
-        lines = configs.differences(configs.load(path), config)
-        if changed := [line for line in lines if not line.startswith(MAY_CHANGE)]:
-            raise RunError(f"{workdir} holds another run; it differs in {'; '.join(changed)}")
+    if resume and (changed := _changed(configs.load(path), config)):
+        raise RunError(f"{workdir} holds another run; it differs in {'; '.join(changed)}")
     workdir.mkdir(parents=True, exist_ok=True)
     configs.save(path, config)
+
+
+def _changed(old: Config, new: Config) -> list[str]:
+    """Differences that make it another run."""
+    return [line for line in configs.differences(old, new) if not line.startswith(MAY_CHANGE)]
+
+
+def _check_same(config: Config, step: int, meta: dict[str, Any]) -> None:
+    """Refuse a checkpoint that another configuration wrote."""
+    if changed := _changed(configs.from_dict(meta["config"]), config):
+        raise RunError(f"checkpoint {step} is of another run; it differs in {'; '.join(changed)}")
+
+
+def _check_not_lost(run: Run) -> None:
+    """Never start over by ourselves where checkpoints must have been."""
+    train = run.config.train
+    if run.checkpoints.steps():
+        return
+    logged = max((row["step"] for row in history.read(run.workdir / "metrics.jsonl")), default=0)
+    first = min(train.save_every, train.eval_every if run.validates else train.steps, train.steps)
+    if run.checkpoints.damaged() or logged > first:
+        raise RunError(
+            f"no sound checkpoint in {run.checkpoints.directory}, but the run has come to step {logged}; put one back, "
+            f"or start a new run in another --workdir"
+        )
 
 
 def _saved_config(workdir: Path) -> Config:
@@ -241,15 +290,10 @@ def _devices(config: Config) -> list:
     return devices[:count]
 
 
-def _best_step(config: Config, checkpoints: Checkpoints) -> int:
-    return checkpoints.best_step() if config.data.train_on == "train" else checkpoints.steps()[-1]
-
-
 def _restore_best(run: Run) -> None:
-    def best() -> training.TrainState:
-        return run.checkpoints.restore(run.state, _best_step(run.config, run.checkpoints))[0]
-
-    run.state = distributed.on_main(best)
+    """The checkpoint with the best score; the last, where nothing was validated."""
+    restore = run.checkpoints.restore_best if run.validates else run.checkpoints.restore_newest
+    run.state = distributed.on_main(lambda: restore(run.state)[0])
 
 
 def _finish(run: Run, embed: Callable) -> dict[str, Any]:
@@ -257,6 +301,7 @@ def _finish(run: Run, embed: Callable) -> dict[str, Any]:
     _restore_best(run)
     rows = run.images.rows("test")
     embeddings = embed(run.state, rows)
+    health.warn_collapsed(embeddings, "test images")
     frozen = frozen_features(run, rows) if run.config.model.weights else None
     return distributed.on_main(partial(_report, run, rows, embeddings, frozen))
 
@@ -309,4 +354,4 @@ def frozen_features(run: Run, rows: np.ndarray) -> np.ndarray:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_atomically(path, json.dumps(content, indent=2) + "\n")

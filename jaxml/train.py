@@ -217,11 +217,14 @@ def train_step(
     grads, stats = lax.pmean((grads, stats), AXIS)
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    norm = optax.tree.norm(optim.trainable(learner.config.optim, grads))
+    # One number for each tensor, so that an error can name the one that is not finite.
+    moved = optim.trainable(learner.config.optim, grads)
+    squares = jnp.stack([jnp.sum(jnp.square(leaf)) for _, leaf in moved]) if moved else jnp.zeros(0)
     metrics = {
         "loss": value,
         "active_share": aux["active"] / jnp.maximum(aux["valid"], 1),
-        "grad_norm": norm,
+        "grad_norm": jnp.sqrt(jnp.sum(squares)),
+        "grad_squares": squares,
     }
     return TrainState(state.step + 1, params, stats, opt_state), metrics
 

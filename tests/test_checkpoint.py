@@ -94,6 +94,45 @@ def test_without_a_sound_checkpoint_the_run_stops(checkpoints):
     assert (checkpoints.directory.parent / "damaged" / "1").is_dir()
 
 
+def test_the_best_sound_checkpoint_is_found(checkpoints):
+    for step, score in enumerate([0.1, 0.9, 0.3]):
+        checkpoints.save(step, state(step), score=score, meta={})
+    for path in files(checkpoints.directory / "1" / "state"):
+        path.write_bytes(b"")
+    restored, meta = checkpoints.restore_best(state())
+    assert equal(restored, state(2))
+    assert meta["score"] == 0.3
+    assert checkpoints.damaged() == ["1"]
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced(checkpoints):
+    checkpoints.save(1, state(1), score=None, meta={})
+    checkpoints.save(1, state(2), score=0.5, meta={})
+    restored, meta = checkpoints.restore_newest(state())
+    assert equal(restored, state(2))
+    assert meta["score"] == 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_kept(checkpoints, value):
+    checkpoints.save(1, state(), score=0.1, meta={})
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint 2 not written.*NaN or infinity in params\.a\.kernel"
+    ):
+        checkpoints.save(2, state(value), score=0.9, meta={})
+    assert checkpoints.steps() == [1]
+
+
+def test_left_overs_of_a_killed_save_are_removed_by_the_next_save(checkpoints):
+    left_over = checkpoints.directory / "1.orbax-checkpoint-tmp"
+    left_over.mkdir(parents=True)
+    again = Checkpoints(checkpoints.directory)
+    assert again.steps() == []
+    assert left_over.exists(), "another process may be writing it"
+    again.save(2, state(), score=None, meta={})
+    assert not left_over.exists()
+
+
 def test_another_network_is_refused_by_the_names_of_its_arrays(checkpoints):
     checkpoints.save(1, state(), score=None, meta={})
     with pytest.raises(CheckpointError, match=r"another network.*params\.a\.kernel"):

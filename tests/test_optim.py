@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from jaxml import models, optim
@@ -72,8 +71,9 @@ def test_a_pattern_without_match_is_named():
 
 
 def test_trainable_leaves_frozen_out():
-    assert sum(leaf.size for leaf in optim.trainable(CONFIG, PARAMS)) == 15
-    assert optax.tree.norm(optim.trainable(CONFIG, PARAMS)) > 0
+    assert sum(leaf.size for _, leaf in optim.trainable(CONFIG, PARAMS)) == 15
+    names = [name for name, _ in optim.trainable(CONFIG, PARAMS)]
+    assert len(set(names)) == len(names)
 
 
 def test_the_originals_learning_rates_by_depth():

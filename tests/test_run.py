@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 
 from jaxml import config as configs
 from jaxml import fit, history, run
+from jaxml.checkpoint import CheckpointError
 from jaxml.config import Config, Data, Eval, Model, Optim, Train
 
 ROOT = Path(__file__).parents[1]
@@ -196,8 +198,78 @@ def test_a_directory_with_a_run_is_not_overwritten(config, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path):
     config = replace(config, optim=Optim(learning_rate=1e30), model=replace(config.model, normalize=False))
-    with pytest.raises(run.RunError, match=r"not finite at step \d"):
+    named = r"grad_norm.* \(gradient of backbone/.* and \d+ more\) not finite at step 2"
+    with pytest.raises(run.RunError, match=named):
         run.train(config, tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def untrained(config, workdir, steps):
+    """The directory of a run that has saved these steps, without the work of training."""
+    opened = run.open_run(config, workdir)
+    configs.save(workdir / "config.json", config)
+    for step in steps:
+        opened.checkpoints.save(step, opened.state, score=None, meta={"config": configs.to_dict(config)})
+    (workdir / "metrics.jsonl").write_text("".join(f'{{"step": {i + 1}}}\n' for i in range(max(steps))))
+
+
+def test_a_run_that_has_lost_its_checkpoints_does_not_start_over(config, tmp_path):
+    workdir = tmp_path / "run"
+    untrained(config, workdir, [3, 6])
+    for path in (workdir / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1])
+    for _ in range(2):
+        with pytest.raises((run.RunError, CheckpointError), match="no sound checkpoint"):
+            run.train(config, workdir, resume=True)
+    assert sorted(path.name for path in (workdir / "damaged").iterdir()) == ["3", "6"]
+    shutil.rmtree(workdir / "damaged")
+    with pytest.raises(run.RunError, match="has come to step 6"):
+        run.train(config, workdir, resume=True)
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_the_differences(config, tmp_path):
+    other = replace(config, model=replace(config.model, feature_size=16))
+    untrained(other, tmp_path / "run", [3])
+    configs.save(tmp_path / "run" / "config.json", config)
+    differs = r"checkpoint 3 is of another run; it differs in model.feature_size: 16 -> 8"
+    with pytest.raises(run.RunError, match=differs):
+        run.train(config, tmp_path / "run", resume=True)
+
+
+def test_a_validation_that_sigterm_cut_off_is_made_up_for(config, tmp_path, monkeypatch):
+    run.train(config, tmp_path / "whole")
+    calls = []
+
+    def terminated(embeddings, what):
+        calls.append(what)
+        if len(calls) in (1, 3):  # at step 6, and after that is made up for, at step 12
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise fit.Interrupted
+
+    monkeypatch.setattr(fit.health, "warn_collapsed", terminated)
+    for step, validated in ((6, []), (12, [6])):
+        with pytest.raises(run.Preempted, match=f"step {step} is saved"):
+            run.train(config, tmp_path / "stopped", resume=step > 6)
+        assert [row["step"] for row in rows(tmp_path / "stopped") if "val_nmi" in row] == validated
+    run.train(config, tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_record_with_a_damaged_line_is_not_cut_off_there(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3')
+    assert history.read(path) == [{"step": 1}, {"step": 2}]
+    path.write_text('{"step": 1}\n{"stop": 2}\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged"):
+        history.read(path)
+
+
+def test_a_damaged_configuration_is_named(config, tmp_path):
+    configs.save(tmp_path / "config.json", config)
+    (tmp_path / "config.json").write_bytes((tmp_path / "config.json").read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"config\.json is no JSON file"):
+        configs.load(tmp_path / "config.json")
 
 
 def test_scripts_answer_mistakes_in_one_line(config, tmp_path):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +13,7 @@ import numpy as np
 from jaxml.config import Data
 from jaxml.data.decode import open_image, parallel, read
 from jaxml.data.index import ImageError, Index
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Hosts that share a folder may have the same process ids.
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as part:
-        part.write(text)
-    os.replace(part.name, path)
+from jaxml.files import write_atomically
 
 
 def file(config: Data) -> Path:
