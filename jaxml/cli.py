@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -19,10 +19,10 @@ from jaxml.presets import PRESETS
 class TrainArguments:
     """Which run, and every option of its configuration."""
 
-    preset: Literal[tuple(PRESETS)] = "glyphs_simple"  # type: ignore[valid-type]
-    """Configuration to start from."""
+    preset: str = "glyphs_simple"
+    """Configuration to start from: a name from jaxml.presets.PRESETS, or a JSON file such as a run's config.json."""
     workdir: str = ""
-    """Directory of the run; runs/PRESET by default."""
+    """Directory of the run; runs/ and the preset's name by default."""
     resume: bool = False
     """Continue the run in workdir, with its configuration."""
     distributed: bool = False
@@ -35,17 +35,24 @@ class TrainArguments:
 def parse_train(words: list[str], description: str) -> TrainArguments:
     """Command line -> arguments; the preset, or the run to resume, gives the defaults of all other options."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=PRESETS, default="glyphs_simple")
+    first.add_argument("--preset", default="glyphs_simple")
     first.add_argument("--workdir", default="")
     first.add_argument("--resume", action="store_true")
     known, _ = first.parse_known_args(words)
-    workdir = known.workdir or f"runs/{known.preset}"
+    if not known.preset.endswith(".json") and known.preset not in PRESETS:
+        first.error(f"--preset {known.preset}: give a JSON file, or one of {', '.join(PRESETS)}")
+    workdir = known.workdir or f"runs/{Path(known.preset).stem}"
     saved = Path(workdir) / "config.json"
-    base = configs.load(saved) if known.resume and saved.exists() else PRESETS[known.preset]
+    base = configs.load(saved) if known.resume and saved.exists() else preset(known.preset)
     default = TrainArguments(known.preset, workdir, known.resume, config=base)
     return tyro.cli(
         TrainArguments, args=words, default=default, description=description, use_underscores=True
     )
+
+
+def preset(name: str) -> configs.Config:
+    """The named configuration, or the one in a JSON file."""
+    return configs.load(name) if name.endswith(".json") else PRESETS[name]
 
 
 def command(main: Callable[[list[str]], Any]) -> None:

@@ -21,7 +21,8 @@ class Data:
     root: str = ""
     """Folder of the data set (cub, folder, tfds); glyphs needs none."""
     split: str = "poster"
-    """Class split: poster, standard, or explicit ranges train/val/test such as 0-59/60-79/80-99."""
+    """Class split: poster, standard, or explicit ranges train/val/test such as 0-59/60-79/80-99; without the
+    third there is nothing to test on."""
     train_on: Literal["train", "train+val"] = "train"
     """Classes to learn from. With train+val nothing is left to choose a best step, so the last one is used."""
     input: Literal["resident", "tf_data"] = "resident"

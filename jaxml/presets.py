@@ -44,3 +44,20 @@ PRESETS = {
         train=Train(steps=1000, eval_every=100, save_every=100),
     ),
 }
+
+SPACES: dict[str, dict[str, tuple]] = {
+    "glyphs_simple": {
+        "optim.learning_rate": ("log", 1e-4, 1e-2),
+        "loss.options.margin": ("uniform", 0.05, 0.5),
+        "model.dropout": ("uniform", 0.0, 0.5),
+    },
+    "cub_squeezenet": {
+        "optim.learning_rate": ("log", 2e-4, 5e-3),
+        "optim.weight_decay": ("log", 1e-5, 1e-2),
+        "model.dropout": ("uniform", 0.0, 0.5),
+        "model.pooling": ("choice", "avg", "avg+max"),
+        "loss.options.alpha": ("uniform", 1.0, 4.0),
+        "loss.options.beta": ("log", 20.0, 80.0),
+    },
+}
+"""What `experiments/tune.py` varies of a preset, by option: log and uniform between two bounds, or a choice."""

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxml.data.splits import split
+from jaxml.data.splits import split, without_test
 
 
 def test_named_splits_of_200_classes_are_the_published_ones():
@@ -31,11 +31,18 @@ def test_named_splits_cover_every_class_once(name, num_classes):
     assert np.array_equal(np.sort(together), np.arange(num_classes))
 
 
+@pytest.mark.parametrize("name", ["poster", "standard", "4-8/2-3/9-19"])
+def test_without_test_classes(name):
+    whole, parts = split(name, 20), split(without_test(name, 20), 20)
+    assert len(parts["test"]) == 0 < len(whole["test"])
+    assert all(np.array_equal(parts[part], whole[part]) for part in ("train", "val"))
+
+
 @pytest.mark.parametrize(
     ("name", "num_classes", "message"),
     [
         ("halves", 200, "poster or standard"),
-        ("0-59/60-79", 200, "inclusive class ranges"),
+        ("0-59", 200, "inclusive class ranges"),
         ("0-59/60-79/80-200", 200, r"names class 200, .* 0 \.\. 199"),
         ("0-59/59-79/80-99", 200, r"classes \[59\] into two parts"),
         ("9-3/10-11/12-13", 200, "part without classes"),

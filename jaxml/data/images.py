@@ -29,7 +29,9 @@ class Images:
         return np.concatenate([self.parts[name] for name in part.split("+")])
 
     def rows(self, part: str) -> np.ndarray:
-        """Row numbers of a part's images."""
+        """Row numbers of a part's images; ValueError for a split without that part."""
+        if not len(self.classes(part)):
+            raise ValueError(f"this split has no {part} classes: it was made to tune on, not to test")
         return np.flatnonzero(np.isin(self.index.labels, self.classes(part)))
 
 
@@ -44,6 +46,9 @@ def open_images(config: Data, devices: Sequence[Any] = ()) -> Images:
     """
     index = data.load(config)
     parts = splits.split(config.split, len(index.class_names))
+    if not len(parts["test"]):
+        # Nothing that tunes on this split can read a test image, whatever it does.
+        index = index.take(np.flatnonzero(np.isin(index.labels, np.concatenate(list(parts.values())))))
     if config.input == "resident":
         resident.check_fits(index, config, devices)  # before an hour of decoding, perhaps
         pixels = resident.load(index, config)

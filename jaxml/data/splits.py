@@ -15,7 +15,8 @@ def split(name: str, num_classes: int) -> dict[str, np.ndarray]:
 
     poster: the first 40 % of the classes, the next 20 %, the last 40 % (80/40/80 of 200; Shah 2017, poster).
     standard: the first half, of which the last fifth is val, then the second half (80 + 20 / 100 of 200;
-    Song et al. 2016, section 6). Explicit: inclusive ranges train/val/test such as "0-59/60-79/80-99".
+    Song et al. 2016, section 6). Explicit: inclusive ranges train/val/test such as "0-59/60-79/80-99"; without the
+    third, as `without_test` writes them, there are no test classes.
 
     Returns three ascending int32 vectors. Raises ValueError for an unknown name, a range outside
     0 .. num_classes - 1, a class in two parts, or a part without classes.
@@ -26,9 +27,9 @@ def split(name: str, num_classes: int) -> dict[str, np.ndarray]:
     elif name == "standard":
         half = num_classes // 2
         ranges = [(0, half - half // 5), (half - half // 5, half), (half, num_classes)]
-    elif match := re.fullmatch(r"(\d+)-(\d+)/(\d+)-(\d+)/(\d+)-(\d+)", name):
-        a, b, c, d, e, f = map(int, match.groups())
-        ranges = [(a, b + 1), (c, d + 1), (e, f + 1)]
+    elif re.fullmatch(r"\d+-\d+(/\d+-\d+){1,2}", name):
+        bounds = [int(bound) for part in name.split("/") for bound in part.split("-")]
+        ranges = [(first, last + 1) for first, last in zip(bounds[::2], bounds[1::2], strict=True)]
     else:
         raise ValueError(
             f"split {name!r} is unknown: give {' or '.join(NAMED)}, or inclusive class ranges train/val/test "
@@ -44,6 +45,7 @@ def split(name: str, num_classes: int) -> dict[str, np.ndarray]:
                 f"split {name!r} leaves a part without classes (the data set has {num_classes}): each of "
                 f"train, val and test needs at least one, and ranges ascend"
             )
+    ranges += [(0, 0)] * (3 - len(ranges))
     parts = {
         part: np.arange(*bounds, dtype=np.int32)
         for part, bounds in zip(("train", "val", "test"), ranges, strict=True)
@@ -53,3 +55,12 @@ def split(name: str, num_classes: int) -> dict[str, np.ndarray]:
         twice = np.flatnonzero(np.bincount(together) > 1).tolist()
         raise ValueError(f"split {name!r} puts classes {twice} into two parts; ranges must not overlap")
     return parts
+
+
+def without_test(name: str, num_classes: int) -> str:
+    """The split's train and val parts as explicit ranges; of such a split no image of another class is read.
+
+    Raises ValueError as `split` does.
+    """
+    parts = split(name, num_classes)
+    return "/".join(f"{parts[part][0]}-{parts[part][-1]}" for part in ("train", "val"))
