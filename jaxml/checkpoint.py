@@ -5,7 +5,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ class Checkpoints:
         needed = 2 * sum(x.nbytes for x in arrays.values())
         if (free := shutil.disk_usage(self.directory).free) < needed:
             raise CheckpointError(
-                f"no room for checkpoint {step} in {self.directory}: {needed >> 20} MiB needed, {free >> 20} MiB free"
+                f"no room for checkpoint {step} in {self.directory}: {needed / 2**20:.1f} MiB needed, "
+                f"{free / 2**20:.1f} MiB free"
             )
         ranked = score if score is not None and math.isfinite(score) else None
         meta = {**meta, "score": ranked, "arrays": {name: _describe(x) for name, x in arrays.items()}}
@@ -83,8 +85,9 @@ class Checkpoints:
         try:
             if step in self.steps():
                 self._manager.delete(step)
-            self._manager.save(step, args=args, force=True)
-            self._manager.wait_until_finished()
+            with _quiet_orbax():
+                self._manager.save(step, args=args, force=True)
+                self._manager.wait_until_finished()
         except Exception as error:
             reason = _line(error)
             raise CheckpointError(f"checkpoint {step} not written to {self.directory}: {reason}") from error
@@ -230,6 +233,20 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Without the tracebacks that orbax logs of errors that it raises too."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _line(error: Exception) -> str:
     """The first line of an error whose text may be pages long."""
+    if "No space left on device" in str(error):
+        return "no space left on the disk"
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]

@@ -1,0 +1,241 @@
+"""Checks of stress.py that end a run from outside: SIGKILL, a stop after every step, SIGTERM, and a full disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from stress_runs import BATCH, Child, Outcome, differences, finish, fresh, logged, rows, start, tiny
+
+from jaxml.preemption import PREEMPTED
+
+
+def kill_in_save(step: int, delay: float, marks: str) -> None:
+    """SIGKILL `delay` seconds after the save of `step` has begun; a file tells whether it had ended."""
+    import orbax.checkpoint as ocp
+
+    save = ocp.CheckpointManager.save
+
+    def timed(self, at, *args, **kwargs):
+        if at == step:
+            Path(marks).write_text("inside")
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        result = save(self, at, *args, **kwargs)
+        if at == step:
+            Path(marks).write_text("after")
+        return result
+
+    ocp.CheckpointManager.save = timed
+
+
+def killed(out: Path, quick: bool) -> Outcome:
+    """SIGKILL at random moments, half of them inside a save; then the run is resumed to its end."""
+    kills, sources = (6, ["resident"]) if quick else (20, ["resident", "tf_data"])
+    figures: dict[str, object] = {}
+    passed = True
+    for source in sources:
+        rng = np.random.default_rng(0)
+        config = tiny(out, source=source, steps=4 * kills, eval_every=2 * kills)
+        whole, hurt = start(config, fresh(out, "whole")), start(config, fresh(out, "killed"))
+        finish(whole)
+        count = inside = 0
+        steps: list[int] = []
+        while count < kills:
+            now = logged(hurt)
+            # Steps left for every kill left.
+            target = now + 1 + int(rng.integers(max(1, (config.train.steps - 2 - now) // (kills - count))))
+            if inside < kills // 2 or inside <= count // 2:
+                target = min(target + target % 2, config.train.steps)
+                marks = hurt / "marks"
+                marks.unlink(missing_ok=True)
+                child = Child(hurt, hook=kill_in_save, args=(target, rng.uniform(0, 0.03), str(marks)))
+                code = child.wait()
+                inside += marks.exists() and marks.read_text() == "inside"
+            else:
+                child = Child(hurt)
+                if child.reach(target):
+                    time.sleep(rng.uniform(0, 0.02))
+                    child.process.kill()
+                code = child.wait()
+            if code == 0:
+                break
+            if code != -signal.SIGKILL:
+                raise RuntimeError(f"ended with {code}: {child.last_line()}")
+            count += 1
+            steps.append(logged(hurt))
+        finish(hurt)
+        different = differences(whole, hurt, config.train.steps)
+        passed &= count == kills and 2 * inside >= kills and not different
+        figures[source] = f"{count} killed ({inside} inside a save) at steps {steps[0]}-{steps[-1]}"
+        figures[f"{source}, differs"] = ", ".join(different) or "nothing, bit by bit"
+    return Outcome(passed, figures)
+
+
+def stop_after_one_step(drawn: str) -> None:
+    """SIGTERM to ourselves in the first step; what the tf.data path draws goes into a file."""
+    stop_at(0)
+    note_samples(drawn)
+
+
+def note_samples(drawn: str) -> None:
+    """The pictures of every batch from tf.data, by the sums of their pixels, into a file."""
+    from jaxml import fit
+
+    streamed = fit._streamed
+
+    def noted(run, first, table, shape):
+        batches = streamed(run, first, table, shape)
+
+        def following(state):
+            pixels, classes = batches(state)
+            with open(drawn, "a") as file:
+                file.write(f"{[int(p.sum()) for p in pixels.astype(np.int64)]} {classes.tolist()}\n")
+            return pixels, classes
+
+        return following
+
+    fit._streamed = noted
+
+
+def every_step(out: Path, quick: bool) -> Outcome:
+    """A stop after every single step of two epochs."""
+    figures: dict[str, object] = {}
+    passed = True
+    for source in ["resident"] if quick else ["resident", "tf_data"]:
+        epochs = 2 * 80 // BATCH  # 8 classes of 10 pictures
+        steps = 4 if quick else epochs
+        config = tiny(out, source=source, steps=steps, eval_every=max(2, steps // 2), save_every=100)
+        whole, hurt = start(config, fresh(out, "whole")), start(config, fresh(out, "stopped"))
+        Child(whole, hook=note_samples, args=(str(whole / "drawn"),)).wait()
+        stops = 0
+        while (
+            code := Child(hurt, hook=stop_after_one_step, args=(str(hurt / "drawn"),)).wait()
+        ) == PREEMPTED:
+            stops += 1
+        different = differences(whole, hurt, steps)
+        if source == "tf_data" and (whole / "drawn").read_text() != (hurt / "drawn").read_text():
+            different.append("samples")
+        passed &= code == 0 and stops == steps and not different
+        figures[source] = f"{stops} stops in {steps} steps; differs: {', '.join(different) or 'nothing'}"
+    return Outcome(passed, figures)
+
+
+def sigterm(out: Path, quick: bool) -> Outcome:
+    """SIGTERM at random moments: exit code, time, and the line that says how to go on."""
+    wanted = 4 if quick else 20
+    config = tiny(out, steps=40 * wanted, eval_every=7, save_every=1000, log_every=1)
+    rng = np.random.default_rng(1)
+    workdir, took, good = start(config, fresh(out, "sigterm")), [], 0
+    for _ in range(wanted):
+        child = Child(workdir)
+        child.reach(logged(workdir) + 1 + int(rng.integers(20)))
+        time.sleep(rng.uniform(0, 0.3))
+        begin = time.monotonic()
+        os.kill(child.process.pid, signal.SIGTERM)
+        code = child.wait()
+        took.append(time.monotonic() - begin)
+        saved = f"step {logged(workdir)} is saved, continue with --resume"
+        good += code == PREEMPTED and took[-1] < 10 and saved in child.last_line()
+    whole = start(config, fresh(out, "whole"))
+    finish(whole)
+    finish(workdir)
+    different = differences(whole, workdir, config.train.steps)
+    figures = {
+        "ended with code 75, saved, said how to resume": f"{good} of {wanted}",
+        "seconds, longest": round(max(took), 2),
+        "differs from the whole run": ", ".join(different) or "nothing",
+    }
+    return Outcome(good == wanted and not different, figures)
+
+
+def fill_disk(step: int, share: float, size: int) -> None:
+    """Before the save of `step` leave only a share of a checkpoint's size on the disk."""
+    import orbax.checkpoint as ocp
+
+    save = ocp.CheckpointManager.save
+
+    def full(self, at, *args, **kwargs):
+        if at == step:
+            place = Path(self.directory).parents[1]
+            free = shutil.disk_usage(place).free
+            with open(place / "filler", "wb") as file:
+                file.write(bytes(max(0, free - int(share * size))))
+        return save(self, at, *args, **kwargs)
+
+    ocp.CheckpointManager.save = full
+
+
+def disk_full(out: Path, quick: bool) -> Outcome:
+    """The disk (a small tmpfs) is full in the middle of a save; the older checkpoints stay whole."""
+    wanted = 2 if quick else 10
+    config = tiny(out, steps=2 * wanted + 4, eval_every=1000)
+    whole = start(config, fresh(out, "whole"))
+    finish(whole)
+    newest = max((whole / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    size = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
+    place = fresh(out, "tmpfs").parent
+    command = ["mount", "-t", "tmpfs", "-o", f"size={12 * size + 2**20}", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        return Outcome(None, {"why": "a tmpfs can not be mounted here"})
+    try:
+        rng = np.random.default_rng(2)
+        workdir, good, messages = start(config, place / "run"), 0, set()
+        for i in range(wanted):
+            step = 2 * i + 4
+            child = Child(workdir, hook=fill_disk, args=(step, rng.uniform(0.02, 0.9), size))
+            code = child.wait()
+            line = child.last_line()
+            (place / "filler").unlink(missing_ok=True)
+            messages.add(line.split(": ")[-1])
+            steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+            named = line.startswith(f"error: checkpoint {step} not written")
+            good += code == 1 and named and steps[-1] == step - 2
+            resumed = Child(workdir, hook=stop_at, args=(step,))  # one step further, on what was left whole
+            if resumed.wait() != PREEMPTED or "damaged" in resumed.log.read_text():
+                good -= 1
+        with open(place / "filler", "wb") as file:  # too little before the save begins
+            file.write(bytes(shutil.disk_usage(place).free - int(1.9 * size)))
+        child = Child(workdir)
+        early = child.wait() == 1 and "no room for checkpoint" in child.last_line()
+        (place / "filler").unlink()
+        finish(workdir)
+        different = differences(whole, workdir, config.train.steps)
+    finally:
+        subprocess.run(["umount", str(place)], check=False)
+    figures = {
+        "named the checkpoint, code 1, older ones whole": f"{good} of {wanted}",
+        "said": " / ".join(sorted(messages))[:200],
+        "too little space found before a save": early,
+        "differs from the whole run": ", ".join(different) or "nothing",
+    }
+    return Outcome(good == wanted and early and not different, figures)
+
+
+def stop_at(step: int) -> None:
+    """SIGTERM to ourselves in a step, or in the first that comes after it."""
+    from jaxml import fit
+
+    stepper = fit.stepper
+
+    def stopping(run, first, embed):
+        advance = stepper(run, first, embed)
+
+        def step_and_stop(state):
+            state, metrics = advance(state)
+            if int(state.step) >= step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return state, metrics
+
+        return step_and_stop
+
+    fit.stepper = stopping
+
+
+CHECKS = {"killed": killed, "every_step": every_step, "sigterm": sigterm, "disk_full": disk_full}
+__all__ = ["CHECKS", "rows"]
