@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import stress_files
 import stress_kill
 import stress_runs
 import stress_steps
@@ -24,7 +25,7 @@ import tyro
 
 from jaxml.cli import command
 
-CHECKS = {**stress_kill.CHECKS, **stress_steps.CHECKS}
+CHECKS = {**stress_kill.CHECKS, **stress_steps.CHECKS, **stress_files.CHECKS}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -118,7 +118,10 @@ class Checkpoints:
     def _meta(self, step: int) -> dict[str, Any]:
         where = f"checkpoint {step} in {self.directory / str(step)}"
         try:
-            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            with _quiet_orbax():
+                meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
+                    "meta"
+                ]
             intact = meta.pop("sha256") == _sha256(_canonical(meta))
         except Exception as error:
             raise DamagedCheckpoint(f"{where} is damaged: meta data unreadable ({_line(error)})") from error
@@ -146,7 +149,8 @@ class Checkpoints:
         try:
             whole = {name: np.zeros(x["shape"], x["dtype"]) for name, x in stored.items()}
             args = ocp.args.Composite(state=ocp.args.StandardRestore(whole))
-            arrays = self._manager.restore(step, args=args)["state"]
+            with _quiet_orbax():
+                arrays = self._manager.restore(step, args=args)["state"]
         except Exception as error:
             raise DamagedCheckpoint(f"{where} is damaged: arrays unreadable ({_line(error)})") from error
         if changed := [name for name, x in arrays.items() if _describe(x) != stored[name]]:
