@@ -103,18 +103,25 @@ def measure(row: Row, seed: int, arguments: Arguments, folder: Path) -> None:
 
 def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
     """Train, choose a step for each number of clusters, score the test classes there."""
-    from jaxml import run
+    from jaxml import history, run
     from jaxml.evaluate import evaluate, validate
 
     opened, embed = run.learn(config, folder, resume=(folder / "config.json").exists())
     labels, steps = opened.images.index.labels, opened.checkpoints.steps()
     states = {step: opened.checkpoints.restore(opened.state, step)[0] for step in steps}
     test, validation = opened.images.rows("test"), opened.images.rows("val")
-    seen = {step: embed(states[step], validation) for step in steps} if opened.validates else {}
+    recorded = {
+        row["step"]: {name.removeprefix("val_"): value for name, value in row.items() if name != "step"}
+        for row in history.read(folder / "metrics.jsonl")
+        if "val_nmi" in row
+    }
+    seen = {step: embed(states[step], validation) for step in recorded} if max(row.clusters) > 1 else {}
     found: dict[int, np.ndarray] = {}
     scores: dict[str, Any] = {"step": {}, "val": {}, "test": {}}
     for k in row.clusters:
-        tried = {step: validate(x, labels[validation], clusters_per_class=k) for step, x in seen.items()}
+        tried = recorded
+        if k > 1:
+            tried = {step: validate(x, labels[validation], clusters_per_class=k) for step, x in seen.items()}
         best = max(tried, key=lambda step: (tried[step]["nmi"], step)) if tried else steps[-1]
         if best not in found:
             found[best] = embed(states[best], test)

@@ -123,12 +123,6 @@ ROWS = [
         words("--loss.name soft_voting --loss.options margin 0.2 num_centres 1" + PROXIES),
     ),
     Row(
-        "soft_voting_4",
-        "hinge + soft voting, 4 key points a class",
-        FUTURE,
-        words("--loss.name soft_voting --loss.options margin 0.2 num_centres 4" + PROXIES),
-    ),
-    Row(
         "large_batch",
         "hinge, batch of 192 in chunks of 48",
         FUTURE,
@@ -136,18 +130,10 @@ ROWS = [
         batch=4,
     ),
     Row(
-        "margin",
-        "margin, distance weighted",
-        OTHERS,
-        words("--loss.name margin --loss.options mining distance_weighted"),
-        field="R@1 0.634, NMI 0.682, F1 0.387 (ResNet-50, 128)",
-    ),
-    Row(
-        "semi_hard",
-        "triplet, FaceNet semi-hard",
-        OTHERS,
-        words(TRIPLET + "formula squared_hinge mining semi_hard"),
-        field="R@1 0.612, NMI 0.662, F1 0.355 (soft-hard; ResNet-50, 128)",
+        "soft_voting_4",
+        "hinge + soft voting, 4 key points a class",
+        FUTURE,
+        words("--loss.name soft_voting --loss.options margin 0.2 num_centres 4" + PROXIES),
     ),
     Row("poster_hinge", "hinge, best step on validation", POSTER, words(TRIPLET + "--data.split poster")),
     Row(
@@ -167,6 +153,20 @@ ROWS = [
         "multi-similarity, trained on both parts",
         POSTER,
         words("--loss.name multi_similarity --data.split poster --data.train_on train+val"),
+    ),
+    Row(
+        "margin",
+        "margin, distance weighted",
+        OTHERS,
+        words("--loss.name margin --loss.options mining distance_weighted"),
+        field="R@1 0.634, NMI 0.682, F1 0.387 (ResNet-50, 128)",
+    ),
+    Row(
+        "semi_hard",
+        "triplet, FaceNet semi-hard",
+        OTHERS,
+        words(TRIPLET + "formula squared_hinge mining semi_hard"),
+        field="R@1 0.612, NMI 0.662, F1 0.355 (soft-hard; ResNet-50, 128)",
     ),
     Row("a_facenet", "hinge, semi-hard (FaceNet's)", A, words(TRIPLETS + "semi_hard")),
     Row(
