@@ -31,12 +31,17 @@ POSTER_NOTE = (
 
 
 def write(workdir: Path, rows: Sequence[Row], budget: str) -> None:
-    """Write results.json, table.md, results.html and figures/ of the finished rows into the folder."""
+    """Write results.json and table.md of the finished rows into the folder."""
     lines = [line for row in rows for line in collect(row, workdir / row.name, budget)]
     (workdir / "results.json").write_text(json.dumps(lines, indent=1) + "\n")
     (workdir / "table.md").write_text(
         f"{markdown(lines)}\n{like_for_like(lines)}\n{poster_markdown(lines)}\n{commands(lines)}"
     )
+
+
+def write_page(workdir: Path) -> None:
+    """Write results.html and figures/ of the lines in results.json."""
+    lines = json.loads((workdir / "results.json").read_text())
     drawn = plots.draw(workdir, lines)
     (workdir / "figures").mkdir(exist_ok=True)
     for name, figure in drawn.items():

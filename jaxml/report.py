@@ -206,7 +206,7 @@ def _class_map(embeddings, labels, images, names, seed) -> str:
         central.append(members[((embeddings[members] - means[-1][None, :]) ** 2).sum(1).argmin()])
     xy = figures.plane(np.stack(means), seed)
     xy = (xy - xy.min(0, keepdims=True)) / np.maximum(np.ptp(xy, axis=0, keepdims=True), 1e-12)
-    columns = int(np.ceil(np.sqrt(1.4 * len(classes))))
+    columns = int(np.ceil(np.sqrt(1.2 * len(classes))))
     count = -(-len(classes) // columns)
     cells = np.stack(np.meshgrid(np.linspace(0, 1, columns), np.linspace(0, 1, count)), axis=-1).reshape(
         -1, 2
@@ -218,7 +218,7 @@ def _class_map(embeddings, labels, images, names, seed) -> str:
         else "<span></span>"
         for i in range(len(cells))
     )
-    style = f"display:grid;grid-template-columns:repeat({columns},minmax(76px,1fr));gap:.4rem"
+    style = f"display:grid;grid-template-columns:repeat({columns},minmax(86px,1fr));gap:.4rem"
     return page.section(
         "Map of the classes",
         "The most central picture of each class. Classes whose mean embeddings are near lie near each other, "
