@@ -152,6 +152,11 @@ class Eval:
 
     batch_size: int = 256
     """Images embedded at a time, over all devices."""
+    size: int = 0
+    """Side, in pixels, of the network's input when it embeds; 0 is data.size. Random crops magnify, so that whole
+    images do best somewhat larger than in training (Touvron et al. 2019)."""
+    mirror: bool = False
+    """Embed an image and its mirror image, and take the mean: twice the time."""
     clusters_per_class: int = 1
     """K-means clusters for each class."""
     kmeans_seeds: int = 5
@@ -183,6 +188,8 @@ class Config:
             section, key = name.split(".")
             if (value := getattr(getattr(self, section), key)) <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
+        if self.eval.size < 0:
+            raise ValueError(f"eval.size is {self.eval.size}; it must be 0 (data.size) or a side in pixels")
         if self.train.steps_per_call > 1:
             if self.data.input != "resident":
                 raise ValueError(

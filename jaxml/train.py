@@ -61,6 +61,9 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
         init = losses.PARAMETERS[config.loss.name]
         options = {k: v for k, v in config.loss.options if k in _keywords(init)}
         params["loss"] = init(loss_key, num_classes, width, **options)
+    backbone = models.BACKBONES[config.model.backbone]
+    if config.eval.size and not backbone.spatial:
+        raise ValueError(f"eval.size: {config.model.backbone} takes images of one size only; leave it at 0")
     optimizer = optim.make(config.optim, config.train.steps, params)
     stats = variables.get("batch_stats", {})
     if config.train.chunk and stats and config.model.batch_norm != "frozen":
@@ -119,7 +122,8 @@ def features(
 ) -> tuple[Array, Any]:
     """Head outputs [b, D] of uint8 images [b, S, S, 3], and new statistics; augmented where there are `keys` [b]."""
     data, backbone = learner.config.data, models.BACKBONES[learner.config.model.backbone]
-    normalisation: dict[str, Any] = {"size": data.size, "mean": backbone.mean, "std": backbone.std}
+    size = (learner.config.eval.size if keys is None else 0) or data.size
+    normalisation: dict[str, Any] = {"size": size, "mean": backbone.mean, "std": backbone.std}
     variables = {"params": _without_loss(params)[0], "batch_stats": batch_stats}
     if keys is None:
         inputs = center(images, **normalisation)
@@ -263,9 +267,15 @@ def resident_steps(
 
 
 def embed_step(learner: Learner, params: Any, batch_stats: Any, images: Array) -> Array:
-    """Embeddings [b, D] of uint8 images [b, S, S, 3], not augmented."""
-    outputs, _ = features(learner, params, batch_stats, images, keys=None)
-    return l2_normalize(outputs) if learner.config.model.normalize else outputs
+    """Embeddings [b, D] of uint8 images [b, S, S, 3], not augmented; with `eval.mirror` the mean of both ways round."""
+    normalize = l2_normalize if learner.config.model.normalize else lambda outputs: outputs
+
+    def embed(images: Array) -> Array:
+        return normalize(features(learner, params, batch_stats, images, keys=None)[0])
+
+    if not learner.config.eval.mirror:
+        return embed(images)
+    return normalize((embed(images) + embed(images[:, :, ::-1])) / 2)
 
 
 def parallel(function: Callable, in_axes: tuple, devices: list, out_axes: int | None = None) -> Callable:

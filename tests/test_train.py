@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxml import train as training
-from jaxml.config import Config, Data, Loss, Model, Optim, Train
+from jaxml.config import Config, Data, Eval, Loss, Model, Optim, Train
 from jaxml.data.sampling import class_table
 
 CONFIG = Config(
@@ -144,3 +144,27 @@ def test_frozen_parameters_do_not_move_by_a_bit():
 def test_unknown_loss_or_option_is_named(loss, message):
     with pytest.raises(ValueError, match=message):
         training.create(replace(CONFIG, loss=loss), 10)
+
+
+def test_embedding_at_another_size_and_mirrored():
+    config = replace(CONFIG, model=Model(backbone="squeezenet1_1", feature_size=8), optim=Optim())
+
+    def embed(evaluation, images):
+        learner, state = training.create(replace(config, eval=evaluation), 10)
+        return np.asarray(
+            jax.jit(lambda x: training.embed_step(learner, state.params, state.batch_stats, x))(images)
+        )
+
+    images, mirrored = IMAGES[:6], IMAGES[:6, :, ::-1]
+    larger = Eval(size=40)
+    one_way, other_way = embed(larger, images), embed(larger, mirrored)
+    assert np.abs(one_way - embed(Eval(), images)).max() > 1e-3
+    assert np.abs(one_way - other_way).max() > 1e-3
+    both = one_way + other_way
+    found = embed(replace(larger, mirror=True), images)
+    np.testing.assert_allclose(found, both / np.linalg.norm(both, axis=1, keepdims=True), atol=1e-5)
+
+
+def test_networks_with_one_input_size_refuse_another():
+    with pytest.raises(ValueError, match=r"eval\.size: simple takes images of one size only"):
+        training.create(replace(CONFIG, eval=Eval(size=40)), 10)
