@@ -5,8 +5,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
+from jaxml import options
 from jaxml.files import write_atomically
 
 Options = tuple[tuple[str, bool | int | float | str], ...]
@@ -179,17 +180,20 @@ class Config:
         """Refuse values that no run can have."""
         for section, part in sections(self):
             for f in dataclasses.fields(part):
-                value = getattr(part, f.name)
-                if get_origin(f.type) is Literal and value not in get_args(f.type):
-                    raise ValueError(
-                        f"{section}.{f.name} is {value!r}; allowed: {', '.join(get_args(f.type))}"
-                    )
+                options.check_type(f"{section}.{f.name}", getattr(part, f.name), f.type)
+        options.check_groups(self.optim.groups)
         for name in POSITIVE:
             section, key = name.split(".")
             if (value := getattr(getattr(self, section), key)) <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
-        if self.eval.size < 0:
-            raise ValueError(f"eval.size is {self.eval.size}; it must be 0 (data.size) or a side in pixels")
+        for name in NOT_NEGATIVE:
+            section, key = name.split(".")
+            if (value := getattr(getattr(self, section), key)) < 0:
+                raise ValueError(f"{name} is {value}; it must be at least 0")
+        if self.model.dropout >= 1:
+            raise ValueError(f"model.dropout is {self.model.dropout}; it must be under 1")
+        if self.train.seed >= 2**32:
+            raise ValueError(f"train.seed is {self.train.seed}; it must be under 2^32")
         if self.train.steps_per_call > 1:
             if self.data.input != "resident":
                 raise ValueError(
@@ -229,6 +233,11 @@ POSITIVE = (
     *("triplets.regenerate_every", "eval.batch_size", "eval.clusters_per_class", "eval.kmeans_seeds"),
 )
 
+NOT_NEGATIVE = (
+    *("data.jitter", "model.dropout", "loss.norm_weight", "optim.warmup_steps", "optim.weight_decay"),
+    *("train.seed", "train.chunk", "train.devices", "train.profile", "triplets.hard_share", "eval.size"),
+)
+
 
 def sections(config: Config) -> list[tuple[str, Any]]:
     """Name and dataclass of each section of a configuration."""
@@ -242,9 +251,12 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
 
 def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
     """Configuration from a nested dict; what is not named keeps its default, unknown names are a ValueError."""
+    if not isinstance(values, Mapping) or not all(isinstance(part, Mapping) for part in values.values()):
+        raise ValueError("a configuration is a table of sections, each a table of options")
     parts: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(Config)}
     known = {f"{name}.{f.name}" for name, part in parts.items() for f in dataclasses.fields(part)}
     given = {f"{name}.{key}" for name, section in values.items() for key in section}
+    given |= {f"{name}.*" for name in values if name not in parts}
     if unknown := sorted(given - known):
         raise ValueError(
             f"unknown configuration options {', '.join(unknown)}; known: {', '.join(sorted(known))}"

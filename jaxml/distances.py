@@ -8,11 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxml import arguments
+
 Array = jax.Array
 DISTANCES = ("euclidean", "squared", "cosine")
 
 _EPS = float(jnp.finfo(jnp.float32).eps)
 _HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def _float32(name: str, value: Any) -> Array:
+    if not isinstance(value, jax.Array):
+        value = arguments.array(name, value, "an array of numbers")
+    return jnp.asarray(value, jnp.float32)
 
 
 def l2_normalize(x: Array) -> Array:
@@ -26,7 +34,9 @@ def l2_normalize(x: Array) -> Array:
     Returns:
         float32 [..., D].
     """
-    x = jnp.asarray(x, jnp.float32)
+    x = _float32("x", x)
+    if x.ndim == 0:
+        raise ValueError("x must be [..., D], got a single number")
     # Dividing by the largest entry first keeps the square from overflowing; it cancels out of the gradient.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0))
     zero = largest < 1e-30
@@ -55,7 +65,7 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
         ValueError: x or y is not a matrix, their widths differ, or the distance is unknown.
     """
     itself = x is y
-    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+    x, y = _float32("x", x), _float32("y", y)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"x and y must be [B, D] and [M, D] with the same D, got {x.shape} and {y.shape}")
     if distance not in DISTANCES:
@@ -71,9 +81,14 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
 
 def rowwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
     """Distance of x_i to y_i, [..., D] and [..., D] -> float32 [...]; the formulas of `pairwise`."""
+    x, y = _float32("x", x), _float32("y", y)
+    if x.ndim == 0 or x.shape != y.shape:
+        raise ValueError(f"x and y must be [..., D] of the same shape, got {x.shape} and {y.shape}")
+    if distance not in DISTANCES:
+        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
     if distance == "cosine":
         return 1.0 - jnp.sum(l2_normalize(x) * l2_normalize(y), axis=-1)
-    difference = jnp.asarray(x, jnp.float32) - jnp.asarray(y, jnp.float32)
+    difference = x - y
     square = jnp.sum(difference * difference, axis=-1)
     if distance == "squared":
         return square

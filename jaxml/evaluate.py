@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from jaxml import metrics
+from jaxml import arguments, metrics
 
 
 def _kmeans(
@@ -25,15 +25,14 @@ def _kmeans(
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    x = np.ascontiguousarray(embeddings, np.float32)
-    if x.ndim != 2 or len(x) == 0:
-        raise ValueError(f"embeddings must have shape [N, D] with N > 0; got {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError("embeddings hold NaN or infinity: the run diverged; lower optim.learning_rate")
-    if not 1 <= num_clusters <= len(x):
+    x = np.ascontiguousarray(arguments.matrix("embeddings", embeddings), np.float32)
+    if arguments.whole("num_clusters", num_clusters) > len(x):
         raise ValueError(
-            f"K-means makes 1 to {len(x)} clusters of {len(x)} images; got {num_clusters} clusters"
+            f"K-means makes 1 to {len(x)} clusters of {len(x)} images; num_clusters is {num_clusters}"
         )
+    arguments.whole("n_init", n_init)
+    for seed in seeds:
+        arguments.whole("seed", seed, 0, 2**32 - 1)
 
     def fit(seed: int, init: str | np.ndarray) -> np.ndarray:
         # OpenMP's limit is one per thread, so it is set in here.
@@ -65,6 +64,9 @@ def label_seeded_clusters(
     The first centres are `clusters_per_class` random images of each class (all, where it has fewer), chosen anew
     for each seed. Returns clusters int32 [N] for each seed. Only `original_nmi` and `original_f1` use it.
     """
+    embeddings = arguments.matrix("embeddings", embeddings)
+    labels = arguments.labels("labels", labels, len(embeddings))
+    arguments.whole("clusters_per_class", clusters_per_class)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     starts = []
     for seed in seeds:
@@ -90,11 +92,11 @@ def evaluate(
     Retrieval metrics, such as `recall@1` and `map@r`, need no K-means. Raises ValueError for bad shapes, for
     embeddings that are not finite, and for more clusters than images.
     """
-    if kmeans_seeds < 1 or clusters_per_class < 1:
-        raise ValueError(
-            f"kmeans_seeds and clusters_per_class must be at least 1; "
-            f"got {kmeans_seeds} and {clusters_per_class}"
-        )
+    embeddings = arguments.matrix("embeddings", embeddings)
+    labels = arguments.labels("labels", labels, len(embeddings))
+    arguments.whole("kmeans_seeds", kmeans_seeds)
+    arguments.whole("clusters_per_class", clusters_per_class)
+    arguments.whole("seed", seed, 0)
     seeds = range(seed, seed + kmeans_seeds)
     num_clusters = len(np.unique(labels)) * clusters_per_class
     free = _kmeans(embeddings, num_clusters, seeds, n_init=10)
@@ -113,7 +115,9 @@ def validate(
     embeddings: np.ndarray, labels: np.ndarray, *, clusters_per_class: int = 1, seed: int = 0
 ) -> dict[str, float]:
     """The label-free metrics from one K-means of 3 starts: cheap enough to repeat during training."""
-    num_clusters = len(np.unique(labels)) * clusters_per_class
+    embeddings = arguments.matrix("embeddings", embeddings)
+    labels = arguments.labels("labels", labels, len(embeddings))
+    num_clusters = len(np.unique(labels)) * arguments.whole("clusters_per_class", clusters_per_class)
     clusters = cluster(embeddings, num_clusters, seed=seed, n_init=3)
     scores = {name: metric(clusters, labels) for name, metric in metrics.CLUSTERING.items()}
     return {**scores, **metrics.retrieval(embeddings, labels)}

@@ -14,6 +14,8 @@ from functools import partial
 
 import numpy as np
 
+from jaxml import arguments
+
 KS = (1, 2, 4, 8, 16, 32)
 BLOCK_BYTES = 64 * 2**20
 
@@ -26,11 +28,10 @@ def contingency(clusters: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
 
     Positions number the distinct values in sorted order. Raises ValueError for empty input or other shapes.
     """
-    clusters, labels = np.asarray(clusters), np.asarray(labels)
-    if labels.ndim != 1 or clusters.shape != labels.shape or labels.size == 0:
+    clusters, labels = arguments.labels("clusters", clusters), arguments.labels("labels", labels)
+    if clusters.shape != labels.shape:
         raise ValueError(
-            f"clusters and labels must be non-empty, of shape [N] and the same length; "
-            f"got {clusters.shape} and {labels.shape}"
+            f"clusters and labels must have the same length; got {len(clusters)} and {len(labels)}"
         )
     _, rows = np.unique(clusters, return_inverse=True)
     _, columns = np.unique(labels, return_inverse=True)
@@ -179,12 +180,8 @@ def neighbours(
     `queries` are places in embeddings [N, D], all of them by default. Distances are Euclidean, in float64; k is
     cut to N - 1. Equal distances go by index. Raises ValueError for other shapes and embeddings not finite.
     """
-    x = np.asarray(embeddings, np.float64)
-    if x.ndim != 2 or len(x) == 0:
-        raise ValueError(f"embeddings must have shape [N, D] with N > 0; got {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError("embeddings hold NaN or infinity: the run diverged; lower optim.learning_rate")
-    k = min(k, len(x) - 1)
+    x = arguments.matrix("embeddings", embeddings).astype(np.float64)
+    k = min(arguments.whole("k", k), len(x) - 1)
     x = x - x.mean(0, keepdims=True)
     squares = (x * x).sum(1)
     block = max(1, BLOCK_BYTES // (8 * len(x)))
@@ -244,9 +241,8 @@ def retrieval(
     With none (one image, or all singletons) there is nothing to measure and every metric is NaN.
     """
     rows = RETRIEVAL if rows is None else rows
-    labels = np.asarray(labels)
-    if labels.shape != np.shape(embeddings)[:1]:
-        raise ValueError(f"labels must have shape [{len(embeddings)}], one per embedding; got {labels.shape}")
+    embeddings = arguments.matrix("embeddings", embeddings)
+    labels = arguments.labels("labels", labels, len(embeddings))
     _, positions, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     relevant = sizes[positions] - 1
     depth = max(max(KS), int(relevant.max(initial=0)))
@@ -265,13 +261,19 @@ def retrieval(
     return {**means, "queries": float(count)}
 
 
+def _depths(ks: Sequence[int]) -> list[int]:
+    if not isinstance(ks, Sequence | np.ndarray) or len(ks) == 0:
+        raise ValueError(f"ks must be whole numbers of at least 1, got {ks!r}")
+    return [arguments.whole("ks", k) for k in ks]
+
+
 def recall_at_k(embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int] = KS) -> dict[int, float]:
     """Recall@K, {k: share of queries with a right image among their k nearest}; see `retrieval`."""
-    found = retrieval(embeddings, labels, {str(k): partial(recall, k=k) for k in ks})
+    found = retrieval(embeddings, labels, {str(k): partial(recall, k=k) for k in _depths(ks)})
     return {k: found[str(k)] for k in ks}
 
 
 def precision_at_k(embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int] = KS) -> dict[int, float]:
     """Precision@K, the neighbour accuracy, {k: share of the k nearest that are right}; see `retrieval`."""
-    found = retrieval(embeddings, labels, {str(k): partial(precision, k=k) for k in ks})
+    found = retrieval(embeddings, labels, {str(k): partial(precision, k=k) for k in _depths(ks)})
     return {k: found[str(k)] for k in ks}

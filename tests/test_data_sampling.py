@@ -68,9 +68,11 @@ def test_draws_of_today_are_those_of_tomorrow():
     assert DRAW(0, 1, table, 2, 3)[0].tolist() == [12, 15, 17, 9, 8, 6]
 
 
-@pytest.mark.parametrize(("p", "k"), [(6, 2), (0, 2), (2, 0)])
-def test_impossible_batches_are_refused(p, k):
-    with pytest.raises(ValueError, match="at most the 5 classes"):
+@pytest.mark.parametrize(
+    ("p", "k", "said"), [(6, 2, "at most the 5 classes"), (0, 2, "at least 1"), (2, 0, "at least 1")]
+)
+def test_impossible_batches_are_refused(p, k, said):
+    with pytest.raises(ValueError, match=said):
         sample(0, 0, TABLE, p, k)
 
 

@@ -101,7 +101,7 @@ def test_one_image_per_class():
 
 def test_bad_input():
     embeddings, labels = blobs(1.0)
-    with pytest.raises(ValueError, match="73 clusters"):
+    with pytest.raises(ValueError, match="num_clusters is 73"):
         evaluate.cluster(embeddings, 73)
     with pytest.raises(ValueError, match="clusters of 72 images"):
         evaluate.evaluate(embeddings, labels, clusters_per_class=20)

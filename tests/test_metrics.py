@@ -231,7 +231,7 @@ def test_one_class_is_all_hits():
 def test_bad_embeddings():
     with pytest.raises(ValueError, match="shape"):
         metrics.retrieval(np.ones(3), [0, 1, 2])
-    with pytest.raises(ValueError, match="one per embedding"):
+    with pytest.raises(ValueError, match=r"labels must be an integer array \[3\]"):
         metrics.retrieval(np.ones((3, 2)), [0, 1])
     with pytest.raises(ValueError, match="NaN"):
         metrics.retrieval(np.full((3, 2), np.nan), [0, 1, 1])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxml import arguments
 
 Array = jax.Array
 
@@ -74,6 +78,17 @@ def _normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Ar
     )
 
 
+def _check(images: Any, size: Any, mean: Any, std: Any) -> None:
+    form = "uint8 pixels [b, S, S, 3]"
+    found = images if isinstance(images, jax.Array) else arguments.array("images", images, form)
+    if found.ndim != 4 or found.shape[1] != found.shape[2] or found.shape[3] != 3 or found.dtype != np.uint8:
+        raise ValueError(f"images must be {form}, got {found.dtype} {found.shape}")
+    arguments.whole("size", size)
+    arguments.numbers("mean", mean, 3)
+    if not (arguments.numbers("std", std, 3) > 0).all():
+        raise ValueError(f"std must be 3 numbers above 0, got {std!r}")
+
+
 def augment(
     images: Array,
     keys: Array,
@@ -94,6 +109,16 @@ def augment(
     images: uint8 [b, S, S, 3]; keys: PRNG keys [b]. Returns float32 [b, size, size, 3]. An image's result
     depends on its key alone, not on the batch around it.
     """
+    _check(images, size, mean, std)
+    if np.shape(keys)[:1] != images.shape[:1] or not jnp.issubdtype(
+        jnp.asarray(keys).dtype, jax.dtypes.prng_key
+    ):
+        raise ValueError(f"keys must be one PRNG key for each of the {images.shape[0]} images")
+    low, high = arguments.numbers("crop_area", crop_area, 2)
+    if not 0 < low <= high <= 1:
+        raise ValueError(f"crop_area must be two shares with 0 < low <= high <= 1, got {crop_area!r}")
+    if arguments.numbers("jitter", [jitter], 1)[0] < 0:
+        raise ValueError(f"jitter must be at least 0, got {jitter!r}")
     pairs = jax.vmap(jax.random.split)(keys)
     out = jax.vmap(partial(_crop, size=size, crop_area=crop_area, flip=flip))(images, pairs[:, 0])
     if jitter:
@@ -103,6 +128,7 @@ def augment(
 
 def center(images: Array, *, size: int, mean: Sequence[float], std: Sequence[float]) -> Array:
     """The whole image, resized and normalised, for evaluation: uint8 [b, S, S, 3] -> float32 [b, size, size, 3]."""
+    _check(images, size, mean, std)
     side = images.shape[1]
     places = _places(jnp.float32(0), jnp.float32(side), size, side, jnp.bool_(False))
     return _normalize(jax.vmap(lambda image: _resize(image, places, places))(images), mean, std)

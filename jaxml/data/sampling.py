@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxml import arguments
+
 Array = jax.Array
 
 
@@ -29,11 +31,12 @@ def class_table(labels: np.ndarray, classes: np.ndarray) -> ClassTable:
 
     Raises ValueError if one of the classes has no image.
     """
+    labels, classes = arguments.labels("labels", labels), arguments.labels("classes", classes)
     members = [np.flatnonzero(labels == c) for c in classes]
     sizes = np.array([len(m) for m in members], np.int32)
-    if not len(members) or sizes.min() == 0:
+    if sizes.min() == 0:
         raise ValueError(
-            f"classes {np.asarray(classes)[sizes == 0].tolist()} have no images: leave them out of the split"
+            f"classes {classes[sizes == 0].tolist()} have no images: leave them out of the split"
         )
     table = np.stack([np.resize(m, sizes.max()) for m in members]).astype(np.int32)
     return ClassTable(jnp.asarray(table), jnp.asarray(sizes))
@@ -50,12 +53,12 @@ def sample(
     adjacent. Raises ValueError if P exceeds the table's classes.
     """
     num_classes, largest = table.members.shape
-    p, k = classes_per_batch, images_per_class
-    if not 1 <= p <= num_classes or k < 1:
-        raise ValueError(
-            f"classes_per_batch={p} and images_per_class={k} must be at least 1, and classes_per_batch at most "
-            f"the {num_classes} classes to train on"
-        )
+    p = arguments.whole("classes_per_batch", classes_per_batch)
+    if p > num_classes:
+        raise ValueError(f"classes_per_batch={p} must be at most the {num_classes} classes to train on")
+    k = arguments.whole("images_per_class", images_per_class)
+    if not isinstance(seed, jax.Array):
+        arguments.whole("seed", seed, 0, 2**32 - 1)
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
     class_key, order_key, repeat_key = jax.random.split(key, 3)
     classes = jnp.argsort(jax.random.bits(class_key, (num_classes,), jnp.uint32), stable=True)[:p]

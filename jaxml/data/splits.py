@@ -7,6 +7,8 @@ import re
 
 import numpy as np
 
+from jaxml import arguments
+
 NAMED = ("poster", "standard")
 
 
@@ -21,6 +23,9 @@ def split(name: str, num_classes: int) -> dict[str, np.ndarray]:
     Returns three ascending int32 vectors. Raises ValueError for an unknown name, a range outside
     0 .. num_classes - 1, a class in two parts, or a part without classes.
     """
+    arguments.whole("num_classes", num_classes)
+    if not isinstance(name, str):
+        raise ValueError(f"the name of a split is text, such as {' or '.join(NAMED)}; got {name!r}")
     if name == "poster":
         bounds = [0, round(0.4 * num_classes), round(0.6 * num_classes), num_classes]
         ranges = list(itertools.pairwise(bounds))

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxml import arguments
+
 Array = jax.Array
 
 
@@ -21,7 +23,8 @@ def number(name: str, value: Any, *, above: float | None = None, minimum: float 
     """Raise a ValueError for a number out of range; traced values pass."""
     if isinstance(value, jax.core.Tracer):
         return
-    number = np.asarray(value)  # not jax.numpy, which under jit would trace even what is known
+    # Not jax.numpy, which under jit would trace even what is known.
+    number = arguments.array(name, value, "a finite number")
     low = (above is not None and not np.all(number > above)) or (
         minimum is not None and not np.all(number >= minimum)
     )
@@ -42,12 +45,19 @@ def block_size(value: int | None) -> None:
         raise ValueError(f"block_size must be a positive integer or None, got {value!r}")
 
 
+def _form(name: str, value: Any, form: str) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of an array, traced or not."""
+    if not isinstance(value, jax.Array):
+        value = arguments.array(name, value, form)
+    return np.shape(value), jnp.result_type(value)
+
+
 def labelled(
     embeddings: Any, labels: Any, name: str = "embeddings", label_name: str = "labels"
 ) -> tuple[Array, Array]:
     """Check one set of embeddings and labels; return them as float32 [B, D] and int [B]."""
-    shape, dtype = np.shape(embeddings), jnp.result_type(embeddings)
-    label_shape, label_dtype = np.shape(labels), jnp.result_type(labels)
+    shape, dtype = _form(name, embeddings, "a non-empty float array [B, D]")
+    label_shape, label_dtype = _form(label_name, labels, "an integer array [B]")
     if len(shape) != 2 or 0 in shape or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"{name} must be a non-empty float array [B, D], got {dtype} {shape}")
     if len(label_shape) != 1 or not jnp.issubdtype(label_dtype, jnp.integer):
@@ -76,7 +86,7 @@ def batch(
 
 def centres(name: str, value: Any, labels: Any, width: int, ndim: int = 2) -> Array:
     """Check proxies or centres, [classes, ..., D], against the labels that index them."""
-    shape, dtype = np.shape(value), jnp.result_type(value)
+    shape, dtype = _form(name, value, "a float array")
     if len(shape) != ndim or shape[-1] != width or not jnp.issubdtype(dtype, jnp.floating):
         form = "[classes, D]" if ndim == 2 else "[classes, centres, D]"
         raise ValueError(f"{name} must be a float array {form} with D = {width}, got {dtype} {shape}")

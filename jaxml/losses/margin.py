@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxml import arguments
 from jaxml.distances import DISTANCES, pairwise
 from jaxml.losses import blocks, checks, selected
 from jaxml.losses.sweep import Sums
@@ -74,6 +75,8 @@ def margin(
     its section 5.
     """
     x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    if not isinstance(boundaries, jax.Array):
+        boundaries = arguments.array("boundaries", boundaries, "a float or a float array [classes]")
     beta = jnp.asarray(boundaries, jnp.float32)
     if beta.ndim > 1:
         raise ValueError(f"boundaries must be a scalar or an array [classes], got {beta.shape}")
