@@ -129,13 +129,13 @@ def every_step(out: Path, quick: bool) -> Outcome:
 def sigterm(out: Path, quick: bool) -> Outcome:
     """SIGTERM at random moments: exit code, time, and the line that says how to go on."""
     wanted = 4 if quick else 20
-    config = tiny(out, steps=40 * wanted, eval_every=7, save_every=1000, log_every=1)
+    config = tiny(out, steps=25 * wanted, eval_every=20, save_every=1000, log_every=1)
     rng = np.random.default_rng(1)
     workdir, took, good = start(config, fresh(out, "sigterm")), [], 0
     for _ in range(wanted):
         child = Child(workdir)
-        child.reach(logged(workdir) + 1 + int(rng.integers(20)))
-        time.sleep(rng.uniform(0, 0.3))
+        child.reach(logged(workdir) + 1 + int(rng.integers(10)))
+        time.sleep(rng.uniform(0, 0.05))
         begin = time.monotonic()
         os.kill(child.process.pid, signal.SIGTERM)
         code = child.wait()

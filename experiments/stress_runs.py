@@ -7,10 +7,12 @@ script train.py with its options, its exit codes and its last line on stderr.
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -115,9 +117,11 @@ class Child:
         """Its exit code; a signal's number is negative."""
         self.process.join(seconds)
         if self.process.exitcode is None:
+            os.kill(self.process.pid, signal.SIGUSR1)  # it writes where it is into its log
+            time.sleep(1)
             self.process.kill()
             self.process.join()
-            raise TimeoutError(f"{self.workdir} did not end in {seconds} s")
+            raise TimeoutError(f"did not end in {seconds} s: {self.log.read_text(errors='replace')[-5000:]}")
         return self.process.exitcode
 
     def last_line(self) -> str:
@@ -135,6 +139,7 @@ def _main(workdir: str, words: tuple, log: str, hook: Callable | None, args: tup
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    faulthandler.register(signal.SIGUSR1)
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     sys.path.insert(0, str(Path(__file__).parent))
     import train

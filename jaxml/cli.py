@@ -55,6 +55,18 @@ def preset(name: str) -> configs.Config:
     return configs.load(name) if name.endswith(".json") else PRESETS[name]
 
 
+def _leave(message: str) -> None:
+    """End after SIGTERM."""
+    import jax
+
+    print(message, file=sys.stderr, flush=True)
+    if jax.process_count() == 1:
+        # The time is short, and an ordinary exit waits for the threads of libraries.
+        sys.stdout.flush()
+        os._exit(PREEMPTED)
+    sys.exit(PREEMPTED)
+
+
 def command(main: Callable[[list[str]], Any]) -> None:
     """Run a script's `main`; a mistake that a user can mend ends in one line on stderr and exit code 1."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -62,13 +74,12 @@ def command(main: Callable[[list[str]], Any]) -> None:
         main(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ImportError) as error:
         # Imported here, so that --help answers without loading jax.
         from jaxml.checkpoint import CheckpointError
 
         if isinstance(error, Preempted):
-            print(error, file=sys.stderr)
-            sys.exit(PREEMPTED)
-        if isinstance(error, RunError | CheckpointError | OSError):
+            _leave(str(error))
+        if isinstance(error, RunError | CheckpointError | OSError | ImportError):
             sys.exit(f"error: {error}")
         raise

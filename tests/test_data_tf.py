@@ -200,6 +200,15 @@ def test_a_tfds_source_gives_pixels_through_both_paths(archives, prepared, tmp_p
     assert np.abs(got.astype(int) - pixels.astype(int)).mean() < 0.5
 
 
+def test_a_prepared_copy_that_lacks_images_is_refused(archives, prepared, monkeypatch):
+    as_dataset = tensorflow_datasets.core.DatasetBuilder.as_dataset
+    monkeypatch.setattr(
+        tensorflow_datasets.core.DatasetBuilder, "as_dataset", lambda *a, **k: as_dataset(*a, **k).take(11)
+    )
+    with pytest.raises(ValueError, match=r"holds 11 images, where its dataset_info\.json promises 12"):
+        tfds.load("caltech_birds2011", str(archives[0]))
+
+
 def test_other_archives_than_the_official_ones_are_refused(archives, tmp_path):
     for archive in archives[0].glob("*.gone"):
         (tmp_path / archive.with_suffix(".tgz").name).write_bytes(archive.read_bytes())

@@ -1,6 +1,7 @@
 """Weight files: the same numbers as torchvision's networks, and one named error for whatever is wrong."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -221,6 +222,24 @@ def test_hub_address_is_taken_apart(monkeypatch, squeezenet):
     report = pretrained.load(address, variables, "squeezenet1_1")[1]
     assert calls == [("some/model", "sub/model.safetensors", "a1" * 20)]
     assert report["source"] == address
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("kind", ["large", "small"])
+def test_downloads_are_compared_with_the_hubs_hash(monkeypatch, tmp_path, damaged, kind):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    data = b"weights"
+    name = hashlib.sha256(data) if kind == "large" else hashlib.sha1(b"blob 7\0weights")
+    blob, link = tmp_path / name.hexdigest(), tmp_path / "model.safetensors"
+    blob.write_bytes(b"weightz" if damaged else data)
+    link.symlink_to(blob)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args, **kwargs: str(link))
+    address = "hf://some/model/model.safetensors@" + "a1" * 20
+    if not damaged:
+        assert hub.fetch(address) == link
+        return
+    with pytest.raises(WeightFormatError, match=rf"{address}.*damaged.*{name.hexdigest()}"):
+        hub.fetch(address)
 
 
 def header(table, data=b"", length=None):

@@ -69,6 +69,11 @@ def load(name: str, root: str) -> Index:
         names.append(example.get("image/filename", example["tfds_id"]).decode())
         if "bbox" in example:
             boxes.append(_pixels(example["bbox"], example["image"]))
+    if len(items) != (expected := sum(part.num_examples for part in builder.info.splits.values())):
+        raise ValueError(
+            f"{builder.data_dir} holds {len(items)} images, where its dataset_info.json promises {expected}; "
+            f"prepare it again"
+        )
     return Index(
         items=items,
         labels=np.array(labels, np.int32),
