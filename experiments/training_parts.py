@@ -68,14 +68,6 @@ def burst() -> int:
     return 1 if jax.devices()[0].platform == "cpu" else 10
 
 
-def divided(array: Any, devices: list) -> jax.Array:
-    """An array [B, ...] as [devices, B / devices, ...], each part on its device."""
-    sharding = jax.sharding.NamedSharding(
-        jax.sharding.Mesh(devices, (AXIS,)), jax.sharding.PartitionSpec(AXIS)
-    )
-    return jax.device_put(array.reshape(len(devices), -1, *array.shape[1:]), sharding)
-
-
 def compiled(program: partial, *args: Any) -> Any:
     """The executable of what `training.parallel` returned, for these arguments."""
     return program.func.lower(*program.args, *args).compile()
@@ -124,7 +116,7 @@ def parts(learner: training.Learner, state: Any, images: Images, devices: list) 
         return jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(outputs, params)
 
     replicated = partial(training.replicate, devices=devices)
-    shares = [divided(array, devices) for array in (inputs, seeds, outputs, labels)]
+    shares = [training.divide(array, devices) for array in (inputs, seeds, outputs, labels)]
     return {
         INPUT: (draw, (None, None, 0), (pixels, drawn_from, shares[1])),
         NETWORK: (
@@ -140,7 +132,7 @@ def fixed_step(learner: training.Learner, state: Any, pixels: np.ndarray, device
     """The step on one batch uint8 [B, S, S, 3] that lies on the devices."""
     per_class = learner.config.data.images_per_class
     labels = np.arange(len(pixels), dtype=np.int32) // per_class
-    arguments = [divided(array, devices) for array in (pixels, labels)]
+    arguments = [training.divide(array, devices) for array in (pixels, labels)]
     step = training.parallel(partial(training.train_step, learner), in_axes=(None, 0, 0), devices=devices)
     executable = compiled(step, training.replicate(state, devices), *arguments)
     call = partial(executable, *step.args)

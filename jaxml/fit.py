@@ -143,7 +143,8 @@ def stepper(run: Run, first: int, embed: Callable) -> Callable:
     )
 
     def advance(state):
-        shares = (x.reshape(len(devices), -1, *x.shape[1:]) for x in next_batch(state))
+        # Steps queue up on an accelerator: it computes one while the next one's pixels are on their way.
+        shares = [training.divide(x, devices) for x in next_batch(state)]
         state, metrics = call(state, *shares)
         return state, {name: value[None] for name, value in metrics.items()}
 

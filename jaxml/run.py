@@ -98,7 +98,7 @@ def learn(config: Config, workdir: str | Path, *, resume: bool = False) -> tuple
 
 
 def _learn(config: Config, workdir: Path, resume: bool, sigterm: Sigterm) -> tuple[Run, Callable]:
-    distributed.on_main(partial(_claim, config, workdir, resume))
+    config = distributed.on_main(partial(_claim, config, workdir, resume))
     run = replace(open_run(config, workdir, to_train=True), sigterm=sigterm)
     distributed.on_main(partial(_check_not_lost, run))
     if distributed.on_main(run.checkpoints.steps):
@@ -226,8 +226,8 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _claim(config: Config, workdir: Path, resume: bool) -> None:
-    """Make the run's directory, or check that it holds this very run."""
+def _claim(config: Config, workdir: Path, resume: bool) -> Config:
+    """Make the run's directory, or check that it holds this very run; the configuration, for processes without one."""
     path = workdir / "config.json"
     if resume and not path.exists():
         raise RunError(f"{workdir} holds no run to resume: there is no config.json")
@@ -237,6 +237,7 @@ def _claim(config: Config, workdir: Path, resume: bool) -> None:
         raise RunError(f"{workdir} holds another run; it differs in {'; '.join(changed)}")
     workdir.mkdir(parents=True, exist_ok=True)
     configs.save(path, config)
+    return config
 
 
 def _changed(old: Config, new: Config) -> list[str]:

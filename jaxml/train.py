@@ -302,6 +302,13 @@ def replicate(tree: Any, devices: list) -> Any:
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
+def divide(array: np.ndarray, devices: list) -> Array:
+    """An array [n, ...] as [devices, n / devices, ...], each part on its device."""
+    mesh = jax.sharding.Mesh(devices, (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    return jax.device_put(array.reshape(len(devices), -1, *array.shape[1:]), sharding)
+
+
 def _without_loss(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters of the network, and of the loss."""
     return {k: v for k, v in params.items() if k != "loss"}, {k: v for k, v in params.items() if k == "loss"}
