@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import platform
 import statistics
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from benchmarking import memory, reset_peak
 
 from jaxml import losses, mining
 from jaxml.losses.blocks import block_rows
@@ -167,22 +167,6 @@ def timed(call: Callable[[], Any], seconds: float) -> tuple[float, int]:
         call()
         times.append(time.perf_counter() - start)
     return round(statistics.median(times) * 1e3, 3), len(times)
-
-
-def reset_peak() -> float | None:
-    """Start a new peak of this process's memory; its present size in MiB, or None off Linux."""
-    gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return memory("VmRSS")
-    except OSError:
-        return None
-
-
-def memory(field: str, path: str = "/proc/self/status") -> float:
-    """A field of a /proc file in MiB."""
-    line = next(row for row in Path(path).read_text().splitlines() if row.startswith(field))
-    return int(line.split()[1]) / 1024
 
 
 def measure_jax(function: Any, args: tuple[Any, ...], seconds: float) -> dict[str, Any]:

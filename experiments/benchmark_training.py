@@ -9,15 +9,15 @@ Any option of a run can be given. Parts: `input` (draw, gather, augment), `netwo
 that are there), `loss` (value and gradient on outputs that are there). `step, fixed batch` is the whole step on one
 batch in device memory, `step, resident` and `step, tf.data` are what a run does. Parts are timed in turn in one
 process, input paths as rows of steps in alternation, so that ratios hold on a busy machine too. Also: the share of the
-device's own matrix-product rate; the memory of a batch 16 times as large with and without `train.chunk`; scaling over
-devices; tf.data where tensorflow is installed; and the same loop in PyTorch (`torch_loop.py`) where torch,
+device's own matrix-product rate; the memory of a batch 16 times as large with and without `train.chunk`;
+tf.data where tensorflow is installed; and the same loop in PyTorch (`torch_loop.py`) where torch,
 torchvision and pytorch-metric-learning are. PyTorch's workers augment, so its fixed batch is augmented already, while
 ours is augmented inside the step. Its CPU threads wait for each other actively: where other work runs on the machine
 PyTorch loses more than we do, and only an idle one compares the two.
 
-Takes about four minutes on two CPU cores, `--quick` (without the memory of batches) half of it. Expect the loss below
-2 % of the step, `resident` at least 0.97x the fixed batch, `tf.data` at least 0.9x the lesser of its own decoding and
-the fixed batch.
+Takes about four minutes on two CPU cores, `--quick` (smaller, without the whole large batch) half of it. Expect the
+loss below 2 % of the step, `resident` at least 0.97x the fixed batch, `tf.data` at least 0.9x the lesser of its own
+decoding and the fixed batch.
 A trace of a run's steps: `python experiments/train.py --train.profile 5`.
 """
 
@@ -32,14 +32,12 @@ from statistics import median
 from typing import Annotated
 
 import jax
-import numpy as np
 import training_parts as part
 import tyro
 from benchmarking import Row, Times, alternating, bars, in_turn, matmul_rate, ratio, table, write
 from training_parts import Program
 
 from jaxml import models
-from jaxml import train as training
 from jaxml.cli import command
 from jaxml.config import Config, Data, Train
 from jaxml.data.images import Images, open_images
@@ -96,36 +94,21 @@ def theirs(config: Config, images: Images) -> tuple[dict[str, Program], dict[str
     return found, {LOADER: Program(calls["input"]), LOADED: timed(calls["streamed"])}
 
 
-def scaling(config: Config, images: Images, devices: list, limit: float) -> list[Row]:
-    """The step on 1, 2, 4, ... devices, each with the share of the batch that it has when all are used."""
-    learner, state = training.create(config, len(images.classes(config.data.train_on)))
-    share = config.data.classes_per_batch * config.data.images_per_class // len(devices)
-    programs = {
-        n: part.fixed_step(learner, state, np.asarray(images.resident[: n * share]), devices[:n])
-        for n in (2**i for i in range(len(devices).bit_length()))
-    }
-    times = in_turn(programs, limit)
-    rows = []
-    for n, program in programs.items():
-        speed = n * share * program.burst / median(times[n])
-        row = {"devices": n, "batch": n * share, "images/s": f"{speed:.1f}"}
-        rows.append({**row, "of n times one device's": f"{ratio(times, n, 1):.2f}"})
-    return rows
-
-
-def memory(config: Config) -> list[Row]:
-    """A step's memory for the batch, 16 times the batch, and that in chunks of the batch."""
+def memory(config: Config, quick: bool) -> list[Row]:
+    """A step's memory for the batch, 16 times the batch in chunks of the batch, and whole unless `quick`."""
     batch = config.data.classes_per_batch * config.data.images_per_class
     rows = []
-    for count, chunk in ((batch, 0), (16 * batch, 0), (16 * batch, batch)):
+    # The largest last: it takes longest to compile, and may not fit.
+    for count, chunk in ((batch, 0), (16 * batch, batch), *([] if quick else [(16 * batch, 0)])):
         model, train = replace(config.model, batch_norm="frozen"), replace(config.train, chunk=chunk)
         try:
-            sizes = part.step_memory(replace(config, model=model, train=train), count)
+            sizes = part.step_memory(replace(config, model=model, train=train), count, to_run=not quick)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             sizes = dict.fromkeys(part.SIZES, "more than there is")
         rows.append({"batch": count, "train.chunk": chunk or "", **sizes})
+        print(table(rows), flush=True)
     return rows
 
 
@@ -208,13 +191,7 @@ def main(arguments: Arguments) -> None:
         "Input paths, in rows of steps:\n",
         table(in_rows),
     ]
-    if not arguments.quick:
-        text += ["Memory of a step on one device, frozen BatchNorm:\n", table(memory(config))]
-    if len(devices) > 1:
-        text += [
-            "Devices (CPU devices share the cores):\n",
-            table(scaling(config, images, devices, limit / 2)),
-        ]
+    text += ["Memory of a step on one device, frozen BatchNorm:\n", table(memory(config, arguments.quick))]
     write(arguments.out, "benchmark_training", speeds + in_rows, "\n".join(text))
     groups = {
         who: {k: batch / median(t) for (w, k), t in (turns | rows).items() if w == who} for who in (US, THEM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import importlib.metadata
 import os
 import platform
@@ -86,6 +87,22 @@ def matmul_rate(dtype: str) -> float:
 def flops(compiled: Any) -> float:
     """XLA's count for one call on one device; loops count once."""
     return (compiled.cost_analysis() or {}).get("flops", float("nan"))
+
+
+def reset_peak() -> float | None:
+    """Start a new peak of this process's memory; its present size in MiB, or None off Linux."""
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return memory("VmRSS")
+    except OSError:
+        return None
+
+
+def memory(field: str, path: str = "/proc/self/status") -> float:
+    """A field of a /proc file in MiB."""
+    line = next(row for row in Path(path).read_text().splitlines() if row.startswith(field))
+    return int(line.split()[1]) / 1024
 
 
 def where() -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmarking import flops
+from benchmarking import flops, memory, reset_peak
 from jax import lax
 
 from jaxml import fit, models
@@ -27,7 +27,7 @@ from jaxml.run import Run, embedder
 INPUT, NETWORK, LOSS = "input", "network", "loss"
 FIXED, RESIDENT, MANY = "step, fixed batch", "step, resident", "step, resident, many a call"
 DECODING, STREAMED = "input, tf.data", "step, tf.data"
-SIZES = ("activations and gradients, MiB", "images, parameters, optimiser, MiB")
+SIZES = ("activations and gradients, MiB", "images, parameters, optimiser, MiB", "peak of a step, MiB")
 AXIS = training.AXIS
 
 
@@ -174,8 +174,11 @@ def ours(config: Config, images: Images, devices: list) -> tuple[dict[str, Progr
     return found, rows
 
 
-def step_memory(config: Config, batch: int) -> dict[str, float]:
-    """MiB that XLA sets aside for a step on one device, by SIZES."""
+def step_memory(config: Config, batch: int, *, to_run: bool) -> dict[str, float | str]:
+    """MiB that XLA sets aside for a step on one device, and, if it is `to_run`, the peak while it ran, by SIZES.
+
+    On CPU that is the growth of the process, which keeps pages for later; on a GPU the peak since the process began.
+    """
     learner, state = training.create(config, config.data.classes_per_batch)
     step = training.parallel(
         partial(training.train_step, learner), in_axes=(None, 0, 0), devices=jax.devices()[:1]
@@ -183,6 +186,12 @@ def step_memory(config: Config, batch: int) -> dict[str, float]:
     side = config.data.stored_size
     pixels = jax.ShapeDtypeStruct((1, batch, side, side, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct((1, batch), jnp.int32)
-    sizes = compiled(step, state, pixels, labels).memory_analysis()
-    found = (sizes.temp_size_in_bytes, sizes.argument_size_in_bytes)
-    return {name: round(size / 2**20, 1) for name, size in zip(SIZES, found, strict=True)}
+    executable = compiled(step, state, pixels, labels)
+    sizes = executable.memory_analysis()
+    found = [sizes.temp_size_in_bytes / 2**20, sizes.argument_size_in_bytes / 2**20]
+    if to_run and (before := reset_peak()) is not None:
+        arguments = (np.zeros(x.shape, x.dtype) for x in (pixels, labels))
+        jax.block_until_ready(executable(*step.args, state, *arguments))
+        stats = jax.devices()[0].memory_stats()
+        found.append(stats["peak_bytes_in_use"] / 2**20 if stats else memory("VmHWM") - before)
+    return {name: round(size, 1) for name, size in zip(SIZES, found, strict=False)}

@@ -5,6 +5,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 import benchmarking
 import check_kernels
@@ -45,6 +48,16 @@ def test_table_and_csv_have_every_column(tmp_path, capsys):
     with open(tmp_path / "x.csv") as file:
         assert list(csv.DictReader(file)) == [{"a": "1", "b": "2", "c": ""}, {"a": "3", "b": "", "c": "4"}]
     assert "jax" in (tmp_path / "x.md").read_text()
+
+
+def test_peak_of_memory_is_that_since_the_last_reset():
+    np.ones(100 * 2**20, np.uint8).sum()
+    before = benchmarking.reset_peak()
+    if before is None:
+        pytest.skip("the system tells no peak")
+    assert benchmarking.memory("VmHWM") - before < 20
+    np.ones(60 * 2**20, np.uint8).sum()
+    assert 55 < benchmarking.memory("VmHWM") - before < 90
 
 
 def test_every_kernel_is_checked():
