@@ -170,17 +170,7 @@ FIGURES = {
 
 def html_page(lines: Sequence[Line], drawn: dict[str, str]) -> str:
     """The page of all tables and figures (SVG by name)."""
-    columns = [
-        "clusters",
-        "NMI",
-        "F1 (pairs)",
-        "R@1",
-        "R@8",
-        "validation NMI",
-        "std of the loss",
-        "min",
-        "CPU min",
-    ]
+    columns = ["clusters", "NMI", "F1 (pairs)", "R@1", "R@8", "NMI, val.", "loss std", "min (CPU)"]
     parts = []
     for section in dict.fromkeys(line["section"] for line in lines):
         cells = [

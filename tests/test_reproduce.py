@@ -1,6 +1,7 @@
 """The table of experiments: rows under one budget, runs that go on, choices of steps, and README."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,10 @@ def test_stopped_table_goes_on_and_finished_rows_are_left_alone(table, tmp_path,
         for line in lines:
             assert line["title"] in text
             assert f"{line['metrics']['nmi']['mean']:.3f}" in text
+    for table in re.findall(r"<table>.*?</table>", (out / "results.html").read_text(), re.S):
+        assert (
+            len({len(re.findall(r"<t[hd]\b", row)) for row in re.findall(r"<tr.*?</tr>", table, re.S)}) == 1
+        )
     assert "reproduce.py --only second --budget small" in (out / "table.md").read_text()
     assert {path.name for path in (out / "figures").iterdir()} == set()
 
