@@ -36,7 +36,7 @@ def kill_in_save(step: int, delay: float, marks: str) -> None:
 
 def killed(out: Path, quick: bool) -> Outcome:
     """SIGKILL at random moments, half of them inside a save; then the run is resumed to its end."""
-    kills, sources = (6, ["resident"]) if quick else (20, ["resident", "tf_data"])
+    kills, sources = (4, ["resident"]) if quick else (20, ["resident", "tf_data"])
     figures: dict[str, object] = {}
     passed = True
     for source in sources:
@@ -128,7 +128,7 @@ def every_step(out: Path, quick: bool) -> Outcome:
 
 def sigterm(out: Path, quick: bool) -> Outcome:
     """SIGTERM at random moments: exit code, time, and the line that says how to go on."""
-    wanted = 4 if quick else 20
+    wanted = 3 if quick else 20
     config = tiny(out, steps=25 * wanted, eval_every=20, save_every=1000, log_every=1)
     rng = np.random.default_rng(1)
     workdir, took, good = start(config, fresh(out, "sigterm")), [], 0
@@ -173,7 +173,7 @@ def fill_disk(step: int, share: float, size: int) -> None:
 
 def disk_full(out: Path, quick: bool) -> Outcome:
     """The disk (a small tmpfs) is full in the middle of a save; the older checkpoints stay whole."""
-    wanted = 2 if quick else 10
+    wanted = 1 if quick else 10
     config = tiny(out, steps=2 * wanted + 4, eval_every=1000)
     whole = start(config, fresh(out, "whole"))
     finish(whole)

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,69 +118,12 @@ def test_stopped_anywhere_and_resumed_is_the_same_run(config, tmp_path, monkeypa
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
-KILL_IN_SAVE = """
-import os, signal, sys, threading
-import orbax.checkpoint as ocp
-save = ocp.CheckpointManager.save
-def killed(self, step, *args, **kwargs):
-    if step == int(sys.argv[1]):
-        threading.Timer(float(sys.argv[2]), os.kill, (os.getpid(), signal.SIGKILL)).start()
-    return save(self, step, *args, **kwargs)
-ocp.CheckpointManager.save = killed
-from jaxml import config, run
-run.train(config.load(sys.argv[3]), sys.argv[4], resume=sys.argv[5] == "resume")
-"""
-
-
 # One CPU device; compiled code is shared with the other processes.
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
 
 
 def train_command(workdir, *words):
     return [sys.executable, str(ROOT / "experiments/train.py"), "--workdir", str(workdir), *words]
-
-
-def test_killed_while_training_and_while_saving(config, tmp_path):
-    """kill -9 five times, two of them inside a save; the run that comes of it is the uninterrupted one."""
-    configs.save(tmp_path / "config.json", config)
-    workdir = tmp_path / "killed"
-    script = [sys.executable, "-c", KILL_IN_SAVE]
-    for attempt, (step, delay) in enumerate([(3, 0.0), (3, 0.004), (6, 0.01), (9, 0.002), (9, 0.02)]):
-        mode = "resume" if attempt else "new"
-        words = [str(step), str(delay), str(tmp_path / "config.json"), str(workdir), mode]
-        done = subprocess.run([*script, *words], env=ENVIRONMENT, capture_output=True, text=True, check=False)
-        # A save that was quicker than the timer may let the process go on a little, never to its end.
-        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    subprocess.run(train_command(workdir, "--resume"), env=ENVIRONMENT, check=True, capture_output=True)
-    whole = [*script, "-1", "0", str(tmp_path / "config.json"), str(tmp_path / "whole"), "new"]
-    subprocess.run(whole, env=ENVIRONMENT, check=True, capture_output=True)
-    assert_same_run(tmp_path / "whole", workdir)
-
-
-def test_sigterm_saves_and_says_how_to_go_on(config, tmp_path):
-    config = replace(
-        config, train=replace(config.train, steps=100_000, save_every=100_000, eval_every=100_000)
-    )
-    workdir = tmp_path / "run"
-    workdir.mkdir()
-    configs.save(workdir / "config.json", config)
-    process = subprocess.Popen(
-        train_command(workdir, "--resume"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while not rows(workdir):
-            assert process.poll() is None
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        sent = time.time()
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 75
-    assert time.time() - sent < 10
-    assert "--resume" in stderr.splitlines()[-1]
-    saved = run.load(workdir).checkpoints.steps()
-    assert saved == [rows(workdir)[-1]["step"]]
 
 
 def test_a_directory_with_a_run_is_not_overwritten(config, tmp_path):
