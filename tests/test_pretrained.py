@@ -1,6 +1,5 @@
 """Weight files: the same numbers as torchvision's networks, and one named error for whatever is wrong."""
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 import torchvision_weights as torchvision_like
 from safetensors.numpy import load_file, save_file
+from stress_damage import mutate
 
 from jaxml import config, models
 from jaxml.models import hub, pretrained, weight_files
@@ -372,32 +372,6 @@ def test_only_regular_files_of_a_sensible_size(tmp_path):
             weight_files.read(path)
 
 
-@dataclasses.dataclass
-class Mutation:
-    """Random damage: flipped bits, bytes of interest, cuts and insertions."""
-
-    random: np.random.Generator
-
-    def __call__(self, data: bytes) -> bytes:
-        out = bytearray(data)
-        for _ in range(self.random.integers(1, 5)):
-            place = (
-                int(self.random.integers(len(out) + 1))
-                if self.random.random() < 0.5
-                else int(self.random.integers(min(len(out), 200) + 1))
-            )
-            kind = self.random.integers(4)
-            if kind == 0 and place < len(out):
-                out[place] ^= 1 << int(self.random.integers(8))
-            elif kind == 1 and place < len(out):
-                out[place] = b'\0\xff[]{}"0129,:-e.'[int(self.random.integers(16))]
-            elif kind == 2:
-                del out[place : place + int(self.random.integers(1, 20))]
-            else:
-                out[place:place] = self.random.bytes(int(self.random.integers(1, 9)))
-        return bytes(out)
-
-
 @pytest.mark.parametrize("parser", ["safetensors", "npz"])
 def test_fuzzed_files(parser):
     """10,000 damaged inputs: arrays of the right sizes or WeightFormatError, nothing else."""
@@ -417,9 +391,9 @@ def test_fuzzed_files(parser):
     assert {name: array.tolist() for name, array in parse(io.BytesIO(data), len(data))[0].items()} == {
         name: array.tolist() for name, array in arrays.items()
     }
-    mutate, refused = Mutation(np.random.default_rng(0)), 0
+    rng, refused = np.random.default_rng(0), 0
     for _ in range(10_000):
-        damaged = mutate(data)
+        damaged = mutate(data, rng)
         try:
             tensors, metadata = parse(io.BytesIO(damaged), len(damaged))
         except WeightFormatError:
