@@ -186,6 +186,7 @@ def disk_full(out: Path, quick: bool) -> Outcome:
     try:
         rng = np.random.default_rng(2)
         workdir, good, messages = start(config, place / "run"), 0, set()
+        failures: list[str] = []
         for i in range(wanted):
             step = 2 * i + 4
             child = Child(workdir, hook=fill_disk, args=(step, rng.uniform(0.02, 0.9), size))
@@ -195,10 +196,14 @@ def disk_full(out: Path, quick: bool) -> Outcome:
             messages.add(line.split(": ")[-1])
             steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
             named = line.startswith(f"error: checkpoint {step} not written")
-            good += code == 1 and named and steps[-1] == step - 2
             resumed = Child(workdir, hook=stop_at, args=(step,))  # one step further, on what was left whole
-            if resumed.wait() != PREEMPTED or "damaged" in resumed.log.read_text():
-                good -= 1
+            whole_left = resumed.wait() == PREEMPTED and "damaged" not in resumed.log.read_text()
+            if code == 1 and named and steps[-1] == step - 2 and whole_left:
+                good += 1
+            else:
+                failures.append(
+                    f"step {step}, code {code}, checkpoints {steps}, whole {whole_left}, {line[-200:]}"
+                )
         with open(place / "filler", "wb") as file:  # too little before the save begins
             file.write(bytes(shutil.disk_usage(place).free - int(1.9 * size)))
         child = Child(workdir)
@@ -211,6 +216,7 @@ def disk_full(out: Path, quick: bool) -> Outcome:
     figures = {
         "named the checkpoint, code 1, older ones whole": f"{good} of {wanted}",
         "said": " / ".join(sorted(messages))[:200],
+        **({"otherwise": failures} if failures else {}),
         "too little space found before a save": early,
         "differs from the whole run": ", ".join(different) or "nothing",
     }

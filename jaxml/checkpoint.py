@@ -239,18 +239,20 @@ def _sha256(data: bytes) -> str:
 
 @contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Without the tracebacks that orbax logs of errors that it raises too."""
+    """Without the tracebacks that orbax logs of errors that it raises too; after an error its threads log still."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    yield
+    logger.setLevel(level)
 
 
 def _line(error: Exception) -> str:
-    """The first line of an error whose text may be pages long."""
-    if "No space left on device" in str(error):
+    """The first line of an error whose text may be pages long, or that of its cause."""
+    texts, cause = [], error
+    while cause is not None:
+        texts.append(str(cause).strip())
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    if any("No space left on device" in text for text in texts):
         return "no space left on the disk"
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    return next((text.splitlines()[0] for text in texts if text), type(error).__name__)[:200]
