@@ -1,6 +1,6 @@
 """Hurt tiny runs and the files they read in every way that is known to happen, and see that nothing is silently wrong.
 
-    python experiments/stress.py                       # all checks, about 15 minutes on 2 CPU cores
+    python experiments/stress.py                       # all checks, 10 to 15 minutes on 2 CPU cores
     python experiments/stress.py --quick               # a few of each, a minute or two
     python experiments/stress.py --only killed sigterm
 
