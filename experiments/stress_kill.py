@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from stress_runs import BATCH, Child, Outcome, differences, finish, fresh, logged, rows, start, tiny
+from stress_runs import BATCH, SOURCES, Child, Outcome, differences, finish, fresh, logged, rows, start, tiny
 
 from jaxml.preemption import PREEMPTED
 
@@ -36,7 +36,7 @@ def kill_in_save(step: int, delay: float, marks: str) -> None:
 
 def killed(out: Path, quick: bool) -> Outcome:
     """SIGKILL at random moments, half of them inside a save; then the run is resumed to its end."""
-    kills, sources = (4, ["resident"]) if quick else (20, ["resident", "tf_data"])
+    kills, sources = (4, SOURCES[:1]) if quick else (20, SOURCES)
     figures: dict[str, object] = {}
     passed = True
     for source in sources:
@@ -107,7 +107,7 @@ def every_step(out: Path, quick: bool) -> Outcome:
     """A stop after every single step of two epochs."""
     figures: dict[str, object] = {}
     passed = True
-    for source in ["resident"] if quick else ["resident", "tf_data"]:
+    for source in SOURCES[:1] if quick else SOURCES:
         epochs = 2 * 80 // BATCH  # 8 classes of 10 pictures
         steps = 4 if quick else epochs
         config = tiny(out, source=source, steps=steps, eval_every=max(2, steps // 2), save_every=100)

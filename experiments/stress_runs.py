@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from jaxml import history
 from jaxml.config import Config, Data, Eval, Model, Optim, Train
 
 CLASSES, PICTURES, BATCH = 12, 10, 16
+SOURCES = ("resident", "tf_data") if find_spec("tensorflow") else ("resident",)
 
 
 @dataclasses.dataclass

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from stress_runs import Child, Outcome, copy, fresh, rows, start, tiny
+from stress_runs import SOURCES, Child, Outcome, copy, fresh, rows, start, tiny
 
 
 def note_gradients(file: str) -> None:
@@ -119,12 +119,13 @@ def collapse(step: int) -> None:
 def numbers(out: Path, quick: bool) -> Outcome:
     """NaN and infinity in loss and gradient, on both input paths, and a collapse."""
     cases = [(what, value) for what in ("loss", "gradient") for value in (np.nan, np.inf)]
-    sources = ["resident", "tf_data"]
     cases = cases[1:3] if quick else cases
     good, said = 0, set()
     for i, (what, value) in enumerate(cases):
         step = 5 + i
-        workdir = start(tiny(out, source=sources[i % 2], steps=20, save_every=1), fresh(out, "numbers"))
+        workdir = start(
+            tiny(out, source=SOURCES[i % len(SOURCES)], steps=20, save_every=1), fresh(out, "numbers")
+        )
         child = Child(workdir, hook=spoil, args=(step, what, float(value)))
         code, line = child.wait(), child.last_line()
         said.add(line[:90])

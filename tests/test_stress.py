@@ -38,8 +38,9 @@ def test_stress(checks, tmp_path):
     assert set(outcomes) == set(checks)
     for name, outcome in outcomes.items():
         assert outcome["figures"], name
-        # A small disk needs the right to mount one.
-        assert outcome["passed"] is True or (outcome["passed"] is None and name == "disk_full"), outcome
+        # A small disk needs the right to mount one, archives tensorflow.
+        may_not_run = name in ("disk_full", "archives")
+        assert outcome["passed"] is True or (outcome["passed"] is None and may_not_run), outcome
     assert (tmp_path / "stress.md").read_text().count("\n") == 2 + len(checks)
 
 
