@@ -59,6 +59,8 @@ class Arguments:
     """Shorter; on CPU with a quarter of the batch."""
     seconds: float = 30.0
     """Time for all parts together, and for all input paths together."""
+    parts_only: bool = False
+    """Neither input paths nor memory, which take long with a slow network."""
     peers: bool = True
     """Measure PyTorch too, where it is installed."""
     out: Path = Path("runs/benchmark_training")
@@ -141,14 +143,12 @@ def findings(turns: Times, rows: Times) -> list[str]:
         lines.append(
             f"tf.data: {ratio(rows, (US, part.STREAMED), lesser):.3f}x the {name}, the lesser of the two"
         )
-    if (THEM, LOADED) in rows:
-        whole = ratio(rows, (US, part.RESIDENT), (THEM, LOADED))
-        split = [
-            (name, ratio(turns, (US, name), (THEM, name))) for name in (part.NETWORK, part.LOSS, part.FIXED)
-        ]
-        lines.append(
-            f"against PyTorch: whole step {whole:.2f}x, " + ", ".join(f"{n} {x:.2f}x" for n, x in split)
-        )
+    if (THEM, part.FIXED) in turns:
+        names = (part.FIXED, part.NETWORK, part.LOSS)
+        split = [f"{name} {ratio(turns, (US, name), (THEM, name)):.2f}x" for name in names]
+        if (THEM, LOADED) in rows:
+            split.append(f"{LOADED} {ratio(rows, (US, part.RESIDENT), (THEM, LOADED)):.2f}x (ours resident)")
+        lines.append(f"against PyTorch: {', '.join(split)}")
     return lines
 
 
@@ -180,7 +180,8 @@ def main(arguments: Arguments) -> None:
         runs = programs | paths
         return {key: [t / runs[key].burst / runs[key].steps for t in times[key]] for key in times}
 
-    turns, rows = per_step(in_turn(programs, limit)), per_step(alternating(paths, limit))
+    turns = per_step(in_turn(programs, limit))
+    rows = {} if arguments.parts_only else per_step(alternating(paths, limit))
     speeds, in_rows = (measured(programs | paths, times, batch, rate) for times in (turns, rows))
     text = [
         f"# Training: {model.backbone}, batch {batch} ({data.images_per_class} of a class), {data.size} px, "
@@ -188,10 +189,13 @@ def main(arguments: Arguments) -> None:
         "\n".join(f"- {line}" for line in findings(turns, rows)),
         f"\nParts, in turn (median); matrix products run at {rate / 1e9:,.0f} GFLOP/s a device:\n",
         table(speeds),
-        "Input paths, in rows of steps:\n",
-        table(in_rows),
     ]
-    text += ["Memory of a step on one device, frozen BatchNorm:\n", table(memory(config, arguments.quick))]
+    if rows:
+        text += ["Input paths, in rows of steps:\n", table(in_rows)]
+        text += [
+            "Memory of a step on one device, frozen BatchNorm:\n",
+            table(memory(config, arguments.quick)),
+        ]
     write(arguments.out, "benchmark_training", speeds + in_rows, "\n".join(text))
     groups = {
         who: {k: batch / median(t) for (w, k), t in (turns | rows).items() if w == who} for who in (US, THEM)
