@@ -36,7 +36,7 @@ class Arguments:
     """How long, and every option of a run's configuration."""
 
     quick: bool = False
-    """Shorter; on CPU with half of the batch."""
+    """Shorter: one device and all of them; on CPU with half of the batch."""
     seconds: float = 40.0
     """Time for all device counts together."""
     out: Path = Path("runs/benchmark_scaling")
@@ -44,12 +44,14 @@ class Arguments:
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: DEFAULT)
 
 
-def scaling(config: Config, limit: float) -> list[Row]:
+def scaling(config: Config, limit: float, quick: bool) -> list[Row]:
     """A row for each number of devices: with its share of the batch, and beside one device with as many images."""
     images, devices = open_images(config.data), jax.local_devices()
     learner, state = training.create(config, len(images.classes(config.data.train_on)))
     share = config.data.classes_per_batch * config.data.images_per_class // len(devices)
     counts = [2**i for i in range(len(devices).bit_length())]
+    if quick:
+        counts = counts[:: max(len(counts) - 1, 1)]
     # (devices, batch)
     cases = [(n, n * share) for n in counts] + [(1, n * share) for n in counts[1:]]
     programs = {
@@ -81,7 +83,7 @@ def main(arguments: Arguments) -> None:
         if on_cpu
         else ""
     )
-    rows = scaling(config, limit)
+    rows = scaling(config, limit, arguments.quick)
     head = f"# Devices: {config.model.backbone}, {config.data.size} px, {config.model.dtype}\n"
     write(arguments.out, "benchmark_scaling", rows, "\n".join([head, note, table(rows)]))
 
