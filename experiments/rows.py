@@ -51,7 +51,7 @@ TRIPLETS = (
     "--train.mode input_triplets --triplets.regenerate_every 50 --loss.name triplet --triplets.sampling "
 )
 TRIPLET = "--loss.name triplet --loss.options margin 0.2 "
-PROXIES = " --optim.groups backbone/.* 0.1 loss/.* 20"
+PROXIES = " --optim.groups backbone/.* 0.1 loss.* 20"
 
 BASE, A, B = "Without training", "Model A: triplets at the input", "Model B: triplets at the output"
 OTHERS, FUTURE = "Other losses", "The poster's future work"

@@ -11,7 +11,8 @@ import pytest
 from test_run import config, pictures  # noqa: F401
 
 from jaxml import config as configs
-from jaxml import evaluate, fit, history, run
+from jaxml import evaluate, fit, history, optim, run
+from jaxml import train as training
 from jaxml.cli import parse_train
 from jaxml.report import PUBLISHED
 from jaxml.train import loss_function
@@ -42,6 +43,16 @@ def test_rows_parse_and_see_as_many_images(budget):
             # The newest two checkpoints are kept: all validations of a run must be among them.
             assert found.train.steps == pytest.approx(2 * found.train.eval_every, abs=1)
     assert max(images.values()) <= 1.02 * min(images.values()), images
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if "--optim.groups" in row.words], ids=lambda row: row.name
+)
+def test_learning_rate_groups_match_parameters(row):
+    found = parse_train(reproduce.train_words(row, "small"), "").config
+    params = training.create(found, 40)[1].params
+    rates = [line.split()[-3] for line in optim.table(found.optim, params).splitlines()[1:]]
+    assert rates == ["0.0001", "0.02", "0.001"]
 
 
 def test_an_unknown_row_is_refused():
