@@ -130,6 +130,10 @@ class Child:
         """What it said at last."""
         return (self.log.read_text(errors="replace").strip().splitlines() or [""])[-1]
 
+    def says(self, text: str) -> bool:
+        """Whether one of its last lines has this; libraries may add theirs at exit."""
+        return any(text in line for line in self.log.read_text(errors="replace").splitlines()[-5:])
+
     def reach(self, step: int) -> bool:
         """Wait until it has logged a step; whether it still runs then."""
         while self.process.is_alive() and logged(self.workdir) < step:

@@ -284,7 +284,11 @@ def test_mistakes_are_named(trained, main, folder, tmp_path):
         (["--images", bad], ValueError, r"none of the 2 files in .*bad can be read: image a\.png cannot"),
         (["--images", root, "--clusters", 41], ValueError, "--clusters is 41; give 1 to 40"),
         (["--images", root, "--clusters", 0], ValueError, "--clusters is 0; give 1 to 40"),
-        (["--images", root, "--clusters", 38], ValueError, "1 to 36 clusters of 36 images; got 38"),
+        (
+            ["--images", root, "--clusters", 38],
+            ValueError,
+            "1 to 36 clusters of 36 images; num_clusters is 38",
+        ),
         (["--images", root, "--query", bad / "a.png"], ValueError, r"image a\.png cannot be decoded"),
         (["--images", root, "--query", "x", "--clusters", 2], ValueError, "leave out --clusters"),
         (["--images", root, "--out", root], ValueError, "--out must be another folder"),
