@@ -17,11 +17,13 @@ from jaxml.config import Config
 SCRIPTS = Path(__file__).parents[1] / "experiments"
 sys.path.append(str(SCRIPTS))
 
-RUNS = ("killed", "sigterm", "disk_full", "devices", "numbers", "memory")
+# In parts of about equal time, for as many workers.
+STOPPED = ("killed", "sigterm")
+HURT = ("disk_full", "devices", "numbers", "memory")
 FILES = ("checkpoints", "images", "weights", "archives")
 
 
-@pytest.mark.parametrize("checks", [RUNS, FILES], ids=["runs", "files"])
+@pytest.mark.parametrize("checks", [STOPPED, HURT, FILES], ids=["stopped", "hurt", "files"])
 def test_stress(checks, tmp_path):
     command = [
         sys.executable,
