@@ -1,6 +1,6 @@
 """All triplets of a block of anchors in one sweep over their positives: never a cube, never a list of indices.
 
-For a few positives at a time, each anchor's row of negative distances is compared with the positives' distances.
+For one or a few positives at a time, each anchor's row of negative distances is compared with the positives' distances.
 Value and gradient come from the same sweep: for the hinge the gradient is a count of the triplets that violate it.
 """
 
