@@ -166,7 +166,9 @@ def main(arguments: Arguments) -> None:
     rate = matmul_rate(model.dtype)
     if devices[0].platform == "cpu":
         rate /= len(devices)  # CPU devices share the cores
-    both = [part.ours(config, images, devices), theirs(config, images) if arguments.peers else ({}, {})]
+    # PyTorch first: its Triton crashes the process where tensorflow, which ours may need, was loaded before it.
+    peer = theirs(config, images) if arguments.peers else ({}, {})
+    both = [part.ours(config, images, devices), peer]
     programs, paths = (
         {
             (who, name): run

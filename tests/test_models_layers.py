@@ -79,7 +79,10 @@ def test_avg_pool_counts_padding():
             np.testing.assert_allclose(out[0, i, j, c], window.sum() / 9, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("kernel_size", "strides"), [((3, 2), 2), ((1, 1), 1), ((1, 1), 2)])
+SHAPES = [((3, 2), 2), ((1, 1), 1), ((1, 1), 2), ((5, 4), 1), ((2, 3), 1), ((3, 3), 1)]
+
+
+@pytest.mark.parametrize(("kernel_size", "strides"), SHAPES)
 def test_conv_against_loops(kernel_size, strides):
     random = np.random.default_rng(2)
     padding = (0, 0) if kernel_size == (1, 1) else (1, 0)
@@ -96,6 +99,26 @@ def test_conv_against_loops(kernel_size, strides):
         expected[b, i, j, c] = (patch * kernel[..., c]).sum() + bias[c]
     assert out.shape[1:3] == tuple((padded.shape[1 + a] - kernel_size[a]) // strides + 1 for a in (0, 1))
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel_size", [(5, 4), (2, 3), (5, 5)])
+def test_gradient_of_conv_in_blocks(kernel_size):
+    random = np.random.default_rng(3)
+    conv = Conv(4, kernel_size, padding=(1, 0), use_bias=False)
+    x = random.standard_normal((2, 8, 7, 3)).astype(np.float32)
+    kernel = random.standard_normal((*kernel_size, 3, 4)).astype(np.float32)
+
+    def plain(x, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (0, 0)), dimension_numbers=layout)
+
+    def blocks(x, kernel):
+        return conv.apply({"params": {"kernel": kernel}}, x)
+
+    cotangent = random.standard_normal(plain(x, kernel).shape).astype(np.float32)
+    ours, theirs = (jax.vjp(f, x, kernel)[1](cotangent) for f in (blocks, plain))
+    for got, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_conv_keeps_float32_parameters():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import flax.linen as nn
@@ -40,15 +40,15 @@ class Conv(nn.Module):
             _output_size(x.shape[1 + axis], self.kernel_size[axis], self.strides, 2 * self.padding[axis])
         if self.kernel_size == (1, 1) and self.padding == (0, 0):
             # The same sum as a matrix product: on CPU twice as fast as XLA's convolution, gradients included.
-            y = x[:, :: self.strides, :: self.strides] @ kernel[0, 0]
+            y = _product(x[:, :: self.strides, :: self.strides], kernel[0, 0])
         else:
-            y = lax.conv_general_dilated(
-                x,
-                kernel,
-                window_strides=(self.strides, self.strides),
-                padding=[(pad, pad) for pad in self.padding],
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            padding = [(pad, pad) for pad in self.padding]
+            convolve = partial(_convolve, strides=self.strides, padding=padding)
+            if self.strides == 1 and x.shape[-1] < 16:  # channels that do not fill a vector
+                in_blocks = partial(_convolve_in_blocks, padding=padding)
+                y = lax.platform_dependent(x, kernel, cpu=in_blocks, default=convolve)
+            else:
+                y = convolve(x, kernel)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
@@ -121,6 +121,48 @@ def dropout(x: Array, rate: float, keys: Array | None, *, layer: int, channels: 
         return jax.random.bernoulli(jax.random.fold_in(key, layer), 1.0 - rate, shape)
 
     return jnp.where(jax.vmap(keep)(keys), x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def _product(x: Array, matrix: Array) -> Array:
+    """`x @ matrix` as one of two matrices: with more axes XLA transposes in memory for the gradient of `matrix`."""
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], -1)
+
+
+def _convolve(x: Array, kernel: Array, strides: int, padding: list[tuple[int, int]]) -> Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=layout)
+
+
+def _convolve_in_blocks(x: Array, kernel: Array, padding: list[tuple[int, int]]) -> Array:
+    """`_convolve` with stride 1 as one matrix product, in blocks of 2 x 2 pixels: for few channels, on a CPU.
+
+    The four outputs of a block see (h + 1) x (w + 1) pixels between them, so there are a quarter as many patches as
+    outputs, each a little larger, and four times the channels. Where a kernel's or a map's side is no multiple of two,
+    zeros fill the last block.
+    """
+    h, w, channels, features = kernel.shape
+    size = [x.shape[i] + sum(padding[i - 1]) - side + 1 for i, side in ((1, h), (2, w))]
+    out = [-(-n // 2) for n in size]  # blocks of the output
+    seen = [side // 2 + 1 for side in (h, w)]  # blocks of the input that one of them sees
+    blocks = [n + m - 1 for n, m in zip(out, seen, strict=True)]  # of the input
+    before = [pad for pad, _ in padding]
+    after = [2 * n - x.shape[i] - pad for i, n, pad in zip((1, 2), blocks, before, strict=True)]
+    x = jnp.pad(x, ((0, 0), *zip(before, after, strict=True), (0, 0)))
+    # A block's pixels as channels, ordered (column, row, channel). XLA writes a concatenation to memory; a
+    # transposition it would do again, with all that `x` is made from, for each of the slices below.
+    x = jnp.concatenate([x[:, ::2], x[:, 1::2]], axis=-1).reshape(-1, *blocks, 4 * channels)
+    patches = [x[:, i : i + out[0], j : j + out[1]] for i in range(seen[0]) for j in range(seen[1])]
+
+    def moved(i: int, j: int) -> Array:
+        """The kernel of output (i, j) of a block, among all pixels that the block sees."""
+        margins = [(shift, 2 * m - side - shift) for shift, m, side in ((i, seen[0], h), (j, seen[1], w))]
+        full = jnp.pad(kernel, (*margins, (0, 0), (0, 0)))
+        return full.reshape(seen[0], 2, seen[1], 2, channels, features).transpose(0, 2, 3, 1, 4, 5)
+
+    kernels = jnp.stack([moved(i, j) for i in (0, 1) for j in (0, 1)], axis=-2)
+    y = _product(jnp.concatenate(patches, axis=-1), kernels.reshape(-1, 4 * features))
+    y = y.reshape(-1, *out, 2, 2, features).swapaxes(2, 3)
+    return y.reshape(-1, 2 * out[0], 2 * out[1], features)[:, : size[0], : size[1]]
 
 
 def _window_elements(
