@@ -5,7 +5,7 @@
 
 Runs check_kernels.py and then each benchmark_*.py with --quick, one after the other, each in its own process and for at
 most `--limit` seconds, into one folder: what they print, their CSV, plots and tables, and summary.md with all tables,
-the device, versions and commit. Takes five to six minutes on two CPU cores and never more than ten. Needs neither
+the device, versions and commit. Takes three minutes on two idle CPU cores and never more than ten. Needs neither
 tensorflow nor a network; PyTorch is compared with where it is installed. Ends with an error if any of them failed.
 """
 
