@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxml import config as configs
 from jaxml import distributed, history, run
-from jaxml.config import Config, Data, Eval, Model, Optim, Train
+from jaxml.config import Config, Data, Eval, Model, Optim, Train, Triplets
 
 ROOT = Path(__file__).parents[1]
 STEPS = 20
@@ -105,9 +105,30 @@ def test_a_share_for_every_process(monkeypatch):
     assert shares == [[0, 1, 2], [3, 4, 5], [6, 0, 1]]
 
 
-@pytest.mark.parametrize("source", ["resident", pytest.param("tf_data", marks=pytest.mark.slow)])
-def test_two_processes_are_one_run_that_one_device_resumes(config, tmp_path, source):
-    config = replace(config, data=replace(config.data, input=source))
+def streamed(config):
+    return replace(config, data=replace(config.data, input="tf_data"))
+
+
+def from_lists(config):
+    """Triplets at the input; the list of a stretch is drawn by the embeddings of all training images."""
+    return replace(
+        config,
+        data=replace(config.data, classes_per_batch=3, images_per_class=8),
+        train=replace(config.train, mode="input_triplets"),
+        triplets=Triplets(sampling="hardest", regenerate_every=7),
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replace,
+        pytest.param(streamed, marks=pytest.mark.slow),
+        pytest.param(from_lists, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_are_one_run_that_one_device_resumes(config, tmp_path, change):
+    config = change(config)
     single = replace(config, train=replace(config.train, devices=1))
     results = run.train(single, tmp_path / "single")
     together = tmp_path / "together"
