@@ -103,8 +103,9 @@ def test_agrees_with_loop(case):
         assume(want.edge > 1e-5)
         (value, aux), got = ours((jnp.asarray(x), jnp.asarray(r), *p), y, ry)
         assert (int(aux["active"]), int(aux["valid"])) == (want.active, want.valid)
-        # A hinge is the difference of two distances of about 4, each of which float32 knows to some 1e-6.
-        np.testing.assert_allclose(value, want.value, rtol=1e-5, atol=1e-5)
+        # A hinge is the difference of two distances of about 4, each of which float32 knows to some 1e-6; where a
+        # single one is active nothing averages that out.
+        np.testing.assert_allclose(value, want.value, rtol=1e-5, atol=1e-6 + 1e-5 / max(want.active, 1))
         for g, w in zip(got, gradients, strict=True):
             np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4 * max(abs(w).max(), 1e-2))
         shares.append(want.active / max(want.valid, 1))
