@@ -122,7 +122,7 @@ def from_lists(config):
 @pytest.mark.parametrize(
     "change",
     [
-        replace,
+        pytest.param(replace, id="resident"),
         pytest.param(streamed, marks=pytest.mark.slow),
         pytest.param(from_lists, marks=pytest.mark.slow),
     ],
