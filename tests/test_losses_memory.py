@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from jaxml import losses
-from jaxml.mining import EMPTY
 
 B, D = 6, 3
 TAKE_REFERENCES = [n for n, f in losses.LOSSES.items() if "references" in inspect.signature(f).parameters]
@@ -22,6 +21,14 @@ def batches(n, seed=0):
     ]
 
 
+def against(state):
+    return {
+        "references": state.embeddings,
+        "reference_labels": state.labels,
+        "reference_mask": state.filled,
+    }
+
+
 def test_ring_keeps_the_newest():
     state, stored = losses.memory(10, D), []
     push = jax.jit(losses.push)
@@ -29,7 +36,9 @@ def test_ring_keeps_the_newest():
         state = push(state, x, y)
         stored += [(*row, label) for row, label in zip(x.tolist(), y.tolist(), strict=True)]
         held = [
-            (*r, int(z)) for r, z in zip(state.embeddings.tolist(), state.labels, strict=True) if z != EMPTY
+            (*r, int(z))
+            for r, z, there in zip(state.embeddings.tolist(), state.labels, state.filled, strict=True)
+            if there
         ]
         assert sorted(held) == sorted(stored[-10:])
 
@@ -55,14 +64,14 @@ def test_empty_places_do_not_count(name):
     p = (losses.PARAMETERS[name](jax.random.key(0), 3, D),) if name in losses.PARAMETERS else ()
     loss = losses.LOSSES[name]
     state = losses.push(losses.memory(9, D), rx, ry)
-    got = loss(x, y, *p, references=state.embeddings, reference_labels=state.labels)
+    got = loss(x, y, *p, **against(state))
     want = loss(x, y, *p, references=rx, reference_labels=ry)
     np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
     for key in want[1]:
         assert float(got[1][key]) == float(want[1][key]), key
     assert float(want[1]["valid"]) > 0
     empty = losses.memory(9, D)
-    value, aux = loss(x, y, *p, references=empty.embeddings, reference_labels=empty.labels)
+    value, aux = loss(x, y, *p, **against(empty))
     assert float(value) == float(aux["valid"]) == 0
 
 

@@ -13,8 +13,17 @@ from jaxml import mining
 
 Array = jax.Array
 Aux = dict[str, Array]
-Set = tuple[Array, Array]
-"""Embeddings and labels."""
+
+
+class References(NamedTuple):
+    """What a batch is compared with in place of itself."""
+
+    embeddings: Array
+    """float32 [M, D]"""
+    labels: Array
+    """int32 [M]"""
+    mask: Array | None = None
+    """bool [M]: which of them are there; None if all are."""
 
 
 class Batch(NamedTuple):
@@ -43,16 +52,21 @@ Rows = Callable[[Array, Array, Any, Block], tuple[Array, Aux]]
 """rows(x [b, D], candidates [M, D], options, block) -> (sum over the block's anchors, other sums)."""
 
 
-def batch(x: Array, labels: Array, references: Set | None, axis_name: str | None) -> Batch:
-    """Name the anchors and candidates: the references where given, else the batch, gathered over devices."""
+def batch(x: Array, labels: Array, references: References | None, axis_name: str | None) -> Batch:
+    """Name the anchors and candidates: the references where given, else the batch, gathered over devices.
+
+    References that are not there are zeros from here on, whatever they hold: a product of 0 and NaN is NaN.
+    """
     ids = jnp.arange(x.shape[0], dtype=jnp.int32)
     if axis_name is not None:
         ids = ids + jax.lax.axis_index(axis_name) * x.shape[0]
     if references is not None:
-        (found, found_labels), found_ids = references, None
+        (found, found_labels, mask), found_ids = references, None
+        if mask is not None:
+            found = jnp.where(mask[:, None], found, 0.0)
     else:
-        found, found_labels, found_ids = gather((x, labels, ids), axis_name)
-    anchors, candidates = mining.facts(labels, ids, found_labels, found_ids)
+        (found, found_labels, found_ids), mask = gather((x, labels, ids), axis_name), None
+    anchors, candidates = mining.facts(labels, ids, found_labels, found_ids, mask)
     x, found, anchors, candidates = vary((x, found, anchors, candidates), axis_name)
     return Batch(x, found, anchors, candidates, axis_name)
 
@@ -119,10 +133,9 @@ def map_rows(
 def pair_counts(batch: Batch) -> tuple[Array, Array]:
     """Numbers of positive and of negative pairs over all devices, float32; from the labels alone."""
     candidates, positives = batch.candidates, batch.anchors.size
-    negatives = batch.found.shape[0] - batch.anchors.size
-    if candidates.ids is None:
-        negatives = negatives - jnp.sum((candidates.labels == mining.EMPTY).astype(jnp.int32))
-    else:
+    there = batch.found.shape[0] if candidates.mask is None else mining.number(candidates.mask)
+    negatives = there - positives
+    if candidates.ids is not None:
         positives = positives - 1  # an anchor is among the candidates of its label
     total = partial(over_devices, axis_name=batch.axis_name)
     return total(jnp.sum(positives.astype(jnp.float32))), total(jnp.sum(negatives.astype(jnp.float32)))
@@ -221,12 +234,11 @@ _sum_over_blocks.defvjp(_forward, _backward)
 
 
 def _cut(tree: Any, block: int) -> Any:
-    """[B, ...] -> [blocks, block, ...]; rows that fill up the last block hold 0, and -2 where integer."""
+    """[B, ...] -> [blocks, block, ...]; rows that fill up the last block hold 0: an anchor that is not `real`."""
 
     def cut(x: Array) -> Array:
         blocks = -(-x.shape[0] // block)
         padding = [(0, blocks * block - x.shape[0])] + [(0, 0)] * (x.ndim - 1)
-        fill = -2 if jnp.issubdtype(x.dtype, jnp.signedinteger) else 0
-        return jnp.pad(x, padding, constant_values=fill).reshape(blocks, block, *x.shape[1:])
+        return jnp.pad(x, padding).reshape(blocks, block, *x.shape[1:])
 
     return jax.tree.map(cut, tree)

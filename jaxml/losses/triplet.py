@@ -42,6 +42,7 @@ def triplet(
     axis_name: str | None = None,
     references: Array | None = None,
     reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Pull an anchor a closer to its positives p than to its negatives n.
 
@@ -80,6 +81,7 @@ def triplet(
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
         reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` and `valid` (mined) triplets.
@@ -92,7 +94,7 @@ def triplet(
     (distance_weighted); Xuan et al. 2020 (easy_positive); Shah 2017 (soft, ratio_original, local,
     original_semi_hard).
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
     checks.choice("formula", formula, FORMULAS)
     checks.choice("mining", mining, miners.MINING)
     checks.choice("distance", distance, DISTANCES)
@@ -114,7 +116,7 @@ def triplet(
 def _triplet(
     x: Array,
     labels: Array,
-    references: blocks.Set | None,
+    references: blocks.References | None,
     options: dict[str, Array],
     key: Array | None,
     choice: Choice,
