@@ -25,6 +25,7 @@ TEXT = ["text", None, [[1.0, 2.0], [3.0]]]
 MATRIX = [*TEXT, X[0], X[:0], X[None], X.astype(int)]
 HOST_MATRIX = [*TEXT, X[0], X[:0], X[None], WITH_NAN, np.full((N, D), "a")]
 LABELS = [*TEXT, Y[:-1], Y[:, None], Y.astype(float), Y[:0]]
+TOO_LARGE = [Y + np.int64(2**40), Y - np.int64(2**40), jnp.full(N, 2**31, jnp.uint32)]  # for an int32
 CLUSTERS = [*TEXT, Y[:-1], Y[:, None], Y[:0], Y + np.nan]
 POSITIVE = ["x", None, 0, -1, float("nan"), 1.5]
 NUMBER = ["x", None, float("nan"), float("inf"), [1.0, 2.0]]
@@ -101,6 +102,15 @@ CASES = {
         {"images": IMAGE, "size": POSITIVE, "mean": [None, (0.5,) * 2], "std": [None, (0.5,) * 2, (0.0,) * 3]},
     ),
     losses.triplet_distances: ({"d_ap": X[0], "d_an": X[0]}, {"formula": CHOICE, "margin": NUMBER}),
+    losses.memory: ({"size": 4, "width": D}, {"size": POSITIVE, "width": POSITIVE}),
+    losses.push: (
+        {"state": losses.memory(4, D), "embeddings": X, "labels": Y},
+        {"embeddings": [*MATRIX, X[:, :3]], "labels": [*LABELS, *TOO_LARGE]},
+    ),
+    losses.cross_batch: (
+        {"loss": losses.triplet, "embeddings": X, "labels": Y, "state": losses.memory(4, D)},
+        {"weight": [*NUMBER, -1.0]},
+    ),
 }  # fmt: skip
 for metric in (*metrics.CLUSTERING.values(), *metrics.ORIGINAL.values(), metrics.majority_class):
     CASES[metric] = ({"clusters": Y, "labels": Y}, {"clusters": CLUSTERS, "labels": CLUSTERS})
@@ -111,6 +121,17 @@ for name, loss in losses.LOSSES.items():
         parameter = list(inspect.signature(loss).parameters)[2]
         sound[parameter] = losses.PARAMETERS[name](jax.random.key(0), 3, D)
         wrong[parameter] = [*TEXT, X[:, :3], np.zeros((0, D), np.float32)]
+    if "references" in inspect.signature(loss).parameters:
+        sound |= {"references": X, "reference_labels": Y, "reference_mask": Y > 0}
+        wrong |= {"references": MATRIX, "reference_labels": LABELS}
+        wrong["reference_mask"] = [
+            "text",
+            Y,
+            Y[:-1] > 0,
+            Y[:, None] > 0,
+            [True] * (N + 1),
+            [[True], [True, False]],
+        ]
     for option, spec in inspect.signature(loss).parameters.items():
         if isinstance(spec.default, float):
             wrong[option] = NUMBER
