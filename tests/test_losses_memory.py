@@ -68,7 +68,7 @@ def test_labels_that_an_int32_can_not_hold_are_refused():
     for labels in (
         y.astype(np.int64) * 2**32,
         y.astype(np.uint32) + 2**31,
-        jnp.asarray(y, jnp.uint32) + 2**31,
+        jnp.asarray(y.astype(np.uint32) + 2**31),
     ):
         with pytest.raises(ValueError, match=r"^labels must fit into the memory's int32, got u?int"):
             losses.push(losses.memory(B, D), x, labels)
