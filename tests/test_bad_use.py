@@ -142,7 +142,7 @@ for name, loss in losses.LOSSES.items():
 
 # Parts of the functions above, given what those have checked, or with tests of their own.
 INNER = {
-    metrics.recall, metrics.precision, metrics.r_precision, metrics.map_at_r, distances.dot,
+    metrics.recall, metrics.precision, metrics.r_precision, metrics.map_at_r, distances.dot, distances.largest,
 }  # fmt: skip
 
 
