@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml import config, distances, evaluate, losses, metrics
+from jaxml import config, distances, evaluate, losses, metrics, neighbours
 from jaxml.config import Config
 from jaxml.data import augment, sampling, splits
 
@@ -53,7 +53,7 @@ CASES = {
         {"embeddings": X, "labels": Y, "ks": (1,)},
         {"embeddings": HOST_MATRIX, "labels": CLUSTERS, "ks": [(), (0,), ("x",), (1.5,), None, 3]},
     ),
-    metrics.neighbours: ({"embeddings": X, "k": 2}, {"embeddings": HOST_MATRIX, "k": POSITIVE}),
+    neighbours.neighbours: ({"embeddings": X, "k": 2}, {"embeddings": HOST_MATRIX, "k": POSITIVE}),
     evaluate.cluster: (
         {"embeddings": X, "num_clusters": 2},
         {"embeddings": HOST_MATRIX, "num_clusters": [*POSITIVE, N + 1], "n_init": POSITIVE, "seed": ["x", -1, 0.5]},
@@ -218,6 +218,6 @@ def public(module: ModuleType):
             yield function
 
 
-@pytest.mark.parametrize("module", [distances, metrics, evaluate, sampling, splits, augment])
+@pytest.mark.parametrize("module", [distances, metrics, neighbours, evaluate, sampling, splits, augment])
 def test_no_public_function_is_left_out(module):
     assert [f.__name__ for f in public(module) if f not in CASES and f not in INNER] == []
