@@ -274,20 +274,24 @@ def _saved_config(workdir: Path) -> Config:
 
 def open_run(config: Config, workdir: Path, to_train: bool = False) -> Run:
     """A run at step 0 with random parameters, whatever its directory holds."""
-    devices = _devices(config)
+    devices = _devices(config, to_train)
     images = open_images(config.data, devices if to_train else ())
     learner, state = training.create(config, len(images.classes(config.data.train_on)))
     return Run(workdir, learner, state, images, devices, Checkpoints(workdir / "checkpoints"))
 
 
-def _devices(config: Config) -> list:
+def _devices(config: Config, to_train: bool) -> list:
+    """As many of this machine's devices as are asked for; only training has to divide its batch among them."""
     devices = jax.local_devices()
     count = config.train.devices or len(devices)
     if count > len(devices):
         raise RunError(f"train.devices is {count}, but this machine has {len(devices)}")
     batch = config.data.classes_per_batch * config.data.images_per_class
-    if batch % (whole := count * jax.process_count()):
-        raise RunError(f"the batch of {batch} can not be divided among {whole} devices; set --train.devices")
+    if to_train and batch % (whole := count * jax.process_count()):
+        raise RunError(
+            f"the batch of {batch} can not be divided among {whole} devices; set train.devices to a number that "
+            f"divides it (--train.devices of train.py, --devices of tune.py and reproduce.py)"
+        )
     return devices[:count]
 
 
