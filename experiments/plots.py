@@ -128,8 +128,8 @@ def _classes(workdir: Path, runs: list[dict[str, Any]]) -> Figure:
 
 def _embeddings(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            return dict(found)
     except (ValueError, EOFError, BadZipFile):
         raise ValueError(
             f"{path} is damaged; delete it and {path.parent / 'measured.json'}, and the row is scored again"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.files import parse_json, write_atomically
+from jaxml.lock import locked
 from jaxml.preemption import RunError
 
 if TYPE_CHECKING:
@@ -24,11 +25,16 @@ PLACES = ("data.root:", "data.input:", "data.cache:", "model.weights:", "train.d
 
 @contextmanager
 def held(workdir: Path) -> Iterator[None]:
+    """Hold the lock of a study's or table's folder, which is made if need be.
+
+    Raises ValueError for a path that can not be a folder, and as `jaxml.lock.locked` does.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(f"--workdir {workdir} can not be a folder: there is a file of that name") from None
-    yield
+    with locked(workdir):
+        yield
 
 
 def contents(config: Config) -> dict[str, str]:

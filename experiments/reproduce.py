@@ -8,16 +8,16 @@ are skipped, stopped ones go on where they were saved, so the same command may b
 results.json and table.md into WORKDIR after every row, results.html and figures/ at the end. The small budget takes
 about two CPU minutes a row (README has the numbers to expect).
 
-All rows of a WORKDIR have one budget, data set and weights: the options of each row, and SHA-256 of data and weights, are
-in its depends_on.json, and others are refused. One process at a time works on a WORKDIR.
+All rows of a WORKDIR have one budget, data set and weights. The depends_on.json of each row holds its options, and
+SHA-256 of data and weights; others are refused. One process at a time works on a WORKDIR.
 
 Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75 stopped by SIGTERM and saved.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from jaxml.files import replacing
 from jaxml.preemption import RunError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Arguments:
     """Which rows, how long, where."""
 
@@ -56,21 +56,7 @@ class Arguments:
 
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
-    names = [row.name for row in ROWS]
-    if unknown := sorted({*arguments.only} - {*names}):
-        raise ValueError(f"--only {' '.join(unknown)} is no row; there are {', '.join(names)}")
-    if arguments.budget not in BUDGETS:
-        raise ValueError(f"--budget is {arguments.budget!r}; allowed: {', '.join(BUDGETS)}")
-    if len({*arguments.seeds}) < max(len(arguments.seeds), 1):
-        raise ValueError(
-            f"--seeds {' '.join(map(str, arguments.seeds))}: give one or more, each of them once"
-        )
-    for seed in arguments.seeds:
-        whole("--seeds", seed, minimum=0, maximum=2**32 - 1)
-    whole("--devices", arguments.devices, minimum=0)
-    asked = [row for row in ROWS if row.name in (arguments.only or names)]
-    if not arguments.weights and (needy := [row.name for row in asked if row.features == "frozen"]):
-        raise ValueError(f"--weights is missing: row {' '.join(needy)} is about pretrained weights")
+    asked = _asked(arguments)
     import tables
 
     # First of all, so that missing data are an error where every row is finished too.
@@ -97,16 +83,36 @@ def main(words: list[str]) -> None:
     print((workdir / "table.md").read_text(encoding="utf-8"))
 
 
+def _asked(arguments: Arguments) -> list[Row]:
+    """The rows to run; ValueError for arguments that make no sense."""
+    names = [row.name for row in ROWS]
+    if unknown := sorted({*arguments.only} - {*names}):
+        raise ValueError(f"--only {' '.join(unknown)} is no row; there are {', '.join(names)}")
+    if arguments.budget not in BUDGETS:
+        raise ValueError(f"--budget is {arguments.budget!r}; allowed: {', '.join(BUDGETS)}")
+    if not arguments.seeds or len({*arguments.seeds}) < len(arguments.seeds):
+        found = " ".join(map(str, arguments.seeds))
+        raise ValueError(f"--seeds is {found!r}; give one seed or more, each of them once")
+    for seed in arguments.seeds:
+        whole("--seeds", seed, minimum=0, maximum=2**32 - 1)
+    whole("--devices", arguments.devices, minimum=0)
+    if not arguments.workdir:
+        raise ValueError("--workdir is empty; leave it out, or name a folder")
+    rows = [row for row in ROWS if row.name in (arguments.only or names)]
+    if not arguments.weights and any(row.features == "frozen" for row in rows):
+        raise ValueError("--weights is missing: the row frozen is about pretrained weights")
+    return rows
+
+
 def _config(words: list[str], seed: int, arguments: Arguments) -> Config:
     """The configuration of train.py's options `words`, with this seed and the paths and devices asked for."""
-    given = {
-        "train.seed": seed,
-        "train.devices": arguments.devices,
-        "data.root": arguments.data_root,
-        "model.weights": arguments.weights,
-    }
-    extra = [word for name, value in given.items() if value != "" for word in (f"--{name}", str(value))]
-    return parse_train([*words, *extra], "").config
+    config = parse_train(words, "").config
+    return replace(
+        config,
+        data=replace(config.data, root=arguments.data_root or config.data.root),
+        model=replace(config.model, weights=arguments.weights or config.model.weights),
+        train=replace(config.train, seed=seed, devices=arguments.devices),
+    )
 
 
 def train_words(row: Row, budget: str) -> list[str]:

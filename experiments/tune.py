@@ -6,8 +6,8 @@
 What is varied stands in `jaxml.presets.SPACES`. Needs Optuna: pip install -e .[tune]. Each trial is a run in
 WORKDIR/trial_NNN, the study is WORKDIR/study.db; the same command after a stop goes on where it was, in the middle of a
 trial too, and more --trials extend a study. However often it is stopped, it tries the same options. What is not varied
-(preset, steps, seed, data and weights) is in WORKDIR/depends_on.json, and a study does not go on with anything else. One
-process at a time works on a study.
+(preset, steps, seed, data and weights) is in WORKDIR/depends_on.json, and a study does not go on with anything else.
+One process at a time works on a study.
 
 Test classes cannot be read: the split that trials get has none, and the images of all other classes are taken out of
 the data set before a trial sees it. A trial takes as long as a run of the preset.
@@ -63,6 +63,8 @@ class Arguments:
 
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    if not arguments.workdir:
+        raise ValueError("--workdir is empty; leave it out, or name a folder")
     if arguments.preset not in SPACES:
         raise ValueError(f"--preset is {arguments.preset!r}; there are search spaces for {', '.join(SPACES)}")
     whole("--trials", arguments.trials)
