@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import records
@@ -28,7 +28,7 @@ from rows import BUDGETS, ROWS, Row
 
 from jaxml import config as configs
 from jaxml.arguments import whole
-from jaxml.cli import command, parse_train
+from jaxml.cli import also, command, parse_train
 from jaxml.config import Config
 from jaxml.files import replacing
 from jaxml.preemption import RunError
@@ -38,9 +38,9 @@ from jaxml.preemption import RunError
 class Arguments:
     """Which rows, how long, where."""
 
-    data_root: str = ""
+    data_root: Annotated[str, also("--data.root")] = ""
     """Folder of the data set."""
-    weights: str = ""
+    weights: Annotated[str, also("--model.weights")] = ""
     """Pretrained weights of the backbone (safetensors)."""
     only: tuple[str, ...] = ()
     """Names of rows; all by default."""
@@ -48,7 +48,7 @@ class Arguments:
     """small or large: see rows.BUDGETS."""
     seeds: tuple[int, ...] = (0,)
     """Training seeds."""
-    devices: int = 0
+    devices: Annotated[int, also("--train.devices")] = 0
     """Devices to train on; 0 takes all."""
     workdir: str = "runs/reproduce"
     """Where runs and tables go."""

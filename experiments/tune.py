@@ -22,7 +22,7 @@ import sqlite3
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import records
@@ -30,7 +30,7 @@ import tyro
 
 from jaxml import config as configs
 from jaxml.arguments import whole
-from jaxml.cli import command, preset
+from jaxml.cli import also, command, preset
 from jaxml.config import Config
 from jaxml.preemption import RunError
 from jaxml.presets import SPACES
@@ -45,17 +45,17 @@ class Arguments:
 
     preset: str = "glyphs_simple"
     """Name of a preset in jaxml.presets.SPACES."""
-    data_root: str = ""
+    data_root: Annotated[str, also("--data.root")] = ""
     """Folder of the data set."""
-    weights: str = ""
+    weights: Annotated[str, also("--model.weights")] = ""
     """Pretrained weights of the backbone (safetensors)."""
-    steps: int = 0
+    steps: Annotated[int, also("--train.steps")] = 0
     """Steps of a trial; 0 takes the preset's."""
     trials: int = 20
     """Finished trials after which to stop, those of earlier calls included."""
-    seed: int = 0
+    seed: Annotated[int, also("--train.seed")] = 0
     """Of the search, and of every training."""
-    devices: int = 0
+    devices: Annotated[int, also("--train.devices")] = 0
     """Devices to train on; 0 takes all."""
     workdir: str = "runs/tune"
     """Where study, runs and best.json go."""

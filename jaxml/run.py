@@ -289,8 +289,8 @@ def _devices(config: Config, to_train: bool) -> list:
     batch = config.data.classes_per_batch * config.data.images_per_class
     if to_train and batch % (whole := count * jax.process_count()):
         raise RunError(
-            f"the batch of {batch} can not be divided among {whole} devices; set train.devices to a number that "
-            f"divides it (--train.devices of train.py, --devices of tune.py and reproduce.py)"
+            f"the batch of {batch} can not be divided among {whole} devices; set --train.devices to a number that "
+            f"divides it"
         )
     return devices[:count]
 

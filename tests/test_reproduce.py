@@ -346,6 +346,8 @@ def test_tables_hold_every_finished_row_and_no_copy_of_one(quick, tmp_path):
         (["--workdir", "{}/file"], "--workdir {}/file can not be a folder"),
         (["--only", "frozen"], "--weights is missing"),
         ([], "--weights is missing"),
+        (["--only", "pixels", "--data.root", "{}/none", "--train.devices", "1"], "{}/none"),
+        (["--only", "pixels", "--model.weights", "{}/none", "--train.devices", "-1"], "--devices must be"),
         (["--only", "pixels", "--data_root=--nothing"], "--nothing"),
     ],
 )

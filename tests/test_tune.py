@@ -259,7 +259,7 @@ def test_only_training_that_fails_counts_as_a_trial(small, tmp_path, monkeypatch
         tune.tune(small, SPACE, tmp_path, trials=1)
     shutil.rmtree(tmp_path / "trial_000")
     devices = replace(small, train=replace(small.train, devices=3))
-    with pytest.raises(run.RunError, match=r"8 can not be divided among 3 .*--devices of tune\.py"):
+    with pytest.raises(run.RunError, match=r"8 can not be divided among 3 .*--train\.devices"):
         tune.tune(devices, SPACE, tmp_path, trials=1)
 
     def diverged(config, folder):  # noqa: F811
@@ -299,6 +299,9 @@ def test_a_study_may_have_any_name(small, tried, tmp_path, name):
         (["--devices", "-1"], "--devices must be"),
         (["--preset", "cub_best"], "--preset is 'cub_best'; there are search spaces for glyphs_simple"),
         (["--preset", "nothing.json"], "--preset is 'nothing.json'"),
+        (["--data.root", "{}/none", "--preset", "cub_squeezenet"], "{}/none"),
+        (["--train.devices", "-1", "--train.steps", "2", "--train.seed", "3"], "--devices must be"),
+        (["--model.weights", "{}/none.npz"], "{}/none.npz"),
         (["--workdir", ""], "--workdir is empty"),
         (["--workdir", "{}/file"], "--workdir {}/file can not be a folder"),
         (["--workdir", "{}/file/below"], "--workdir {}/file/below can not be a folder"),
