@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxml import config as configs
 from jaxml import fit, history, run
-from jaxml.checkpoint import CheckpointError
+from jaxml.checkpoint import CheckpointError, Checkpoints
 from jaxml.config import Config, Data, Eval, Model, Optim, Train
 
 ROOT = Path(__file__).parents[1]
@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path):
     named = r"grad_norm.* \(gradient of backbone/.* and \d+ more\) not finite at step 2"
     with pytest.raises(run.RunError, match=named):
         run.train(config, tmp_path / "run")
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == []
 
 
 def untrained(config, workdir, steps):
