@@ -205,6 +205,10 @@ def test_a_record_with_a_damaged_line_is_not_cut_off_there(tmp_path):
     path.write_text('{"step": 1}\n{"stop": 2}\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged"):
         history.read(path)
+    for damaged in ('["step"]', '{"step": 2, "loss": "x"}', '{"step": 1e9}', "[" * 100_000, '{"step": -1}'):
+        path.write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n')
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged"):
+            history.read(path)
 
 
 def test_a_damaged_configuration_is_named(config, tmp_path):
