@@ -7,16 +7,13 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.files import parse_json, write_atomically
 from jaxml.lock import locked
 from jaxml.preemption import RunError
-
-if TYPE_CHECKING:
-    from jaxml.data import Index
 
 NAME = "depends_on.json"
 PLACES = ("data.root:", "data.input:", "data.cache:", "model.weights:", "train.devices:", "train.profile:")
@@ -38,30 +35,18 @@ def held(workdir: Path) -> Iterator[None]:
 
 
 def contents(config: Config) -> dict[str, str]:
-    """SHA-256 of the configured data set and of the pretrained weights, wherever they lie.
+    """SHA-256 of the whole data set (names, labels, boxes and bytes of its pictures), and of the pretrained weights.
 
     Raises as `jaxml.data.load` and `jaxml.train.load_weights` do where one of them is missing or does not fit.
     """
-    from jaxml import data, train
+    from jaxml import data, provenance, train
 
-    found = {"data_sha256": fingerprint(data.load(config.data)), "weights_sha256": ""}
+    pictures = provenance.Pictures.of(data.load(config.data))
+    found = {"data_sha256": pictures.fingerprint["sha256"], "weights_sha256": ""}
     if config.model.weights:
         _, report = train.load_weights(config, train.create(config, 1)[1])
         found["weights_sha256"] = report["sha256"]
     return found
-
-
-def fingerprint(index: Index) -> str:
-    """SHA-256 of a data set's pictures in their order, their labels and their boxes."""
-    from jaxml.data.decode import read
-
-    digest = hashlib.sha256()
-    for i, name in enumerate(index.names):
-        known = index.hashes[i] if index.hashes else hashlib.sha256(read(index.items[i], name)).hexdigest()
-        digest.update(bytes.fromhex(known))
-    digest.update(index.labels.tobytes())
-    digest.update(b"" if index.boxes is None else index.boxes.tobytes())
-    return digest.hexdigest()
 
 
 def claim(folder: Path, wanted: dict[str, Any], *, used: bool) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxml import config as configs
 from jaxml import fit, history, run
-from jaxml.checkpoint import CheckpointError
+from jaxml.checkpoint import CheckpointError, Checkpoints
 from jaxml.config import Config, Data, Eval, Model, Optim, Train
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +144,7 @@ def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path):
     named = r"grad_norm.* \(gradient of backbone/.* and \d+ more\) not finite at step 2"
     with pytest.raises(run.RunError, match=named):
         run.train(config, tmp_path / "run")
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == []
 
 
 def untrained(config, workdir, steps):
@@ -206,6 +206,10 @@ def test_a_record_with_a_damaged_line_is_not_cut_off_there(tmp_path):
     path.write_text('{"step": 1}\n{"stop": 2}\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged"):
         history.read(path)
+    for damaged in ('["step"]', '{"step": 2, "loss": "x"}', '{"step": 1e9}', "[" * 100_000, '{"step": -1}'):
+        path.write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n')
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged"):
+            history.read(path)
 
 
 def test_a_damaged_configuration_is_named(config, tmp_path):
