@@ -102,7 +102,8 @@ def tune(base: Config, space: dict[str, tuple], workdir: Path, *, trials: int) -
     }
     blind = without_test_classes(base)
     with records.held(workdir):
-        records.claim(workdir, wanted, used=(workdir / "study.db").exists())
+        used = any(True for name in ("study.db", "trial_*") for _ in workdir.glob(name))
+        records.claim(workdir, wanted, used=used)
         study = _study(workdir / "study.db")
         while True:
             finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))

@@ -184,6 +184,10 @@ def test_a_study_does_not_go_on_with_anything_else(small, weights, tried, tmp_pa
         tune.tune(weights, SPACE, study, trials=2)
     assert len(tried) == 1
     assert {name: (study / name).read_bytes() for name in before} == before
+    (study / "trial_000").mkdir()
+    (study / "study.db").unlink()
+    with pytest.raises(run.RunError, match="weights_sha256"):
+        tune.tune(weights, SPACE, study, trials=2)
 
 
 def test_a_study_goes_on_where_data_and_weights_have_moved(weights, tried, tmp_path):
@@ -249,18 +253,16 @@ def test_a_damaged_study_is_one_line(small, tried, tmp_path, name):
 
 def test_only_training_that_fails_counts_as_a_trial(small, tmp_path, monkeypatch):
     """Neither a folder with another run nor a wrong number of devices says anything of a trial's options."""
-    (tmp_path / "trial_000").mkdir()
-    configs.save(
-        tmp_path / "trial_000/config.json", replace(small, model=replace(small.model, feature_size=9))
-    )
+    devices = replace(small, train=replace(small.train, devices=3))
+    with pytest.raises(run.RunError, match=r"8 can not be divided among 3 .*--train\.devices"):
+        tune.tune(devices, SPACE, tmp_path, trials=1)
+    another = replace(small, model=replace(small.model, feature_size=9))
+    configs.save(tmp_path / "trial_000/config.json", another)
     with pytest.raises(
         run.RunError, match=r"trial_000 holds another run; it differs in .*feature_size: 9 -> 8"
     ):
         tune.tune(small, SPACE, tmp_path, trials=1)
     shutil.rmtree(tmp_path / "trial_000")
-    devices = replace(small, train=replace(small.train, devices=3))
-    with pytest.raises(run.RunError, match=r"8 can not be divided among 3 .*--train\.devices"):
-        tune.tune(devices, SPACE, tmp_path, trials=1)
 
     def diverged(config, folder):  # noqa: F811
         if folder.name == "trial_000":
