@@ -39,7 +39,7 @@ def checkpoints(out: Path, quick: bool) -> Outcome:
         )
 
     place = fresh(out, "checkpoints")
-    saved = Checkpoints(place / "checkpoints")
+    saved = Checkpoints(place / "checkpoints", writer=True)
     for step in (1, 2):
         saved.save(step, state(step), score=None, meta={"config": {"rate": 0.125}})
     rng, seen, wrong = np.random.default_rng(3), Counter(), 0
@@ -51,7 +51,7 @@ def checkpoints(out: Path, quick: bool) -> Outcome:
         files = sorted(path for path in (copy / "checkpoints").rglob("*") if path.is_file())
         path = files[int(rng.integers(len(files)))]
         hurt(path, "flip" if i % 2 else ("cut", "delete")[i // 2 % 2], rng)
-        opened = Checkpoints(copy / "checkpoints")
+        opened = Checkpoints(copy / "checkpoints", writer=True)
         try:
             found, _ = opened.restore_newest(state(0))
         except CheckpointError:

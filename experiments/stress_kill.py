@@ -18,20 +18,19 @@ from jaxml.preemption import PREEMPTED
 
 def kill_in_save(step: int, delay: float, marks: str) -> None:
     """SIGKILL `delay` seconds after the save of `step` has begun; a file tells whether it had ended."""
-    import orbax.checkpoint as ocp
+    from jaxml.checkpoint import Checkpoints
 
-    save = ocp.CheckpointManager.save
+    save = Checkpoints.save
 
     def timed(self, at, *args, **kwargs):
         if at == step:
             Path(marks).write_text("inside")
             threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        result = save(self, at, *args, **kwargs)
+        save(self, at, *args, **kwargs)
         if at == step:
             Path(marks).write_text("after")
-        return result
 
-    ocp.CheckpointManager.save = timed
+    Checkpoints.save = timed
 
 
 def killed(out: Path, quick: bool) -> Outcome:
@@ -161,19 +160,19 @@ def sigterm(out: Path, quick: bool) -> Outcome:
 
 def fill_disk(step: int, share: float, size: int) -> None:
     """Before the save of `step` leave only a share of a checkpoint's size on the disk."""
-    import orbax.checkpoint as ocp
+    from jaxml import checkpoint_folder
 
-    save = ocp.CheckpointManager.save
+    write = checkpoint_folder.write
 
-    def full(self, at, *args, **kwargs):
-        if at == step:
-            place = Path(self.directory).parents[1]
+    def full(folder, *args):
+        if folder.stem == str(step):
+            place = folder.parents[2]
             free = shutil.disk_usage(place).free
             with open(place / "filler", "wb") as file:
                 file.write(bytes(max(0, free - int(share * size))))
-        return save(self, at, *args, **kwargs)
+        write(folder, *args)
 
-    ocp.CheckpointManager.save = full
+    checkpoint_folder.write = full
 
 
 def disk_full(out: Path, quick: bool) -> Outcome:

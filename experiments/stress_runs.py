@@ -190,12 +190,12 @@ def logged(workdir: Path) -> int:
 
 def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint: parameters, statistics, optimiser."""
-    from jaxml.checkpoint import Checkpoints, _flatten
+    from jaxml.checkpoint import Checkpoints, flatten
     from jaxml.run import load
 
     run = load(workdir)
     state, _ = Checkpoints(workdir / "checkpoints").restore(run.state, step)
-    return {name: np.asarray(x) for name, x in _flatten(state).items()}
+    return {name: np.asarray(x) for name, x in flatten(state).items()}
 
 
 def differences(a: Path, b: Path, step: int) -> list[str]:

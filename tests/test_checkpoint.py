@@ -25,7 +25,7 @@ def equal(a, b):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    return Checkpoints(tmp_path / "checkpoints")
+    return Checkpoints(tmp_path / "checkpoints", writer=True)
 
 
 def test_what_was_saved_comes_back(checkpoints):

@@ -11,7 +11,7 @@ from typing import Literal, get_origin
 
 import pytest
 
-from jaxml import cli, config
+from jaxml import cli, config, options
 from jaxml.config import Config
 
 SCRIPTS = Path(__file__).parents[1] / "experiments"
@@ -63,7 +63,7 @@ def wrong_options():
             name = f"{section}.{field.name}"
             if field.type in (int, float) or get_origin(field.type) is Literal:
                 yield name, "nonsense"
-            if name in (*config.POSITIVE, *config.NOT_NEGATIVE):
+            if name in (*options.POSITIVE, *options.NOT_NEGATIVE):
                 yield name, "-1"
             if field.type is bool:
                 yield name, "maybe"
