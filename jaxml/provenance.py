@@ -95,7 +95,7 @@ def check_pictures(step: int, meta: dict[str, Any], pictures: Pictures, workdir:
 
 
 def _counts(fingerprint: dict[str, Any]) -> str:
-    return f"{fingerprint['images']} of {fingerprint['classes']} classes"
+    return f"{fingerprint['images']} images of {fingerprint['classes']} classes"
 
 
 def _first_change(before: dict[str, Any], pictures: Pictures, workdir: Path) -> str:
