@@ -2,7 +2,7 @@
 
     python experiments/stress.py                       # all checks, 10 to 15 minutes on 2 CPU cores
     python experiments/stress.py --quick               # a few of each, a minute or two
-    python experiments/stress.py --only killed sigterm
+    python experiments/stress.py --only killed signals
 
 Prints a line per check and writes stress.json and stress.md to --out; exit code 1 if one of them failed. A check that
 can not be run here, such as mounting a small disk without being root, says "not run".
@@ -21,11 +21,12 @@ import stress_files
 import stress_kill
 import stress_runs
 import stress_steps
+import stress_together
 import tyro
 
 from jaxml.cli import command
 
-CHECKS = {**stress_kill.CHECKS, **stress_steps.CHECKS, **stress_files.CHECKS}
+CHECKS = {**stress_kill.CHECKS, **stress_steps.CHECKS, **stress_files.CHECKS, **stress_together.CHECKS}
 
 
 @dataclasses.dataclass(frozen=True)

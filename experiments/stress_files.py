@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import stress_parsers
 from PIL import Image
 from stress_damage import hostile_weights, hurt, links, mutate, png, tarred, zipped
 from stress_runs import Outcome, fresh
@@ -235,6 +236,7 @@ def parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, .
         "safetensors": (save(tensors), parse(weight_files.parse_safetensors), (WeightFormatError,)),
         "npz": (npz.getvalue(), parse(weight_files.parse_npz), (WeightFormatError,)),
     }
+    found |= stress_parsers.of_runs()
     for kind, buffer in encoded.items():
         found[kind] = (buffer.getvalue(), lambda data: open_image(data, "x"), (ImageError,))
     try:

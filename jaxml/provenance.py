@@ -14,6 +14,7 @@ from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.data import Index
 from jaxml.files import write_atomically
+from jaxml.options import shown
 from jaxml.preemption import RunError
 
 MAY_CHANGE = (
@@ -95,7 +96,7 @@ def check_pictures(step: int, meta: dict[str, Any], pictures: Pictures, workdir:
 
 
 def _counts(fingerprint: dict[str, Any]) -> str:
-    return f"{fingerprint['images']} of {fingerprint['classes']} classes"
+    return f"{fingerprint['images']} images of {fingerprint['classes']} classes"
 
 
 def _first_change(before: dict[str, Any], pictures: Pictures, workdir: Path) -> str:
@@ -110,8 +111,8 @@ def _first_change(before: dict[str, Any], pictures: Pictures, workdir: Path) -> 
     rows = [{json.loads(line)[0]: line for line in part.lines[1:]} for part in (old, pictures)]
     for name, line in rows[0].items():
         if name not in rows[1]:
-            return f", first of all {name} is missing"
+            return f", first of all {shown(name)} is missing"
         if rows[1][name] != line:
-            return f", first of all {name} is another one, or has another label or box"
+            return f", first of all {shown(name)} is another one, or has another label or box"
     added = [name for name in rows[1] if name not in rows[0]]
-    return f", first of all {added[0]} is new" if added else ", in another order"
+    return f", first of all {shown(added[0])} is new" if added else ", in another order"

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxml import cli, fit, history, provenance, run
 from jaxml import config as configs
-from jaxml import fit, history, run
 from jaxml.checkpoint import CheckpointError, Checkpoints
 from jaxml.config import Config, Data, Eval, Model, Optim, Train
 
@@ -152,7 +153,9 @@ def untrained(config, workdir, steps):
     opened = run.open_run(config, workdir)
     configs.save(workdir / "config.json", config)
     for step in steps:
-        opened.checkpoints.save(step, opened.state, score=None, meta={"config": configs.to_dict(config)})
+        meta = provenance.meta(config, opened.pictures)
+        opened.checkpoints.save(step, opened.state._replace(step=np.int32(step)), score=None, meta=meta)
+    opened.pictures.save(workdir)
     (workdir / "metrics.jsonl").write_text("".join(f'{{"step": {i + 1}}}\n' for i in range(max(steps))))
 
 
@@ -197,6 +200,48 @@ def test_a_validation_that_sigterm_cut_off_is_made_up_for(config, tmp_path, monk
         assert [row["step"] for row in rows(tmp_path / "stopped") if "val_nmi" in row] == validated
     run.train(config, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_modes_follow_the_umask(config, tmp_path):
+    before = os.umask(0o022)
+    try:
+        run.train(config, tmp_path / "run")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "run").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_scoring_needs_no_batch_that_divides_among_the_devices(config, tmp_path):
+    config = replace(config, data=replace(config.data, classes_per_batch=3))
+    untrained(config, tmp_path / "run", [3])
+    assert len(run.load(tmp_path / "run").devices) == 4
+    with pytest.raises(run.RunError, match="the batch of 6 can not be divided among 4 devices"):
+        run.train(replace(config, train=replace(config.train, devices=0)), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_in_the_steps_saves_and_says_how_to_go_on(config, tmp_path, monkeypatch, number):
+    collect = fit._Progress.collect
+
+    def stopping(self, start, metrics):
+        collect(self, start, metrics)
+        if start == 4:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(fit._Progress, "collect", stopping)
+    name = "Ctrl-C \\(SIGINT\\)" if number == signal.SIGINT else number.name
+    with pytest.raises(run.Preempted, match=f"stopped by {name}; step [56] is saved, continue with --resume"):
+        run.train(config, tmp_path / "run")
+    assert run.load(tmp_path / "run").checkpoints.steps()[-1] in (5, 6)
+
+
+def test_ctrl_c_before_a_run_is_open_ends_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.command(lambda _: signal.raise_signal(signal.SIGINT))
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C (SIGINT)\n"
 
 
 def test_a_record_with_a_damaged_line_is_not_cut_off_there(tmp_path):
