@@ -32,7 +32,7 @@ def is_ours(folder: Path) -> bool:
 
 @contextmanager
 def part(parent: Path, kind: str) -> Iterator[Path]:
-    """A new folder in `parent`, with our marker, to be moved away when whole; what is still there at the end is removed.
+    """A new folder in `parent`, with our marker, to be moved away when whole; removed at the end if it is still there.
 
     `kind` says in the marker what the folder holds. Folders that killed processes have left in `parent` are removed.
     """

@@ -42,9 +42,7 @@ def test_both_paths_give_the_same_pixels(config, index):
         pixels = resident.load(index, cropped)
         for rows, got in zip(ROWS, tf_pipeline.batches(index, cropped, ROWS), strict=True):
             assert got.dtype == np.uint8
-            difference = np.abs(got.astype(int) - pixels[rows].astype(int))
-            assert difference.mean() < 0.5
-            assert difference.max() <= 8  # chroma at the edge of a crop
+            assert np.array_equal(got, pixels[rows])
 
 
 def test_batches_are_a_pure_function_of_the_rows_asked_for(config, index):
@@ -197,7 +195,7 @@ def test_a_tfds_source_gives_pixels_through_both_paths(archives, prepared, tmp_p
     index = data.load(config)
     pixels = resident.load(index, config)
     (got,) = tf_pipeline.batches(index, config, [np.arange(12)])
-    assert np.abs(got.astype(int) - pixels.astype(int)).mean() < 0.5
+    assert np.array_equal(got, pixels)
 
 
 def test_a_prepared_copy_that_lacks_images_is_refused(archives, prepared, monkeypatch):
@@ -210,7 +208,8 @@ def test_a_prepared_copy_that_lacks_images_is_refused(archives, prepared, monkey
 
 
 def test_other_archives_than_the_official_ones_are_refused(archives, tmp_path):
-    for archive in archives[0].glob("*.gone"):
+    # Another test may have renamed them.
+    for archive in (*archives[0].glob("*.tgz"), *archives[0].glob("*.gone")):
         (tmp_path / archive.with_suffix(".tgz").name).write_bytes(archive.read_bytes())
     with pytest.raises(ValueError, match="wrong checksum"):
         tfds.load("caltech_birds2011", str(tmp_path))
@@ -242,5 +241,4 @@ def test_both_paths_agree_on_birds(tmp_path):
     rows = np.concatenate([grey, np.random.default_rng(0).permutation(len(index.items))[:248]])
     (got,) = tf_pipeline.batches(index, config, [rows])
     expected = np.stack(list(decode.decode_all(index.take(rows), size=128, crop_to_box=True)))
-    difference = np.abs(got.astype(int) - expected.astype(int)).mean(axis=(1, 2, 3))
-    assert difference.max() < 1
+    assert np.array_equal(got, expected)
