@@ -30,7 +30,7 @@ MAX_MEMORY = 450_000_000
 """Bytes that file, decoded image and its copy take together: 56 million pixels in colour, 45 million if progressive."""
 MAX_SCANNED = 600_000_000
 """Pixels that a decoder goes over in all scans of a JPEG together: 13 scans of 45 million pixels."""
-MAX_RUN_LENGTH = 2_000_000
+MAX_RUN_LENGTH = 1_000_000
 """Pixels, and bytes, of a run-length encoded BMP, which Pillow decodes in Python."""
 MAX_SECONDS = 4.0
 """Time of its own that a thread may spend on one file. What the limits above let pass takes under 2 s here, so that

@@ -21,6 +21,7 @@ _ARITHMETIC = set(range(0xC9, 0xD0))
 # Two application segments say which colours are meant: JFIF (0) and Adobe (14). The rest, and comments, say nothing.
 _LEFT_OUT = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 _CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+_INDEXED = b"\3"  # the colour type, where every PNG file has it
 
 
 class Jpeg(NamedTuple):
@@ -39,21 +40,23 @@ def jpeg(data: bytes) -> Jpeg:
     Segments are found as libjpeg finds them, so that damaged files fail, or do not, as they would have done. Raises
     ValueError for arithmetic coding, whose decoder can not be interrupted, and for over MAX_PARTS segments.
     """
-    kept, place, scans, components, buffered = [data[:2]], 2, 0, 0, False
+    view = memoryview(data)  # whose parts are not copied
+    kept, place, scans, components, buffered = [view[:2]], 2, 0, 0, False
     for _ in range(MAX_PARTS):
         found = _MARKER.search(data, place)
         if found is None:
             break
         kind, start, place = found[1][0], found.end() - 2, found.end()
         if kind == _END_OF_IMAGE:
-            kept.append(data[start:place])
+            kept.append(view[start:place])
             break
         if kind in _ALONE:
-            kept.append(data[start:place] if kind == _START_OF_IMAGE else b"")
+            if kind == _START_OF_IMAGE:
+                kept.append(view[start:place])
             continue
         length = int.from_bytes(data[place : place + 2])
         if length < 2:
-            kept.append(data[start:])  # damaged; the decoder will say how
+            kept.append(view[start:])  # damaged; the decoder will say how
             break
         place += length
         if kind in _ARITHMETIC:
@@ -67,7 +70,7 @@ def jpeg(data: bytes) -> Jpeg:
             following = _MARKER_AFTER_SCAN.search(data, place)
             place = following.start() if following else len(data)
         if kind not in _LEFT_OUT:
-            kept.append(data[start:place])
+            kept.append(view[start:place])
     else:
         raise ValueError(f"it has over {MAX_PARTS:,} segments")
     return Jpeg(b"".join(kept), scans, buffered)
@@ -76,15 +79,22 @@ def jpeg(data: bytes) -> Jpeg:
 def png(data: bytes) -> bytes:
     """Leave out of a PNG file the chunks that its pixels do not depend on, and all that follows the picture.
 
-    Raises ValueError for over MAX_PARTS chunks.
+    Raises ValueError for indexed colours without a palette, to which decoders give colours of their own, and for over
+    MAX_PARTS chunks.
     """
-    kept, place = [data[:8]], 8
+    view = memoryview(data)
+    kept, kinds, place = [view[:8]], set(), 8
     for _ in range(MAX_PARTS):
         kind = data[place + 4 : place + 8]
         end = place + 12 + int.from_bytes(data[place : place + 4])
         if kind in _CHUNKS:
-            kept.append(data[place:end])
+            kept.append(view[place:end])
+            kinds.add(kind)
         place = end
         if kind == b"IEND" or place >= len(data):
-            return b"".join(kept)
-    raise ValueError(f"it has over {MAX_PARTS:,} chunks")
+            break
+    else:
+        raise ValueError(f"it has over {MAX_PARTS:,} chunks")
+    if data[25:26] == _INDEXED and b"PLTE" not in kinds:
+        raise ValueError("its palette is missing")
+    return b"".join(kept)
