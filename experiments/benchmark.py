@@ -4,9 +4,10 @@
     python experiments/benchmark.py --out benchmarks
 
 Runs check_kernels.py and then each benchmark_*.py with --quick, one after the other, each in its own process and for at
-most `--limit` seconds, into one folder, a new one or that of an earlier call: what they print, their CSV, plots and tables, and summary.md with all tables,
-the device, versions and commit. Takes three minutes on two idle CPU cores and never more than ten. Needs neither
-tensorflow nor a network; PyTorch is compared with where it is installed. Ends with an error if any of them failed.
+most `--limit` seconds, into one folder, a new one or that of an earlier call: what they print, their CSV, plots and
+tables, and summary.md with all tables, the device, versions and commit. Takes three minutes on two idle CPU cores and
+never more than ten. Needs neither tensorflow nor a network; PyTorch is compared with where it is installed. Ends with
+an error if any of them failed.
 """
 
 from __future__ import annotations

@@ -266,8 +266,9 @@ def test_bad_boxes_name_the_line(tmp_path, content, line, message):
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "as Excel writes it"])
 def test_boxes_may_begin_with_a_mark_of_their_encoding(tmp_path, mark):
+    (tmp_path / "a.jpg").touch()
     (tmp_path / "boxes.csv").write_bytes(mark + HEADER + b"\xff.jpg,1.0,2.0,3.0,4.0\n")
-    found = unlabelled.read_boxes(tmp_path / "boxes.csv")
+    found = unlabelled.find(tmp_path, boxes=tmp_path / "boxes.csv").corners
     assert {name: corner.tolist() for name, corner in found.items()} == {
         os.fsdecode(b"\xff.jpg"): [1, 2, 4, 6]
     }

@@ -1,4 +1,4 @@
-"""The decoder with odd and hostile files: Pillow's pixels, or one ImageError with the name, in bounded time and memory."""
+"""The decoder with odd and hostile files: Pillow's pixels or one ImageError with the name, with bounds."""
 
 import io
 import os

@@ -21,9 +21,12 @@ sys.path.append(str(SCRIPTS))
 STOPPED = ("killed", "sigterm")
 HURT = ("disk_full", "devices", "numbers", "memory")
 FILES = ("checkpoints", "images", "weights", "archives")
+PICTURES = ("pictures",)
 
 
-@pytest.mark.parametrize("checks", [STOPPED, HURT, FILES], ids=["stopped", "hurt", "files"])
+@pytest.mark.parametrize(
+    "checks", [STOPPED, HURT, FILES, PICTURES], ids=["stopped", "hurt", "files", "pictures"]
+)
 def test_stress(checks, tmp_path):
     command = [
         sys.executable,

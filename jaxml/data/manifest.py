@@ -26,7 +26,7 @@ def file(config: Data) -> Path:
     return expand(config.cache, "--data.cache") / f"{config.source}-{key}.manifest.json"
 
 
-def parse(data: bytes, path: Path) -> dict[str, str]:
+def parse(data: bytes, path: str | Path) -> dict[str, str]:
     """SHA-256 of each file by name; ValueError says what to do with a file at `path` that is no manifest."""
     try:
         found = parse_json(data, text(path))

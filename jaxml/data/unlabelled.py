@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +70,7 @@ def find(root: str | Path, *, boxes: str | Path = "") -> Pictures:
             names.append(within.as_posix())
     if not names:
         raise ValueError(f"{text(root)} holds no pictures")
-    return Pictures(top, tuple(sorted(names)), read_boxes(expand(boxes, "--boxes")) if boxes else None)
+    return Pictures(top, tuple(sorted(names)), _boxes(boxes) if boxes else None)
 
 
 def single(path: str | Path, among: Pictures) -> Pictures:
@@ -81,16 +82,21 @@ def single(path: str | Path, among: Pictures) -> Pictures:
     return Pictures(file.parent, (file.name,))
 
 
-def read_boxes(path: Path) -> dict[str, np.ndarray]:
-    """Corners int32 [4] by file, from a CSV file of boxes; ValueError names its line that is wrong."""
+def _boxes(path: str | Path) -> dict[str, np.ndarray]:
+    path = expand(path, "--boxes")
+    return parse_boxes(path.read_bytes(), path)
+
+
+def parse_boxes(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
+    """Corners int32 [4] by file, from a CSV file of boxes; ValueError names the line of `path` that is wrong."""
     # Excel writes a mark of the encoding at the beginning. A name that is no UTF-8 is that of a file all the same.
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = csv.DictReader(file)
-        try:
-            return _corners(rows)
-        except (csv.Error, ValueError) as error:
-            line = max(rows.reader.line_num, 1)
-            raise ValueError(f"{text(path)}, line {line}: {text(error)}") from None
+    lines = io.StringIO(data.decode("utf-8-sig", "surrogateescape"), newline="")
+    rows = csv.DictReader(lines)
+    try:
+        return _corners(rows)
+    except (csv.Error, ValueError) as error:
+        line = max(rows.reader.line_num, 1)
+        raise ValueError(f"{text(path)}, line {line}: {text(error)}") from None
 
 
 def _corners(rows: csv.DictReader) -> dict[str, np.ndarray]:
