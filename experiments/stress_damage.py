@@ -56,11 +56,11 @@ def png(
     *,
     depth: int = 8,
     colour: int = 2,
-    interlaced: bool = False,
+    interlace: int = 0,
     before: bytes = b"",
 ) -> bytes:
     """A PNG file that claims a size and holds one compressed body, with chunks `before` it."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+from stress_corpus import drawn, encoded
 from stress_damage import bmp, chunk, jpeg_of_scans, jpeg_with_tags, mutate, png, segment
-from stress_pictures import drawn, encoded
 
 from jaxml import data
 from jaxml.config import Data

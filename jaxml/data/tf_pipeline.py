@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from jaxml.config import Data
 from jaxml.data.decode import Decoder
-from jaxml.data.index import ImageError, Index
+from jaxml.data.index import Index
 
 # Before any op: tensorflow would otherwise take the accelerator's memory.
 tf.config.set_visible_devices([], "GPU")
@@ -33,9 +33,9 @@ def batches(index: Index, config: Data, rows: Iterable[np.ndarray]) -> Iterator[
     if first is None:
         return
     decoder = Decoder(index, size=config.stored_size, crop_to_box=config.crop_to_box)
-    # tensorflow would pass on no more than the text of an exception.
-    wrong_rows: list[Exception] = []
-    wrong_images: dict[int, ImageError] = {}
+    # Exceptions go past tensorflow, which would log them and pass on no more than their text.
+    failed: dict[int, Exception] = {}
+    refused: list[Exception] = []
 
     def asked() -> Iterator[np.ndarray]:
         batch: np.ndarray | None = first
@@ -49,15 +49,14 @@ def batches(index: Index, config: Data, rows: Iterable[np.ndarray]) -> Iterator[
                 yield batch
                 batch = following
         except Exception as error:
-            wrong_rows.append(error)
-            raise
+            refused.append(error)
 
     def pixels(place: np.ndarray, row: np.ndarray) -> np.ndarray:
         try:
             return decoder(int(row))
-        except ImageError as error:
-            wrong_images[int(place)] = error
-            raise
+        except Exception as error:
+            failed[int(place)] = error
+            return np.zeros((config.stored_size, config.stored_size, 3), np.uint8)
 
     def one(place: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
         image = tf.numpy_function(pixels, (place, row), tf.uint8)
@@ -67,11 +66,12 @@ def batches(index: Index, config: Data, rows: Iterable[np.ndarray]) -> Iterator[
     dataset = dataset.unbatch().enumerate()
     dataset = dataset.map(one, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
     dataset = dataset.batch(len(first)).prefetch(tf.data.AUTOTUNE)
-    try:
-        yield from dataset.as_numpy_iterator()
-    except tf.errors.OpError as error:
-        if wrong_rows:
-            raise wrong_rows[0] from None
-        if wrong_images:
-            raise wrong_images[min(wrong_images)] from None
-        raise ImageError(f"tf.data stopped: {error.message}") from error
+    delivered = 0
+    for images in dataset.as_numpy_iterator():
+        for place in range(delivered, delivered + len(images)):
+            if place in failed:
+                raise failed[place]
+        delivered += len(images)
+        yield images
+    if refused:
+        raise refused[0]
