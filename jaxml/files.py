@@ -55,6 +55,11 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """The same for a value as indented JSON."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
 def parse_json(data: bytes | str, name: str | Path) -> Any:
     """The value that JSON text stands for; ValueError, with the name of its file, for text that is no JSON."""
     try:
