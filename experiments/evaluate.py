@@ -9,11 +9,11 @@ the work that this project reimplements did; all others see no label before scor
 """
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from jaxml.cli import command
+from jaxml.cli import also, command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Arguments:
     """Directory of the run."""
     split: Literal["train", "val", "test"] = "test"
     """Classes to cluster."""
-    data_root: str = ""
+    data_root: Annotated[str, also("--data.root")] = ""
     """Folder of the data set, where it is no longer the one of the training."""
     other_data: bool = False
     """Score other pictures than those that the run has seen."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
+import json
 import logging
 import re
 import shutil
@@ -216,6 +218,7 @@ def parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, .
     """A sound input, the parser, and the errors that it may raise, by name."""
     from safetensors.numpy import save
 
+    from jaxml.data import manifest, unlabelled
     from jaxml.data.decode import open_image
     from jaxml.data.index import ImageError
     from jaxml.models import weight_files
@@ -239,6 +242,19 @@ def parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, .
     found |= stress_parsers.of_runs()
     for kind, buffer in encoded.items():
         found[kind] = (buffer.getvalue(), lambda data: open_image(data, "x"), (ImageError,))
+    hashes = {f"class/{i}.jpg": hashlib.sha256(bytes([i])).hexdigest() for i in range(3)}
+    manifest_file = json.dumps(hashes, indent=0).encode()
+    found["manifest"] = (
+        manifest_file,
+        _naming("m.json", lambda data: manifest.parse(data, "m.json")),
+        (ValueError,),
+    )
+    boxes = b'file,left,top,width,height\na.jpg,1,2.5,30,40\n"b,\n.jpg",0,0,1e3,7\n'
+    found["boxes"] = (
+        boxes,
+        _naming("b.csv", lambda data: unlabelled.parse_boxes(data, "b.csv")),
+        (ValueError,),
+    )
     try:
         import torch
     except ImportError:
@@ -249,6 +265,20 @@ def parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, .
     torch.save({"w": torch.ones(3, 2), "b": torch.arange(5)}, pth)
     found["pickle"] = (pth.getvalue(), parse(parse_pickle), (WeightFormatError,))
     return found
+
+
+def _naming(name: str, parse: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    """A parser whose errors must be one line with the name of the file."""
+
+    def parsed(data: bytes) -> object:
+        try:
+            return parse(data)
+        except ValueError as error:
+            if name not in str(error) or len(str(error).splitlines()) > 1:
+                raise AssertionError(f"not one line with {name}: {error}") from error
+            raise
+
+    return parsed
 
 
 def fuzz_one(name: str, count: int, seed: int) -> tuple[int, list[str]]:

@@ -53,6 +53,11 @@ def parse_train(words: list[str], description: str) -> TrainArguments:
     )
 
 
+def also(name: str) -> Any:
+    """For `Annotated`: a script's option under the name that it has in train.py too, as errors of a run call it."""
+    return tyro.conf.arg(aliases=(name,))
+
+
 def preset(name: str) -> configs.Config:
     """The named configuration, or the one in a JSON file."""
     return configs.load(name) if name.endswith(".json") else PRESETS[name]

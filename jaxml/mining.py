@@ -27,21 +27,19 @@ MINING = (
 )
 
 
-EMPTY = -(2**31)
-"""Label of a reference that is not there: an unfilled place of a cross-batch memory."""
-
-
 VECTORISED = 256
 """Shortest row for which slices pay, see `row_counts`."""
 
 
 class Anchors(NamedTuple):
-    """Integer facts about a block of anchors."""
+    """Facts about a block of anchors."""
 
     labels: Array
-    """int [b]"""
+    """int32 [b]"""
     ids: Array
-    """int32 [b]: place in the global batch; negative for rows that only fill up a block."""
+    """int32 [b]: place in the global batch."""
+    real: Array
+    """bool [b]: false for rows that only fill up a block."""
     start: Array
     """int32 [b]: where the anchor's label begins in `Candidates.order`."""
     size: Array
@@ -49,12 +47,14 @@ class Anchors(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Integer facts about what the anchors are compared with."""
+    """Facts about what the anchors are compared with."""
 
     labels: Array
-    """int [M]"""
+    """int32 [M]"""
     ids: Array | None
     """int32 [M]: place in the global batch, so that no anchor is its own positive; None for references."""
+    mask: Array | None
+    """bool [M]: which candidates are there, as in a memory that is not full; None if all are."""
     order: Array
     """int32 [M]: candidates sorted by label, so that the positives of an anchor lie side by side."""
 
@@ -69,32 +69,47 @@ class Masks(NamedTuple):
 
 
 def facts(
-    labels: Array, ids: Array, candidate_labels: Array, candidate_ids: Array | None
+    labels: Array,
+    ids: Array,
+    candidate_labels: Array,
+    candidate_ids: Array | None,
+    mask: Array | None = None,
 ) -> tuple[Anchors, Candidates]:
     """Find each anchor's positives by sorting the candidates' labels; no class size need be known."""
-    order = jnp.argsort(candidate_labels).astype(jnp.int32)
+    sorted_by = candidate_labels
+    if mask is None:
+        order = jnp.argsort(sorted_by).astype(jnp.int32)
+    else:
+        # Those that are not there come last of all.
+        sorted_by = jnp.where(mask, sorted_by, jnp.iinfo(jnp.int32).max)
+        order = jnp.lexsort((~mask, sorted_by)).astype(jnp.int32)
     if labels.shape[0] * order.shape[0] <= 2**18:
         # Comparing all with all is one step; bisection is a loop, which pays for large batches only.
         own = labels[:, None]
-        table = jnp.broadcast_to(candidate_labels[None, :], (labels.shape[0], order.shape[0]))
+        table = jnp.broadcast_to(sorted_by[None, :], (labels.shape[0], order.shape[0]))
         start, size = row_counts(table, [lambda other: other < own, lambda other: other == own]).T
-        return Anchors(labels, ids, start, size), Candidates(candidate_labels, candidate_ids, order)
-    ordered = candidate_labels[order]
-    start, end = (
-        jnp.searchsorted(ordered, labels, side=side).astype(jnp.int32) for side in ("left", "right")
-    )
-    return Anchors(labels, ids, start, end - start), Candidates(candidate_labels, candidate_ids, order)
+    else:
+        start, end = (
+            jnp.searchsorted(sorted_by[order], labels, side=side).astype(jnp.int32)
+            for side in ("left", "right")
+        )
+        size = end - start
+    if mask is not None:
+        size = jnp.minimum(size, number(mask) - start)
+    real = jnp.ones(labels.shape, bool)
+    return Anchors(labels, ids, real, start, size), Candidates(candidate_labels, candidate_ids, mask, order)
 
 
 def masks(anchors: Anchors, candidates: Candidates) -> Masks:
     """Positives have the anchor's label and are not the anchor; negatives have another label."""
-    real = (anchors.ids >= 0)[:, None]
+    real = anchors.real[:, None]
     same = anchors.labels[:, None] == candidates.labels[None, :]
-    if candidates.ids is None:
-        empty = (candidates.labels == EMPTY)[None, :]
-        return Masks(same & real, ~(same | empty) & real)
-    itself = anchors.ids[:, None] == candidates.ids[None, :]
-    return Masks(same & real & ~itself, ~same & real)
+    if candidates.mask is not None:
+        real = real & candidates.mask[None, :]
+    positive, negative = same & real, ~same & real
+    if candidates.ids is not None:
+        positive &= anchors.ids[:, None] != candidates.ids[None, :]
+    return Masks(positive, negative)
 
 
 def row_counts(x: Array, conditions: Sequence[Callable[[Array], Array]]) -> Array:
@@ -125,6 +140,11 @@ def row_counts(x: Array, conditions: Sequence[Callable[[Array], Array]]) -> Arra
 def row_count(mask: Array) -> Array:
     """Number of true entries of each row, bool [b, M] -> int32 [b]."""
     return row_counts(mask, [lambda m: m])[:, 0]
+
+
+def number(mask: Array) -> Array:
+    """Number of true entries of a mask [M], int32 []."""
+    return jnp.sum(mask, dtype=jnp.int32)
 
 
 def nearest(distances: Array, where: Array) -> tuple[Array, Array]:

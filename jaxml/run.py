@@ -258,13 +258,17 @@ def open_run(config: Config, workdir: Path, to_train: bool = False) -> Run:
 
 
 def _devices(config: Config, to_train: bool) -> list:
+    """As many of this machine's devices as are asked for; only training has to divide its batch among them."""
     devices = jax.local_devices()
     count = config.train.devices or len(devices)
     if count > len(devices):
         raise RunError(f"train.devices is {count}, but this machine has {len(devices)}")
     batch = config.data.classes_per_batch * config.data.images_per_class
     if to_train and batch % (whole := count * jax.process_count()):
-        raise RunError(f"the batch of {batch} can not be divided among {whole} devices; set --train.devices")
+        raise RunError(
+            f"the batch of {batch} can not be divided among {whole} devices; set --train.devices to a number that "
+            f"divides it"
+        )
     return devices[:count]
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from jaxml import losses
-from jaxml.mining import EMPTY
 
 B, D = 6, 3
 TAKE_REFERENCES = [n for n, f in losses.LOSSES.items() if "references" in inspect.signature(f).parameters]
@@ -22,6 +21,14 @@ def batches(n, seed=0):
     ]
 
 
+def against(state):
+    return {
+        "references": state.embeddings,
+        "reference_labels": state.labels,
+        "reference_mask": state.filled,
+    }
+
+
 def test_ring_keeps_the_newest():
     state, stored = losses.memory(10, D), []
     push = jax.jit(losses.push)
@@ -29,7 +36,9 @@ def test_ring_keeps_the_newest():
         state = push(state, x, y)
         stored += [(*row, label) for row, label in zip(x.tolist(), y.tolist(), strict=True)]
         held = [
-            (*r, int(z)) for r, z in zip(state.embeddings.tolist(), state.labels, strict=True) if z != EMPTY
+            (*r, int(z))
+            for r, z, there in zip(state.embeddings.tolist(), state.labels, state.filled, strict=True)
+            if there
         ]
         assert sorted(held) == sorted(stored[-10:])
 
@@ -41,11 +50,34 @@ def test_batch_larger_than_memory():
 
 
 def test_size_is_checked():
-    with pytest.raises(ValueError, match=r"^size must be a positive integer"):
+    with pytest.raises(ValueError, match=r"^size must be a whole number of at least 1"):
         losses.memory(0, D)
     (x, y), *_ = batches(1)
     with pytest.raises(ValueError, match="as wide as the memory"):
         losses.push(losses.memory(4, D + 1), x, y)
+
+
+def test_labels_that_an_int32_can_not_hold_are_refused():
+    (x, y), *_ = batches(1)
+    y = np.asarray(y)
+    small = [y.astype(dtype) for dtype in (np.uint8, np.int64, np.uint64)]
+    for labels in [*small, jnp.asarray(y, jnp.uint32)]:
+        assert losses.push(losses.memory(B, D), x, labels).labels.tolist() == y.tolist()
+    extremes = np.array([-(2**31), 2**31 - 1] * 3, np.int64)
+    assert losses.push(losses.memory(B, D), x, extremes).labels.tolist() == extremes.tolist()
+    for labels in (
+        y.astype(np.int64) * 2**32,
+        y.astype(np.uint32) + 2**31,
+        jnp.asarray(y.astype(np.uint32) + 2**31),
+    ):
+        with pytest.raises(ValueError, match=r"^labels must fit into the memory's int32, got u?int"):
+            losses.push(losses.memory(B, D), x, labels)
+    traced = jax.jit(lambda labels: losses.push(losses.memory(B, D), x, labels))
+    assert traced(y.astype(np.uint16)).labels.tolist() == y.tolist()
+    with pytest.raises(
+        ValueError, match=r"^labels must fit .* got uint32 0\.\.4294967295; .*astype\('int32'\)"
+    ):
+        traced(y.astype(np.uint32))
 
 
 @pytest.mark.parametrize("name", TAKE_REFERENCES)
@@ -55,14 +87,14 @@ def test_empty_places_do_not_count(name):
     p = (losses.PARAMETERS[name](jax.random.key(0), 3, D),) if name in losses.PARAMETERS else ()
     loss = losses.LOSSES[name]
     state = losses.push(losses.memory(9, D), rx, ry)
-    got = loss(x, y, *p, references=state.embeddings, reference_labels=state.labels)
+    got = loss(x, y, *p, **against(state))
     want = loss(x, y, *p, references=rx, reference_labels=ry)
     np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
     for key in want[1]:
         assert float(got[1][key]) == float(want[1][key]), key
     assert float(want[1]["valid"]) > 0
     empty = losses.memory(9, D)
-    value, aux = loss(x, y, *p, references=empty.embeddings, reference_labels=empty.labels)
+    value, aux = loss(x, y, *p, **against(empty))
     assert float(value) == float(aux["valid"]) == 0
 
 

@@ -34,12 +34,28 @@ def test_masks_and_groups(labels):
 
 
 def test_filling_rows_and_empty_references_count_for_nothing():
+    y = jnp.asarray([0, 1], jnp.int32)
+    there = jnp.asarray([True, True, False, True])
+    anchors, candidates = mining.facts(y, y, jnp.asarray([0, 1, 1, 0], jnp.int32), None, there)
+    assert anchors.size.tolist() == [2, 1]
+    positive, negative = mining.masks(anchors._replace(real=jnp.asarray([True, False])), candidates)
+    assert positive.tolist() == [[True, False, False, True], [False] * 4]
+    assert negative.tolist() == [[False, True, False, False], [False] * 4]
+
+
+@pytest.mark.parametrize("size", [6, 2**17])
+def test_candidates_that_are_not_there_are_in_no_group(size):
+    """Compared all with all, and by bisection; labels at both ends of an int32."""
+    rng = np.random.default_rng(0)
+    ends = np.array([-(2**31), -1, 0, 2**31 - 1], np.int32)
+    y, ry, there = ends, rng.choice(ends, size), rng.random(size) < 0.5
     anchors, candidates = mining.facts(
-        jnp.asarray([0, 1]), jnp.asarray([0, -2]), jnp.asarray([0, 1, mining.EMPTY]), None
+        *map(jnp.asarray, (y, np.arange(4))), jnp.asarray(ry), None, jnp.asarray(there)
     )
-    positive, negative = mining.masks(anchors, candidates)
-    assert positive.tolist() == [[True, False, False], [False] * 3]
-    assert negative.tolist() == [[False, True, False], [False] * 3]
+    order, start = np.asarray(candidates.order), np.asarray(anchors.start)
+    for a in range(4):
+        group = order[start[a] : start[a] + int(anchors.size[a])]
+        assert group.tolist() == np.flatnonzero((ry == y[a]) & there).tolist()
 
 
 @pytest.mark.parametrize("width", [1, 15, 255, 256, 257, 5000])

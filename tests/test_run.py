@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -261,6 +262,26 @@ def test_a_damaged_configuration_is_named(config, tmp_path):
     (tmp_path / "config.json").write_bytes((tmp_path / "config.json").read_bytes()[:100])
     with pytest.raises(ValueError, match=r"config\.json is no JSON file"):
         configs.load(tmp_path / "config.json")
+
+
+def test_evaluate_runs_on_any_number_of_devices(config, tmp_path):
+    """Only training divides its batch of eight: three devices can evaluate, and find the same."""
+    untrained(config, tmp_path / "run", [3])
+    script = [sys.executable, str(ROOT / "experiments/evaluate.py"), "--workdir", str(tmp_path / "run")]
+    printed = []
+    for count in (1, 3):
+        environment = {**ENVIRONMENT, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        printed.append(done.stdout)
+    assert "24 images of 3 test classes" in printed[0]
+    values = [[float(x) for x in re.findall(r" (\d\.\d{4})", text)] for text in printed]
+    assert len(values[0]) > 10
+    np.testing.assert_allclose(*values, atol=2e-4)
+    with pytest.raises(
+        run.RunError, match=r"batch of 8 can not be divided among 3 devices.*--train\.devices"
+    ):
+        run.learn(replace(config, train=replace(config.train, devices=3)), tmp_path / "other")
 
 
 def test_scripts_answer_mistakes_in_one_line(config, tmp_path):

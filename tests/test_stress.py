@@ -22,10 +22,13 @@ STOPPED = ("killed", "signals")
 HURT = ("disk_full", "devices", "numbers", "memory")
 FILES = ("checkpoints", "images", "weights", "archives")
 TOGETHER = ("concurrent", "readers", "other_user")
+PICTURES = ("pictures",)
 
 
 @pytest.mark.parametrize(
-    "checks", [STOPPED, HURT, FILES, TOGETHER], ids=["stopped", "hurt", "files", "together"]
+    "checks",
+    [STOPPED, HURT, FILES, TOGETHER, PICTURES],
+    ids=["stopped", "hurt", "files", "together", "pictures"],
 )
 def test_stress(checks, tmp_path):
     command = [

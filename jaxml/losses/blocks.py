@@ -13,8 +13,17 @@ from jaxml import mining
 
 Array = jax.Array
 Aux = dict[str, Array]
-Set = tuple[Array, Array]
-"""Embeddings and labels."""
+
+
+class References(NamedTuple):
+    """What a batch is compared with in place of itself."""
+
+    embeddings: Array
+    """float32 [M, D]"""
+    labels: Array
+    """int32 [M]"""
+    mask: Array | None = None
+    """bool [M]: which of them are there; None if all are."""
 
 
 class Batch(NamedTuple):
@@ -43,16 +52,25 @@ Rows = Callable[[Array, Array, Any, Block], tuple[Array, Aux]]
 """rows(x [b, D], candidates [M, D], options, block) -> (sum over the block's anchors, other sums)."""
 
 
-def batch(x: Array, labels: Array, references: Set | None, axis_name: str | None) -> Batch:
-    """Name the anchors and candidates: the references where given, else the batch, gathered over devices."""
+LARGEST = 1e37
+"""Distances that may exceed this count as overflowed: sums and differences of a few must stay finite, see `rows`."""
+
+
+def batch(x: Array, labels: Array, references: References | None, axis_name: str | None) -> Batch:
+    """Name the anchors and candidates: the references where given, else the batch, gathered over devices.
+
+    References that are not there are zeros from here on, whatever they hold: a product of 0 and NaN is NaN.
+    """
     ids = jnp.arange(x.shape[0], dtype=jnp.int32)
     if axis_name is not None:
         ids = ids + jax.lax.axis_index(axis_name) * x.shape[0]
     if references is not None:
-        (found, found_labels), found_ids = references, None
+        (found, found_labels, mask), found_ids = references, None
+        if mask is not None:
+            found = jnp.where(mask[:, None], found, 0.0)
     else:
-        found, found_labels, found_ids = gather((x, labels, ids), axis_name)
-    anchors, candidates = mining.facts(labels, ids, found_labels, found_ids)
+        (found, found_labels, found_ids), mask = gather((x, labels, ids), axis_name), None
+    anchors, candidates = mining.facts(labels, ids, found_labels, found_ids, mask)
     x, found, anchors, candidates = vary((x, found, anchors, candidates), axis_name)
     return Batch(x, found, anchors, candidates, axis_name)
 
@@ -65,9 +83,9 @@ def gather(tree: Any, axis_name: str | None) -> Any:
 
 
 def sum_rows(
-    rows: Rows, batch: Batch, options: Any, *, block_size: int | None, extra: Any = ()
+    rows: Rows, batch: Batch, options: Any, *, bound: Array, block_size: int | None, extra: Any = ()
 ) -> tuple[Array, Aux]:
-    """Sum a function of anchors and candidates over the anchors of all devices.
+    """Sum a function of anchors and candidates over the anchors of all devices; NaN, with its gradient, if not `sound`.
 
     Each device walks its own anchors; the sums are added up over devices, so gradients are to be averaged
     (pmean), inside pmap and shard_map alike. Memory is O(block x candidates) forward and backward.
@@ -76,6 +94,7 @@ def sum_rows(
         rows: the function of one block; hashable, as it is a static argument.
         batch: from `batch`.
         options: float arrays with gradient, passed to `rows`.
+        bound: float32 [], which no distance exceeds, from `distances.largest`.
         block_size: anchors in a block; chosen by `block_rows` if None.
         extra: arrays [B, ...] without gradient, cut into blocks and passed to `rows`.
     """
@@ -83,8 +102,17 @@ def sum_rows(
     options, extra = vary((options, extra), batch.axis_name)
     block = min(block_size or block_rows(*shape(batch)), batch.x.shape[0])
     shared, facts = (batch.found, options), (batch.anchors, extra)
-    sums = _sum_over_blocks(rows, block, batch.x, shared, facts, batch.candidates)
-    return jax.tree.map(partial(over_devices, axis_name=batch.axis_name), sums)
+    value, aux = _sum_over_blocks(rows, block, batch.x, shared, facts, batch.candidates)
+    return jax.tree.map(partial(over_devices, axis_name=batch.axis_name), (value * sound(bound), aux))
+
+
+def sound(bound: Array) -> Array:
+    """1 where all distances are finite, NaN elsewhere: a factor of the loss, and through it of every gradient.
+
+    Losses decide by comparisons who counts. NaN is neither nearer nor farther than anything, so it would drop out
+    unseen and leave a finite loss.
+    """
+    return jnp.where(bound < LARGEST, 1.0, jnp.nan).astype(jnp.float32)
 
 
 def shape(batch: Batch) -> tuple[int, int]:
@@ -119,10 +147,9 @@ def map_rows(
 def pair_counts(batch: Batch) -> tuple[Array, Array]:
     """Numbers of positive and of negative pairs over all devices, float32; from the labels alone."""
     candidates, positives = batch.candidates, batch.anchors.size
-    negatives = batch.found.shape[0] - batch.anchors.size
-    if candidates.ids is None:
-        negatives = negatives - jnp.sum((candidates.labels == mining.EMPTY).astype(jnp.int32))
-    else:
+    there = batch.found.shape[0] if candidates.mask is None else mining.number(candidates.mask)
+    negatives = there - positives
+    if candidates.ids is not None:
         positives = positives - 1  # an anchor is among the candidates of its label
     total = partial(over_devices, axis_name=batch.axis_name)
     return total(jnp.sum(positives.astype(jnp.float32))), total(jnp.sum(negatives.astype(jnp.float32)))
@@ -221,12 +248,11 @@ _sum_over_blocks.defvjp(_forward, _backward)
 
 
 def _cut(tree: Any, block: int) -> Any:
-    """[B, ...] -> [blocks, block, ...]; rows that fill up the last block hold 0, and -2 where integer."""
+    """[B, ...] -> [blocks, block, ...]; rows that fill up the last block hold 0: an anchor that is not `real`."""
 
     def cut(x: Array) -> Array:
         blocks = -(-x.shape[0] // block)
         padding = [(0, blocks * block - x.shape[0])] + [(0, 0)] * (x.ndim - 1)
-        fill = -2 if jnp.issubdtype(x.dtype, jnp.signedinteger) else 0
-        return jnp.pad(x, padding, constant_values=fill).reshape(blocks, block, *x.shape[1:])
+        return jnp.pad(x, padding).reshape(blocks, block, *x.shape[1:])
 
     return jax.tree.map(cut, tree)

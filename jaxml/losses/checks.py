@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxml import arguments
+from jaxml.losses import blocks
+from jaxml.losses.labels import class_indices, keys
 
 Array = jax.Array
 
@@ -45,61 +47,72 @@ def block_size(value: int | None) -> None:
         raise ValueError(f"block_size must be a positive integer or None, got {value!r}")
 
 
-def _form(name: str, value: Any, form: str) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of an array, traced or not."""
-    if not isinstance(value, jax.Array):
-        value = arguments.array(name, value, form)
-    return np.shape(value), jnp.result_type(value)
+def _array(name: str, value: Any, form: str) -> Any:
+    """The value as an array, traced or not, of the device if it is there and else of the host."""
+    return value if isinstance(value, jax.Array) else arguments.array(name, value, form)
 
 
 def labelled(
     embeddings: Any, labels: Any, name: str = "embeddings", label_name: str = "labels"
-) -> tuple[Array, Array]:
-    """Check one set of embeddings and labels; return them as float32 [B, D] and int [B]."""
-    shape, dtype = _form(name, embeddings, "a non-empty float array [B, D]")
-    label_shape, label_dtype = _form(label_name, labels, "an integer array [B]")
-    if len(shape) != 2 or 0 in shape or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"{name} must be a non-empty float array [B, D], got {dtype} {shape}")
-    if len(label_shape) != 1 or not jnp.issubdtype(label_dtype, jnp.integer):
-        raise ValueError(f"{label_name} must be an integer array [B], got {label_dtype} {label_shape}")
-    if shape[0] != label_shape[0]:
-        raise ValueError(
-            f"{label_name} must have one entry for each of the {shape[0]} {name}, got {label_shape[0]}"
-        )
-    return jnp.asarray(embeddings, jnp.float32), jnp.asarray(labels)
+) -> tuple[Array, Any]:
+    """Check one set of embeddings and labels; return them as float32 [B, D], and as an array of integers [B]."""
+    x = _array(name, embeddings, "a non-empty float array [B, D]")
+    y = _array(label_name, labels, "an integer array [B]")
+    if x.ndim != 2 or 0 in x.shape or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} must be a non-empty float array [B, D], got {x.dtype} {x.shape}")
+    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(f"{label_name} must be an integer array [B], got {y.dtype} {y.shape}")
+    if len(x) != len(y):
+        raise ValueError(f"{label_name} must have one entry for each of the {len(x)} {name}, got {len(y)}")
+    return jnp.asarray(x, jnp.float32), y
 
 
 def batch(
-    embeddings: Any, labels: Any, references: Any = None, reference_labels: Any = None
-) -> tuple[Array, Array, tuple[Array, Array] | None]:
-    """Check a batch and, where given, the set that it is compared with."""
+    embeddings: Any,
+    labels: Any,
+    references: Any,
+    reference_labels: Any,
+    reference_mask: Any,
+    axis_name: str | None,
+) -> tuple[Array, Array, blocks.References | None]:
+    """Check a batch and, where given, the set that it is compared with; labels become int32 `keys`."""
     x, y = labelled(embeddings, labels)
     if references is None and reference_labels is None:
-        return x, y, None
+        if reference_mask is not None:
+            raise ValueError("reference_mask must be given together with references")
+        return x, keys([y], axis_name)[0], None
     if references is None or reference_labels is None:
         raise ValueError("references and reference_labels must be given together")
     r, ry = labelled(references, reference_labels, "references", "reference_labels")
     if r.shape[1] != x.shape[1]:
         raise ValueError(f"references must be as wide as embeddings ({x.shape[1]}), got {r.shape[1]}")
-    return x, y, (r, ry)
+    if reference_mask is not None:
+        form = f"a boolean array [{len(r)}], one entry for each of the references"
+        mask = _array("reference_mask", reference_mask, form)
+        if mask.dtype != bool or mask.shape != r.shape[:1]:
+            raise ValueError(f"reference_mask must be {form}, got {mask.dtype} {mask.shape}")
+        reference_mask = jnp.asarray(mask)
+    y, ry = keys([y, ry], axis_name)
+    return x, y, blocks.References(r, ry, reference_mask)
 
 
-def centres(name: str, value: Any, labels: Any, width: int, ndim: int = 2) -> Array:
-    """Check proxies or centres, [classes, ..., D], against the labels that index them."""
-    shape, dtype = _form(name, value, "a float array")
-    if len(shape) != ndim or shape[-1] != width or not jnp.issubdtype(dtype, jnp.floating):
+def centres(name: str, value: Any, labels: Any, width: int, ndim: int = 2) -> tuple[Array, Array]:
+    """Check proxies or centres, [classes, ..., D], and labels that index them; return both, float32 and int32."""
+    value = _array(name, value, "a float array")
+    if value.ndim != ndim or value.shape[-1] != width or not jnp.issubdtype(value.dtype, jnp.floating):
         form = "[classes, D]" if ndim == 2 else "[classes, centres, D]"
-        raise ValueError(f"{name} must be a float array {form} with D = {width}, got {dtype} {shape}")
-    class_labels(name, shape[0], labels)
-    return jnp.asarray(value, jnp.float32)
-
-
-def class_labels(name: str, classes: int, labels: Any) -> None:
-    """Labels that pick a row of a parameter must lie in its range; traced labels can not be checked."""
-    if isinstance(labels, jax.core.Tracer):
-        return
-    known = np.asarray(labels)
-    if np.min(known) < 0 or np.max(known) >= classes:
         raise ValueError(
-            f"labels must be in 0..{classes - 1}, the classes of {name}, got {np.min(known)}..{np.max(known)}"
+            f"{name} must be a float array {form} with D = {width}, got {value.dtype} {value.shape}"
         )
+    return jnp.asarray(value, jnp.float32), class_indices(name, value.shape[0], labels)
+
+
+def boundaries(name: str, value: Any, labels: Any) -> tuple[Array, Array]:
+    """Check one number for all classes or one for each; return float32 [classes] and each image's int32 place in it."""
+    value = _array(name, value, "a float or a float array [classes]")
+    if value.ndim > 1:
+        raise ValueError(f"{name} must be a scalar or an array [classes], got {value.shape}")
+    beta = jnp.asarray(value, jnp.float32)
+    if beta.ndim == 0:
+        return beta[None], jnp.zeros(len(labels), jnp.int32)
+    return beta, class_indices(name, beta.shape[0], labels)

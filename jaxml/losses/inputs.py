@@ -43,7 +43,7 @@ def input_triplets(
 
     Source: Shah 2017, Model A; Balntas et al. 2016, section 3.3 (swap).
     """
-    x, _, _ = checks.batch(embeddings, labels)
+    x, _ = checks.labelled(embeddings, labels)
     if x.shape[0] % 3:
         raise ValueError(
             f"embeddings have {x.shape[0]} rows on each device, which are no triplets: take a multiple of 3"

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import DISTANCES, pairwise
+from jaxml.distances import DISTANCES, largest, pairwise
 from jaxml.losses import blocks, checks, rows
 
 Array = jax.Array
@@ -25,6 +25,7 @@ def lifted(
     axis_name: str | None = None,
     references: Array | None = None,
     reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
 ) -> tuple[Array, Aux]:
     """Push every negative of both ends of a positive pair (i, j) beyond the margin.
 
@@ -42,6 +43,7 @@ def lifted(
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
         reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` (above 0) and `valid` pairs.
@@ -52,7 +54,7 @@ def lifted(
     Source: Song et al. 2016, Deep Metric Learning via Lifted Structured Feature Embedding, equation 4. Its Caffe
     code leaves out the sum over l; some ports leave out the square.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
     checks.number("margin", margin, minimum=0.0)
     checks.choice("distance", distance, DISTANCES)
     checks.block_size(block_size)
@@ -63,7 +65,7 @@ def lifted(
 def _lifted(
     x: Array,
     labels: Array,
-    references: blocks.Set | None,
+    references: blocks.References | None,
     margin: Array,
     distance: str,
     block_size: int | None,
@@ -75,14 +77,16 @@ def _lifted(
     if references is None:
         of_found = blocks.gather(of_anchors, axis_name)
     else:
-        anchors = blocks.gather((x, labels), axis_name)
-        (found, found_labels), anchors = blocks.vary((references, anchors), axis_name)
-        other_way = blocks.batch(found, found_labels, anchors, None)
+        anchors = blocks.vary(blocks.References(*blocks.gather((x, labels), axis_name)), axis_name)
+        other_way = blocks.batch(batch.found, batch.candidates.labels, anchors, None)
         of_found = blocks.map_rows(push, other_way, margin, block_size=block_size)
     # Anchors' own sums are appended to the candidates', where every block of anchors finds its part.
     sums = jnp.concatenate([of_found, of_anchors])
     first = jnp.arange(x.shape[0], dtype=jnp.int32) + of_found.shape[0]
-    value, aux = blocks.sum_rows(partial(_pull, distance), batch, sums, block_size=block_size, extra=first)
+    bound = largest(batch.x, batch.found, distance)
+    value, aux = blocks.sum_rows(
+        partial(_pull, distance), batch, sums, bound=bound, block_size=block_size, extra=first
+    )
     return blocks.ratio(value, aux["valid"]), aux
 
 
@@ -92,7 +96,7 @@ def _push(distance: str, x: Array, found: Array, margin: Any, block: blocks.Bloc
 
 
 def _pull(distance: str, x: Array, found: Array, sums: Any, block: blocks.Block) -> tuple[Array, Aux]:
-    of_anchors = sums[jnp.maximum(block.extra, 0)][:, None]
+    of_anchors = sums[block.extra][:, None]
     both = jnp.logaddexp(of_anchors, sums[: found.shape[0]][None, :])
     valid = block.masks.positive & (both > rows.NOTHING / 2)
     j = jnp.where(valid, pairwise(x, found, distance) + both, 0.0)
@@ -111,6 +115,7 @@ def generalized_lifted(
     axis_name: str | None = None,
     references: Array | None = None,
     reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
 ) -> tuple[Array, Aux]:
     """Compare a soft maximum of an anchor's positive distances with a soft minimum of its negative ones.
 
@@ -127,6 +132,7 @@ def generalized_lifted(
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
         reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` (above 0) and `valid` anchors.
@@ -136,7 +142,7 @@ def generalized_lifted(
 
     Source: Hermans, Beyer & Leibe 2017, In Defense of the Triplet Loss, equation 7.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
     checks.number("margin", margin, minimum=0.0)
     checks.choice("distance", distance, DISTANCES)
     checks.block_size(block_size)
@@ -147,7 +153,7 @@ def generalized_lifted(
 def _generalized_lifted(
     x: Array,
     labels: Array,
-    references: blocks.Set | None,
+    references: blocks.References | None,
     margin: Array,
     distance: str,
     block_size: int | None,
@@ -155,7 +161,8 @@ def _generalized_lifted(
 ) -> tuple[Array, Aux]:
     batch = blocks.batch(x, labels, references, axis_name)
     function = partial(_generalized_rows, distance)
-    value, aux = blocks.sum_rows(function, batch, margin, block_size=block_size)
+    bound = largest(batch.x, batch.found, distance)
+    value, aux = blocks.sum_rows(function, batch, margin, bound=bound, block_size=block_size)
     return blocks.ratio(value, aux["valid"]), aux
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml import arguments
-from jaxml.distances import DISTANCES, pairwise
+from jaxml.distances import DISTANCES, largest, pairwise
 from jaxml.losses import blocks, checks, selected
 from jaxml.losses.sweep import Sums
 
@@ -41,6 +40,7 @@ def margin(
     axis_name: str | None = None,
     references: Array | None = None,
     reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
 ) -> tuple[Array, Aux]:
     """Keep positives nearer, and negatives farther, than a learned boundary beta of the anchor.
 
@@ -64,6 +64,7 @@ def margin(
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
         reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` (above 0) and `valid` (all) terms.
@@ -74,14 +75,8 @@ def margin(
     Source: Wu et al. 2017, Sampling Matters in Deep Embedding Learning, equation 5 and section 4; defaults from
     its section 5.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
-    if not isinstance(boundaries, jax.Array):
-        boundaries = arguments.array("boundaries", boundaries, "a float or a float array [classes]")
-    beta = jnp.asarray(boundaries, jnp.float32)
-    if beta.ndim > 1:
-        raise ValueError(f"boundaries must be a scalar or an array [classes], got {beta.shape}")
-    if beta.ndim == 1:
-        checks.class_labels("boundaries", beta.shape[0], labels)
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
+    beta, classes = checks.boundaries("boundaries", boundaries, labels)
     checks.number("margin", margin, minimum=0.0)
     checks.choice("mining", mining, MARGIN_MINING)
     checks.number("nu", nu, minimum=0.0)
@@ -93,15 +88,16 @@ def margin(
         raise ValueError("key must be given (jax.random.key) for mining distance_weighted")
     key = key if mining == "distance_weighted" else None
     options = {"margin": margin, "cutoff": cutoff, "upper_cutoff": upper_cutoff}
-    return _margin(x, y, beta, r, nu, options, key, distance, block_size, axis_name)
+    return _margin(x, y, beta, classes, r, nu, options, key, distance, block_size, axis_name)
 
 
-@partial(jax.jit, static_argnums=(7, 8, 9))
+@partial(jax.jit, static_argnums=(8, 9, 10))
 def _margin(
     x: Array,
     labels: Array,
     beta: Array,
-    references: blocks.Set | None,
+    classes: Array,
+    references: blocks.References | None,
     nu: Array,
     options: dict[str, Array],
     key: Array | None,
@@ -111,11 +107,13 @@ def _margin(
 ) -> tuple[Array, Aux]:
     batch = blocks.batch(x, labels, references, axis_name)
     options = {**options, "beta": beta, "nu": nu}
-    extra = {} if key is None else {"seeds": selected.seeds(key, batch.anchors.ids)}
+    extra = {"classes": classes}
+    if key is not None:
+        extra["seeds"] = selected.seeds(key, batch.anchors.ids)
     function = partial(_margin_rows, distance, key is not None)
-    value, aux = blocks.sum_rows(function, batch, options, block_size=block_size, extra=extra)
-    betas = (beta if beta.ndim == 0 else beta[labels]) + jnp.zeros(labels.shape[0])
-    betas = blocks.vary(betas, axis_name)
+    bound = largest(batch.x, batch.found, distance) + jnp.max(jnp.abs(beta))
+    value, aux = blocks.sum_rows(function, batch, options, bound=bound, block_size=block_size, extra=extra)
+    betas = blocks.vary(_of_classes(beta, classes), axis_name)
     total, number = (blocks.over_devices(jnp.sum(b), axis_name) for b in (betas, jnp.ones_like(betas)))
     return blocks.ratio(value, aux["active"]) + nu * total / number, aux
 
@@ -125,7 +123,7 @@ def _margin_rows(
 ) -> tuple[Array, Aux]:
     d = pairwise(x, found, distance)
     positive, negative = block.masks
-    beta = jnp.broadcast_to(_of_anchor(options["beta"], block), (x.shape[0],))
+    beta = _of_classes(options["beta"], block.extra["classes"])
     if sample:
         weights = selected.distance_weights(x, found, options, block)
         parts = {"beta": beta, "margin": options["margin"]}
@@ -143,8 +141,9 @@ def _margin_rows(
     return jnp.sum(terms), {"active": jnp.sum(active), "valid": 2.0 * jnp.sum(positives * negatives)}
 
 
-def _of_anchor(beta: Array, block: blocks.Block) -> Array:
-    return beta if beta.ndim == 0 else beta[jnp.clip(block.anchors.labels, 0, beta.shape[0] - 1)]
+def _of_classes(beta: Array, classes: Array) -> Array:
+    """The boundary of each image; NaN where traced labels are of a class that has none."""
+    return beta.at[classes].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def _margin_terms(d_ap: Array, d_an: Array, d_pn: Array | None, options: Any, chosen: Array) -> Sums:

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxml import arguments
 from jaxml.losses import blocks, checks
-from jaxml.mining import EMPTY
+from jaxml.losses.labels import bounds, fit
 
 Array = jax.Array
 
@@ -20,9 +22,11 @@ class Memory(NamedTuple):
     embeddings: Array
     """float32 [size, D]"""
     labels: Array
-    """int32 [size]; jaxml.mining.EMPTY where nothing is stored yet, which losses skip."""
+    """int32 [size]"""
     next: Array
     """int32 []: the place written next."""
+    filled: Array
+    """bool [size]: which places hold an embedding; the `reference_mask` of a loss."""
 
 
 def memory(size: int, width: int) -> Memory:
@@ -31,12 +35,11 @@ def memory(size: int, width: int) -> Memory:
     Source: Wang et al. 2020, Cross-Batch Memory for Embedding Learning, algorithm 1.
 
     Raises:
-        ValueError: size or width is below 1.
+        ValueError: size or width is no whole number of at least 1.
     """
-    for name, value in (("size", size), ("width", width)):
-        if value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    return Memory(jnp.zeros((size, width)), jnp.full((size,), EMPTY, jnp.int32), jnp.int32(0))
+    size, width = arguments.whole("size", size), arguments.whole("width", width)
+    embeddings, labels = jnp.zeros((size, width), jnp.float32), jnp.zeros(size, jnp.int32)
+    return Memory(embeddings, labels, jnp.int32(0), jnp.zeros(size, bool))
 
 
 def push(state: Memory, embeddings: Array, labels: Array, *, axis_name: str | None = None) -> Memory:
@@ -45,26 +48,35 @@ def push(state: Memory, embeddings: Array, labels: Array, *, axis_name: str | No
     Args:
         state: from `memory`.
         embeddings: float [B, D].
-        labels: int [B].
+        labels: int [B], such as an int32 can hold.
         axis_name: mapped axis the batch is divided over; all of it is stored, on every device.
 
     Returns:
         The new state. Of a batch larger than the memory, the last `size` entries are kept.
 
     Raises:
-        ValueError: embeddings and labels do not fit each other or the memory.
+        ValueError: embeddings and labels do not fit each other or the memory. Traced labels are judged by their type.
     """
     x, y = checks.labelled(embeddings, labels)
     size, width = state.embeddings.shape
     if x.shape[1] != width:
         raise ValueError(f"embeddings must be as wide as the memory ({width}), got {x.shape[1]}")
-    x, y = blocks.gather((jax.lax.stop_gradient(x), y.astype(jnp.int32)), axis_name)
+    known = y if isinstance(y, jax.core.Tracer) or fit(jnp.int32, *bounds(y)) else np.asarray(y)
+    low, high = bounds(known)
+    if not fit(jnp.int32, low, high):
+        raise ValueError(
+            f"labels must fit into the memory's int32, got {y.dtype} {low}..{high}; number the classes from 0, or "
+            "convert labels that are small with astype('int32')"
+        )
+    y = jnp.asarray(y.astype(jnp.int32))
+    x, y = blocks.gather((jax.lax.stop_gradient(x), y), axis_name)
     kept = min(size, x.shape[0])
     places = (state.next + jnp.arange(x.shape[0] - kept, x.shape[0], dtype=jnp.int32)) % size
     return Memory(
         state.embeddings.at[places].set(x[-kept:]),
         state.labels.at[places].set(y[-kept:]),
         (state.next + x.shape[0]) % size,
+        state.filled.at[places].set(True),
     )
 
 
@@ -79,7 +91,8 @@ def cross_batch(
 ) -> tuple[Array, dict[str, Array]]:
     """Loss of the batch plus `weight` times the same loss of the batch against the memory.
 
-    L(batch, batch) + weight L(batch, memory); push the batch afterwards. Any loss that takes references will do.
+    L(batch, batch) + weight L(batch, memory); push the batch afterwards. Any loss that takes `references` and their
+    `reference_mask` will do.
 
     Args:
         loss: a function of jaxml.losses that takes `references`.
@@ -100,6 +113,10 @@ def cross_batch(
     """
     checks.number("weight", weight, minimum=0.0)
     own, aux = loss(embeddings, labels, *parameters, **options)
-    x, y = jax.lax.stop_gradient(state.embeddings), state.labels
-    more, more_aux = loss(embeddings, labels, *parameters, references=x, reference_labels=y, **options)
+    against = {
+        "references": jax.lax.stop_gradient(state.embeddings),
+        "reference_labels": state.labels,
+        "reference_mask": state.filled,
+    }
+    more, more_aux = loss(embeddings, labels, *parameters, **against, **options)
     return own + weight * more, {**aux, **{f"memory_{name}": value for name, value in more_aux.items()}}

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import DISTANCES, pairwise
+from jaxml.distances import DISTANCES, largest, pairwise
 from jaxml.losses import blocks, checks, rows
 
 Array = jax.Array
@@ -26,6 +26,7 @@ def contrastive(
     axis_name: str | None = None,
     references: Array | None = None,
     reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
 ) -> tuple[Array, Aux]:
     """Pull positive pairs together, push negative pairs a margin apart.
 
@@ -43,6 +44,7 @@ def contrastive(
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
         reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` (non-zero) and `valid` (all) pairs.
@@ -53,7 +55,7 @@ def contrastive(
     Source: Hadsell, Chopra & LeCun 2006, Dimensionality Reduction by Learning an Invariant Mapping, equation 4,
     which sums over given pairs.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
     checks.number("margin", margin, minimum=0.0)
     checks.choice("power", power, (1, 2))
     checks.choice("distance", distance, DISTANCES)
@@ -65,7 +67,7 @@ def contrastive(
 def _contrastive(
     x: Array,
     labels: Array,
-    references: blocks.Set | None,
+    references: blocks.References | None,
     margin: Array,
     power: int,
     distance: str,
@@ -76,7 +78,9 @@ def _contrastive(
     positives, negatives = blocks.pair_counts(batch)
     weights = blocks.ratio(1.0, positives) / power, blocks.ratio(1.0, negatives) / power
     function = partial(_contrastive_rows, power, distance)
-    loss, aux = blocks.sum_rows(function, batch, (margin, *weights), block_size=block_size)
+    options = (margin, *weights)
+    bound = largest(batch.x, batch.found, distance)
+    loss, aux = blocks.sum_rows(function, batch, options, bound=bound, block_size=block_size)
     return loss, {**aux, "valid": positives + negatives}
 
 
@@ -104,6 +108,7 @@ def multi_similarity(
     axis_name: str | None = None,
     references: Array | None = None,
     reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
 ) -> tuple[Array, Aux]:
     """Weigh each hard pair by its own cosine similarity and by those of its neighbours.
 
@@ -118,11 +123,12 @@ def multi_similarity(
         alpha: above 0, sharpness for positives.
         beta: above 0, sharpness for negatives.
         base: similarity from which pairs weigh heavily.
-        epsilon: how far from violating a pair may be; infinity takes all.
+        epsilon: how far from violating a pair may be; 2 and more take all.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
         reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` (mined) and `valid` (all) pairs.
@@ -133,7 +139,7 @@ def multi_similarity(
     Source: Wang et al. 2019, Multi-Similarity Loss, equations 11, 13 and 15; defaults from its section 4 and
     code (base 0.5; the paper says 1).
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
     checks.number("alpha", alpha, above=0.0)
     checks.number("beta", beta, above=0.0)
     checks.number("base", base)
@@ -146,13 +152,14 @@ def multi_similarity(
 def _multi_similarity(
     x: Array,
     labels: Array,
-    references: blocks.Set | None,
+    references: blocks.References | None,
     options: Any,
     block_size: int | None,
     axis_name: str | None,
 ) -> tuple[Array, Aux]:
     batch = blocks.batch(x, labels, references, axis_name)
-    loss, aux = blocks.sum_rows(_multi_similarity_rows, batch, options, block_size=block_size)
+    bound = largest(batch.x, batch.found, "cosine")
+    loss, aux = blocks.sum_rows(_multi_similarity_rows, batch, options, bound=bound, block_size=block_size)
     anchors = aux.pop("anchors")
     positives, negatives = blocks.pair_counts(batch)
     return loss / anchors, {**aux, "valid": positives + negatives}
@@ -168,5 +175,5 @@ def _multi_similarity_rows(x: Array, found: Array, options: Any, block: blocks.B
     negative = negative & (s + epsilon > farthest)
     value = rows.log1p_sum_exp(-alpha * (s - base), positive) / alpha
     value += rows.log1p_sum_exp(beta * (s - base), negative) / beta
-    anchors = blocks.count(block.anchors.ids >= 0)
+    anchors = blocks.count(block.anchors.real)
     return jnp.sum(value), {"active": blocks.count(positive | negative), "anchors": anchors}

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import l2_normalize, pairwise
+from jaxml.distances import l2_normalize, largest, pairwise
 from jaxml.losses import blocks, checks, rows
 
 Array = jax.Array
@@ -57,8 +57,8 @@ def proxy_nca(
     Source: Movshovitz-Attias et al. 2017, No Fuss Distance Metric Learning using Proxies, equation 4. The own proxy
     is not in the sum; pytorch-metric-learning and others put it there.
     """
-    x, y, _ = checks.batch(embeddings, labels)
-    p = checks.centres("proxies", proxies, labels, x.shape[1])
+    x, y = checks.labelled(embeddings, labels)
+    p, y = checks.centres("proxies", proxies, y, x.shape[1])
     checks.number("scale", scale, above=0.0)
     checks.block_size(block_size)
     return _proxy_nca(x, y, p, scale, block_size, axis_name)
@@ -68,8 +68,10 @@ def proxy_nca(
 def _proxy_nca(
     x: Array, labels: Array, p: Array, scale: Array, block_size: int | None, axis_name: str | None
 ) -> tuple[Array, Aux]:
-    batch = blocks.batch(l2_normalize(x), labels, (l2_normalize(p), jnp.arange(p.shape[0])), axis_name)
-    value, aux = blocks.sum_rows(_proxy_nca_rows, batch, scale, block_size=block_size)
+    references = blocks.References(l2_normalize(p), jnp.arange(p.shape[0], dtype=jnp.int32))
+    batch = blocks.batch(l2_normalize(x), labels, references, axis_name)
+    bound = scale * largest(batch.x, batch.found, "squared")
+    value, aux = blocks.sum_rows(_proxy_nca_rows, batch, scale, bound=bound, block_size=block_size)
     return blocks.ratio(value, aux["valid"]), {**aux, "active": aux["valid"]}
 
 
@@ -115,8 +117,8 @@ def proxy_anchor(
 
     Source: Kim et al. 2020, Proxy Anchor Loss for Deep Metric Learning, equation 4.
     """
-    x, y, _ = checks.batch(embeddings, labels)
-    p = checks.centres("proxies", proxies, labels, x.shape[1])
+    x, y = checks.labelled(embeddings, labels)
+    p, y = checks.centres("proxies", proxies, y, x.shape[1])
     checks.number("alpha", alpha, above=0.0)
     checks.number("delta", delta)
     checks.block_size(block_size)
@@ -127,12 +129,15 @@ def proxy_anchor(
 def _proxy_anchor(
     x: Array, labels: Array, p: Array, options: Any, block_size: int | None, axis_name: str | None
 ) -> tuple[Array, Aux]:
-    images = blocks.gather((x, labels), axis_name)
-    present = jnp.any(jnp.arange(p.shape[0])[:, None] == images[1][None, :], axis=1)
+    images = blocks.References(*blocks.gather((x, labels), axis_name))
+    classes = jnp.arange(p.shape[0], dtype=jnp.int32)
+    present = jnp.any(classes[:, None] == images.labels[None, :], axis=1)
     number = jnp.sum(present.astype(jnp.float32))
     weights = blocks.ratio(1.0, number), jnp.float32(1.0 / p.shape[0])
-    batch = blocks.batch(p, jnp.arange(p.shape[0]), images, axis_name)
-    loss, _ = blocks.sum_rows(_proxy_anchor_rows, batch, (*options, *weights), block_size=block_size)
+    batch = blocks.batch(p, classes, images, axis_name)
+    options = (*options, *weights)
+    bound = largest(batch.x, batch.found, "cosine")
+    loss, _ = blocks.sum_rows(_proxy_anchor_rows, batch, options, bound=bound, block_size=block_size)
     # Every device has summed over all proxies and all images.
     devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     aux = {"active": number, "valid": jnp.float32(p.shape[0])}
@@ -187,8 +192,8 @@ def soft_triple(
 
     Source: Qian et al. 2019, SoftTriple Loss, equations 6-9; defaults from its section 4.
     """
-    x, y, _ = checks.batch(embeddings, labels)
-    w = checks.centres("centres", centres, labels, x.shape[1], ndim=3)
+    x, y = checks.labelled(embeddings, labels)
+    w, y = checks.centres("centres", centres, y, x.shape[1], ndim=3)
     checks.number("scale", scale, above=0.0)
     checks.number("gamma", gamma, above=0.0)
     checks.number("margin", margin, minimum=0.0)
@@ -202,10 +207,11 @@ def _soft_triple(
     x: Array, labels: Array, w: Array, options: Any, tau: Array, block_size: int | None, axis_name: str | None
 ) -> tuple[Array, Aux]:
     (classes, k, width), w = w.shape, l2_normalize(w)
-    references = w.reshape(-1, width), jnp.repeat(jnp.arange(classes), k)
+    references = blocks.References(w.reshape(-1, width), jnp.repeat(jnp.arange(classes, dtype=jnp.int32), k))
     batch = blocks.batch(l2_normalize(x), labels, references, axis_name)
     function = partial(_soft_triple_rows, k)
-    value, aux = blocks.sum_rows(function, batch, options, block_size=block_size)
+    bound = largest(batch.x, batch.found, "cosine")
+    value, aux = blocks.sum_rows(function, batch, options, bound=bound, block_size=block_size)
     loss = blocks.ratio(value, aux["valid"])
     if k > 1:
         loss = loss + tau * _spread(w, axis_name)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import dot, pairwise
+from jaxml.distances import dot, largest, pairwise
 from jaxml.losses import blocks, checks, rows
 
 Array = jax.Array
@@ -23,6 +23,7 @@ def n_pairs(
     axis_name: str | None = None,
     references: Array | None = None,
     reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
 ) -> tuple[Array, Aux]:
     """Pick each positive out of itself and all negatives by inner products.
 
@@ -37,6 +38,7 @@ def n_pairs(
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
         reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` and `valid` pairs (the same).
@@ -48,7 +50,7 @@ def n_pairs(
     batch holds one pair per class and only its second image serves as negative: pass the first images as
     embeddings and the second as references for exactly that. Its norm penalty is left to the caller.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
     checks.block_size(block_size)
     return _pick(x, y, r, 1.0, False, block_size, axis_name)
 
@@ -62,6 +64,7 @@ def nt_xent(
     axis_name: str | None = None,
     references: Array | None = None,
     reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
 ) -> tuple[Array, Aux]:
     """Pick each positive out of itself and all negatives by cosine similarity s.
 
@@ -77,6 +80,7 @@ def nt_xent(
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
         reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` and `valid` pairs (the same).
@@ -87,7 +91,7 @@ def nt_xent(
     Source: Chen et al. 2020, A Simple Framework for Contrastive Learning (SimCLR), equation 1, where an anchor has
     one positive; with several, the others are left out of the sum, as in pytorch-metric-learning.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
     checks.number("temperature", temperature, above=0.0)
     checks.block_size(block_size)
     return _pick(x, y, r, temperature, True, block_size, axis_name)
@@ -97,14 +101,16 @@ def nt_xent(
 def _pick(
     x: Array,
     labels: Array,
-    references: blocks.Set | None,
+    references: blocks.References | None,
     temperature: Array,
     cosine: bool,
     block_size: int | None,
     axis_name: str | None,
 ) -> tuple[Array, Aux]:
     batch = blocks.batch(x, labels, references, axis_name)
-    value, aux = blocks.sum_rows(partial(_pick_rows, cosine), batch, temperature, block_size=block_size)
+    bound = largest(batch.x, batch.found, "cosine" if cosine else "dot") / temperature
+    function = partial(_pick_rows, cosine)
+    value, aux = blocks.sum_rows(function, batch, temperature, bound=bound, block_size=block_size)
     return blocks.ratio(value, aux["valid"]), {**aux, "active": aux["valid"]}
 
 
@@ -128,6 +134,7 @@ def supervised_contrastive(
     axis_name: str | None = None,
     references: Array | None = None,
     reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
 ) -> tuple[Array, Aux]:
     """Give an anchor's positives equal shares of a softmax over all other images, by cosine similarity s.
 
@@ -143,6 +150,7 @@ def supervised_contrastive(
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
         reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` and `valid` anchors (the same).
@@ -152,7 +160,7 @@ def supervised_contrastive(
 
     Source: Khosla et al. 2020, Supervised Contrastive Learning, equation 2 (L_out).
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
     checks.number("temperature", temperature, above=0.0)
     checks.block_size(block_size)
     return _supervised_contrastive(x, y, r, temperature, block_size, axis_name)
@@ -162,13 +170,14 @@ def supervised_contrastive(
 def _supervised_contrastive(
     x: Array,
     labels: Array,
-    references: blocks.Set | None,
+    references: blocks.References | None,
     temperature: Array,
     block_size: int | None,
     axis_name: str | None,
 ) -> tuple[Array, Aux]:
     batch = blocks.batch(x, labels, references, axis_name)
-    value, aux = blocks.sum_rows(_supervised_rows, batch, temperature, block_size=block_size)
+    bound = largest(batch.x, batch.found, "cosine") / temperature
+    value, aux = blocks.sum_rows(_supervised_rows, batch, temperature, bound=bound, block_size=block_size)
     return blocks.ratio(value, aux["valid"]), {**aux, "active": aux["valid"]}
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxml import mining as miners
-from jaxml.distances import DISTANCES, pairwise
+from jaxml.distances import DISTANCES, largest, pairwise
 from jaxml.losses import blocks, checks, selected, sweep
 from jaxml.losses.formulas import FORMULAS
 
@@ -42,6 +42,7 @@ def triplet(
     axis_name: str | None = None,
     references: Array | None = None,
     reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Pull an anchor a closer to its positives p than to its negatives n.
 
@@ -80,6 +81,7 @@ def triplet(
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
         reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` and `valid` (mined) triplets.
@@ -92,7 +94,7 @@ def triplet(
     (distance_weighted); Xuan et al. 2020 (easy_positive); Shah 2017 (soft, ratio_original, local,
     original_semi_hard).
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels)
+    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
     checks.choice("formula", formula, FORMULAS)
     checks.choice("mining", mining, miners.MINING)
     checks.choice("distance", distance, DISTANCES)
@@ -114,7 +116,7 @@ def triplet(
 def _triplet(
     x: Array,
     labels: Array,
-    references: blocks.Set | None,
+    references: blocks.References | None,
     options: dict[str, Array],
     key: Array | None,
     choice: Choice,
@@ -127,16 +129,24 @@ def _triplet(
         extra = {"seeds": selected.seeds(key, batch.anchors.ids)}
     elif choice.mining == "local_class":
         extra = _class_limits(choice, batch, options["quantile"], block_size)
-    value, aux = blocks.sum_rows(partial(_rows, choice), batch, options, block_size=block_size, extra=extra)
+    distance, power = _measure(choice)
+    bound = largest(batch.x, batch.found, distance) ** power
+    value, aux = blocks.sum_rows(
+        partial(_rows, choice), batch, options, bound=bound, block_size=block_size, extra=extra
+    )
     return blocks.ratio(value, aux["active"]), aux
 
 
-def _distances(choice: Choice, x: Array, found: Array) -> Array:
+def _measure(choice: Choice) -> tuple[str, int]:
+    """What the formula is a function of: a distance, and the power to raise it to."""
     if choice.formula != "squared_hinge":
-        return pairwise(x, found, choice.distance)
-    if choice.distance == "euclidean":
-        return pairwise(x, found, "squared")
-    return jnp.square(pairwise(x, found, choice.distance))
+        return choice.distance, 1
+    return ("squared", 1) if choice.distance == "euclidean" else (choice.distance, 2)
+
+
+def _distances(choice: Choice, x: Array, found: Array) -> Array:
+    distance, power = _measure(choice)
+    return pairwise(x, found, distance) ** power
 
 
 def _rows(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import pairwise
+from jaxml.distances import largest, pairwise
 from jaxml.losses import blocks, checks, rows
 from jaxml.losses.triplet import triplet
 
@@ -58,14 +58,14 @@ def soft_voting(
     Source: Shah 2017, future work; without the triplet loss, and with one key point per class of unit length, it
     is the normalised softmax loss.
     """
-    x, y, _ = checks.batch(embeddings, labels)
-    w = checks.centres("key_points", key_points, labels, x.shape[1], ndim=3)
+    x, labels = checks.labelled(embeddings, labels)
+    w, classes = checks.centres("key_points", key_points, labels, x.shape[1], ndim=3)
     checks.number("weight", weight, minimum=0.0)
     checks.number("temperature", temperature, above=0.0)
     loss, aux = triplet(
-        x, y, formula=formula, mining=mining, margin=margin, block_size=block_size, axis_name=axis_name
+        x, labels, formula=formula, mining=mining, margin=margin, block_size=block_size, axis_name=axis_name
     )
-    vote, accuracy = _vote(x, y, w, temperature, block_size, axis_name)
+    vote, accuracy = _vote(x, classes, w, temperature, block_size, axis_name)
     return loss + weight * vote, {**aux, "accuracy": accuracy}
 
 
@@ -74,9 +74,11 @@ def _vote(
     x: Array, labels: Array, w: Array, temperature: Array, block_size: int | None, axis_name: str | None
 ) -> tuple[Array, Array]:
     classes, k, width = w.shape
-    references = w.reshape(-1, width), jnp.repeat(jnp.arange(classes), k)
+    references = blocks.References(w.reshape(-1, width), jnp.repeat(jnp.arange(classes, dtype=jnp.int32), k))
     batch = blocks.batch(x, labels, references, axis_name)
-    value, aux = blocks.sum_rows(partial(_vote_rows, k), batch, temperature, block_size=block_size)
+    bound = largest(batch.x, batch.found, "squared") / temperature
+    function = partial(_vote_rows, k)
+    value, aux = blocks.sum_rows(function, batch, temperature, bound=bound, block_size=block_size)
     return blocks.ratio(value, aux["valid"]), blocks.ratio(aux["right"], aux["valid"])
 
 
