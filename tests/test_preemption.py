@@ -12,6 +12,8 @@ import pytest
 
 from jaxml.preemption import Preempted, StopSignals
 
+pytestmark = pytest.mark.usefixtures("heeded_signals")
+
 SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: r"Ctrl-C \(SIGINT\)", signal.SIGHUP: "SIGHUP"}
 signals = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 

@@ -220,6 +220,7 @@ def test_scoring_needs_no_batch_that_divides_among_the_devices(config, tmp_path)
         run.train(replace(config, train=replace(config.train, devices=0)), tmp_path / "run", resume=True)
 
 
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_in_the_steps_saves_and_says_how_to_go_on(config, tmp_path, monkeypatch, number):
     collect = fit._Progress.collect
