@@ -128,7 +128,8 @@ def every_step(out: Path, quick: bool) -> Outcome:
 def signals(out: Path, quick: bool) -> Outcome:
     """SIGTERM, Ctrl-C and SIGHUP at random moments: exit code, time, and the line that says how to go on."""
     wanted = 3 if quick else 21
-    config = tiny(out, steps=25 * wanted, eval_every=20, save_every=1000, log_every=1)
+    # Far more steps than there is time for, so that each signal meets a run.
+    config = tiny(out, steps=100 * wanted, eval_every=20, save_every=1000, log_every=1)
     rng = np.random.default_rng(1)
     workdir, took = start(config, fresh(out, "signals")), []
     failures: list[str] = []

@@ -154,6 +154,9 @@ def _main(script: str, words: tuple, log: str, hook: Callable | None, args: tupl
     os.dup2(output, 1)
     os.dup2(output, 2)
     faulthandler.register(signal.SIGUSR1)
+    # Which nohup and shells tell background processes to ignore.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     sys.path.insert(0, str(Path(__file__).parent))
     from jaxml.cli import command

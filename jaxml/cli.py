@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from jaxml import config as configs
-from jaxml.preemption import PREEMPTED, Preempted, RunError
+from jaxml.preemption import PREEMPTED, Preempted, RunError, interruptible
 from jaxml.presets import PRESETS
 
 
@@ -81,10 +80,8 @@ def command(main: Callable[[list[str]], Any]) -> None:
     """Run a script's `main`; a mistake that a user can mend ends in one line on stderr and exit code 1."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        main(sys.argv[1:])
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C (SIGINT)", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        with interruptible():
+            main(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
     except (OSError, RuntimeError, ImportError) as error:

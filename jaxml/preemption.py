@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -81,7 +82,7 @@ class StopSignals:
                 signal.signal(number, before)  # type: ignore[arg-type]
             signal.set_wakeup_fd(self._fd_before)
             os.close(self._write)  # the thread ends
-        if kind is _Stopped:
+        if kind is not None and issubclass(kind, _Stopped | Interrupted):
             raise Preempted(self.message()) from None
 
     @contextmanager
@@ -130,7 +131,7 @@ class StopSignals:
                 deadline = now + GRACE
             if first is None:
                 self._by = signal.Signals(number)
-            if first is None and number != signal.SIGTERM:
+            if first is None and number != signal.SIGTERM and self._stepping:
                 _write(f"\n{_name(number)}: the step is finished and saved; a second signal ends at once\n")
             if number == signal.SIGHUP:
                 self._leave_terminals()
@@ -144,8 +145,34 @@ class StopSignals:
         os.close(nowhere)
 
     def _end(self) -> None:
-        _write(f"\n{self.message()}\n")
-        os._exit(PREEMPTED)
+        _end(f"\n{self.message()}\n", PREEMPTED)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C, where nothing else handles it, ends the process in one line with code 130, in GRACE seconds at most."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    line, code = f"\nstopped by {_name(signal.SIGINT)}\n", 128 + signal.SIGINT
+    late = threading.Timer(GRACE, _end, (line, code))
+    late.daemon = True
+
+    def handle(*_) -> None:
+        # An exception that meets a callback of the garbage collector, such as jax's, is dropped there.
+        if not late.is_alive():
+            late.start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _write(line)
+        sys.exit(code)
+    finally:
+        late.cancel()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _name(number: int) -> str:
@@ -156,3 +183,9 @@ def _write(text: str) -> None:
     """On stderr, which may be gone; sys.stderr may be held by the code that was interrupted."""
     with contextlib.suppress(OSError):
         os.write(2, text.encode())
+
+
+def _end(text: str, code: int) -> None:
+    """Of the process, from any thread."""
+    _write(text)
+    os._exit(code)

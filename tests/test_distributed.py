@@ -152,6 +152,7 @@ def test_two_processes_are_one_run_that_one_device_resumes(config, tmp_path, cha
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_to_one_process_saves_and_stops_all(config, tmp_path, number):
     endless = replace(config.train, steps=100_000, eval_every=100_000, save_every=100_000)

@@ -12,6 +12,8 @@ import pytest
 
 from jaxml.preemption import Preempted, StopSignals
 
+pytestmark = pytest.mark.usefixtures("heeded_signals")
+
 SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: r"Ctrl-C \(SIGINT\)", signal.SIGHUP: "SIGHUP"}
 signals = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 
@@ -155,3 +157,27 @@ def test_a_closed_terminal_does_not_keep_a_run_from_saving(tmp_path):
     os.close(terminal)
     assert process.wait(timeout=20) == 75
     assert (tmp_path / "file").read_text() == "saved"
+
+
+INTERRUPTED = """
+import gc, signal, sys, time
+from jaxml import cli, preemption
+preemption.GRACE = 0.3
+def dropped(words):
+    gc.callbacks.append(lambda *_: gc.callbacks.pop() and signal.raise_signal(signal.SIGINT))
+    gc.collect()
+    time.sleep(30)
+def raised(words):
+    signal.raise_signal(signal.SIGINT)
+cli.command(globals()[sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("way", ["raised", "dropped"])
+def test_ctrl_c_before_a_run_is_open_ends_in_one_line(way):
+    """Also where the exception is dropped, as in the garbage collector's callbacks, of which jax has one."""
+    command = [sys.executable, "-c", INTERRUPTED, way]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=25)
+    assert done.returncode == 130
+    assert done.stderr.strip().splitlines()[-1] == "stopped by Ctrl-C (SIGINT)"
+    assert way == "dropped" or len(done.stderr.strip().splitlines()) == 1

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxml import cli, fit, history, provenance, run
 from jaxml import config as configs
+from jaxml import fit, history, provenance, run
 from jaxml.checkpoint import CheckpointError, Checkpoints
 from jaxml.config import Config, Data, Eval, Model, Optim, Train
 
@@ -220,6 +220,7 @@ def test_scoring_needs_no_batch_that_divides_among_the_devices(config, tmp_path)
         run.train(replace(config, train=replace(config.train, devices=0)), tmp_path / "run", resume=True)
 
 
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_in_the_steps_saves_and_says_how_to_go_on(config, tmp_path, monkeypatch, number):
     collect = fit._Progress.collect
@@ -234,14 +235,6 @@ def test_a_signal_in_the_steps_saves_and_says_how_to_go_on(config, tmp_path, mon
     with pytest.raises(run.Preempted, match=f"stopped by {name}; step [56] is saved, continue with --resume"):
         run.train(config, tmp_path / "run")
     assert run.load(tmp_path / "run").checkpoints.steps()[-1] in (5, 6)
-
-
-def test_ctrl_c_before_a_run_is_open_ends_in_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    with pytest.raises(SystemExit) as stopped:
-        cli.command(lambda _: signal.raise_signal(signal.SIGINT))
-    assert stopped.value.code == 130
-    assert capsys.readouterr().err == "stopped by Ctrl-C (SIGINT)\n"
 
 
 def test_a_record_with_a_damaged_line_is_not_cut_off_there(tmp_path):
