@@ -7,9 +7,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: quickstart test test-slow test-peers lint format benchmark clean
 
+# A run that is there goes on, or is scored again if it is finished.
 quickstart: $(VENV)/.base
-	rm -rf runs/quickstart
-	$(BIN)/python experiments/train.py --preset glyphs_simple --workdir runs/quickstart
+	$(BIN)/python experiments/train.py --preset glyphs_simple --workdir runs/quickstart \
+		$(if $(wildcard runs/quickstart/config.json),--resume)
 
 test: $(VENV)/.test
 	$(PYTEST) -m "not peers and not slow"
@@ -33,8 +34,9 @@ format: $(VENV)/.lint
 benchmark: $(VENV)/.base
 	$(BIN)/python experiments/benchmark.py
 
+# What was installed and built; runs, benchmarks and all other results are the user's.
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) build *.egg-info
 
 # A marker file for each set of packages: installed again only when pyproject.toml changes.
 $(BIN)/python:

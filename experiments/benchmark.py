@@ -4,9 +4,10 @@
     python experiments/benchmark.py --out benchmarks
 
 Runs check_kernels.py and then each benchmark_*.py with --quick, one after the other, each in its own process and for at
-most `--limit` seconds, into one folder: what they print, their CSV, plots and tables, and summary.md with all tables,
-the device, versions and commit. Takes three minutes on two idle CPU cores and never more than ten. Needs neither
-tensorflow nor a network; PyTorch is compared with where it is installed. Ends with an error if any of them failed.
+most `--limit` seconds, into one folder, a new one or that of an earlier call: what they print, their CSV, plots and
+tables, and summary.md with all tables, the device, versions and commit. Takes three minutes on two idle CPU cores and
+never more than ten. Needs neither tensorflow nor a network; PyTorch is compared with where it is installed. Ends with
+an error if any of them failed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+
+from jaxml import folders
+from jaxml.cli import command
 
 HERE = Path(__file__).parent
 TOTAL = 580.0
@@ -73,31 +77,27 @@ def summary(out: Path, outcomes: dict[str, tuple[str, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks"))
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for each script")
-    arguments = parser.parse_args()
-    out = arguments.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args(words)
     scripts = sorted(path.stem for path in HERE.glob("benchmark_*.py"))
-    for name in scripts:  # a table of an earlier run is not one of this
-        for old in out.glob(f"{name}*"):
-            old.unlink()
     end = time.monotonic() + TOTAL
     outcomes: dict[str, tuple[str, float]] = {}
-    for name in ("benchmarking", "check_kernels", *scripts):
-        options = ["--quick", "--out", str(out)] if name in scripts else []
-        outcomes[name] = run(name, options, out, min(arguments.limit, max(end - time.monotonic(), 1)))
-    where = outcomes.pop("benchmarking")
-    outcomes |= {} if where[0] == "ok" else {"benchmarking": where}
-    (out / "summary.md").write_text(summary(out, outcomes))
-    print(f"summary: {out / 'summary.md'}")
+    with folders.output(arguments.out, "benchmarks") as out:
+        for name in ("benchmarking", "check_kernels", *scripts):
+            options = ["--quick", "--out", str(out)] if name in scripts else []
+            outcomes[name] = run(name, options, out, min(arguments.limit, max(end - time.monotonic(), 1)))
+        where = outcomes.pop("benchmarking")
+        outcomes |= {} if where[0] == "ok" else {"benchmarking": where}
+        (out / "summary.md").write_text(summary(out, outcomes))
+    print(f"summary: {arguments.out / 'summary.md'}")
     if bad := [name for name, (outcome, _) in outcomes.items() if outcome != "ok"]:
-        sys.exit(f"error: {', '.join(bad)} did not finish; see the .log files in {out}")
+        sys.exit(f"error: {', '.join(bad)} did not finish; see the .log files in {arguments.out}")
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -9,8 +9,12 @@ OUT/skipped.txt. Of the run only its directory is needed. A run that learned fro
 those of birds do, wants such pictures here: crop them, or give --boxes.
 
 Writes clusters.html (each cluster's most central pictures, and its doubtful ones), clusters.csv and a contact sheet
-for each cluster; with --query instead nearest.html. Without --clusters, K-means is tried with numbers of clusters from
-1 on, and the highest Bayesian information criterion is taken (`jaxml.group.choose`).
+for each cluster; with --query instead nearest.html. They go to a new folder, or to that of an earlier call, whose files
+are replaced as long as nobody has changed them. Characters of file names that do not print are shown as escapes such as
+\\n, and clusters.csv has an apostrophe before a name that a spreadsheet would run as a formula.
+
+Without --clusters, K-means is tried with numbers of clusters from 1 on, and the highest Bayesian information criterion
+is taken (`jaxml.group.choose`).
 
 The 5,924 birds of CUB-200-2011's classes 101-200 take about a minute on 2 CPU cores with SqueezeNet 1.1 at 128 pixels.
 With --boxes and --clusters 100 the clusters are as good as `evaluate.py` says of the run, within the deviation over
@@ -23,6 +27,7 @@ from pathlib import Path
 import tyro
 
 from jaxml.cli import command
+from jaxml.names import text
 
 BOXED = ("cub", "caltech_birds2011", "cars196")  # sources that have boxes
 NEAREST = 60  # pictures on the page of a query
@@ -43,20 +48,19 @@ class Arguments:
     boxes: str = ""
     """CSV file with the columns file,left,top,width,height in pixels: crop each picture to its box."""
     out: str = ""
-    """Folder for the results; WORKDIR/clusters by default."""
+    """Folder for the results, apart from the pictures; WORKDIR/clusters by default, WORKDIR/nearest with --query."""
 
 
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
-    from jaxml import gallery, group, run
+    from jaxml import folders, gallery, group, run
     from jaxml.data import unlabelled
 
-    out = Path(arguments.out or Path(arguments.workdir) / "clusters")
     if arguments.query and arguments.clusters is not None:
         raise ValueError("--query shows the nearest pictures and clusters nothing: leave out --clusters")
-    if out.resolve() == Path(arguments.images).resolve():
-        raise ValueError("--out must be another folder than --images")
-    pictures = unlabelled.find(arguments.images, boxes=arguments.boxes, leave_out=out)
+    kind = "nearest" if arguments.query else "clusters"
+    out = Path(arguments.out or Path(arguments.workdir) / kind)
+    pictures = unlabelled.find(arguments.images, boxes=arguments.boxes)
     if arguments.clusters is not None and not 1 <= arguments.clusters <= len(pictures):
         raise ValueError(
             f"--clusters is {arguments.clusters}; give 1 to {len(pictures)}, the number of files"
@@ -65,34 +69,36 @@ def main(words: list[str]) -> None:
     if config.data.crop_to_box and config.data.source in BOXED and not arguments.boxes:
         print("the run learned from pictures cropped to their boxes; where these are not, give --boxes")
     options = {"size": config.data.stored_size, "batch_size": config.eval.batch_size}
-    if arguments.query:
-        query = unlabelled.single(arguments.query, pictures)
-        asked, _, _ = group.embed(query, network, **options)
-    embeddings, rows, errors = group.embed(pictures, network, **options)
-    pictures = pictures.take(rows)
-    out.mkdir(parents=True, exist_ok=True)
-    gallery.write_skipped(out, errors)
-    left_out = f"; {len(errors):,} files left out, listed in {out / 'skipped.txt'}" if errors else ""
-    print(f"{len(pictures):,} pictures{left_out}")
-    if arguments.query:
-        near, distances = group.nearest(embeddings, asked[0], NEAREST + 1)
-        others = [query.root / query.names[0] != pictures.root / pictures.names[row] for row in near]
-        near, distances = near[others][:NEAREST], distances[others][:NEAREST]
-        gallery.write_nearest(out / "nearest.html", query, pictures, near, distances, errors=errors)
-        for row, distance in list(zip(near, distances, strict=True))[:10]:
-            print(f"{distance:8.4f}  {gallery.shown(pictures.names[row])}")
-        print(f"page: {out / 'nearest.html'}")
-        return
-    number, choice = arguments.clusters, "The number of clusters was given."
-    if number is None:
-        scores = group.choose(embeddings)
-        number = max(scores, key=scores.__getitem__)
-        tried = ", ".join(map(str, scores))
-        choice = f"{number} clusters have the highest Bayesian information criterion of the numbers tried: {tried}."
-        print(choice)
-    groups = group.group(embeddings, number)
-    gallery.write(out, pictures, groups, errors=errors, choice=choice)
-    print(f"{groups.count} clusters: {out / 'clusters.html'}")
+    with folders.output(out, kind, apart={"--images": arguments.images}) as place:
+        if arguments.query:
+            query = unlabelled.single(arguments.query, pictures)
+            asked, _, _ = group.embed(query, network, **options)
+        embeddings, rows, errors = group.embed(pictures, network, **options)
+        pictures = pictures.take(rows)
+        left_out = f"; {len(errors):,} files left out, listed in skipped.txt" if errors else ""
+        print(f"{len(pictures):,} pictures{left_out}")
+        if arguments.query:
+            near, distances = group.nearest(embeddings, asked[0], NEAREST + 1)
+            others = [query.root / query.names[0] != pictures.root / pictures.names[row] for row in near]
+            near, distances = near[others][:NEAREST], distances[others][:NEAREST]
+            gallery.write_nearest(place / "nearest.html", query, pictures, near, distances, errors=errors)
+            for row, distance in list(zip(near, distances, strict=True))[:10]:
+                print(f"{distance:8.4f}  {text(pictures.names[row])}")
+            result = "page"
+        else:
+            number, choice = arguments.clusters, "The number of clusters was given."
+            if number is None:
+                scores = group.choose(embeddings)
+                number = max(scores, key=scores.__getitem__)
+                choice = (
+                    f"{number} clusters have the highest Bayesian information criterion of the numbers tried: "
+                    f"{', '.join(map(str, scores))}."
+                )
+                print(choice)
+            groups = group.group(embeddings, number)
+            gallery.write(place, pictures, groups, errors=errors, choice=choice)
+            result = f"{groups.count} clusters"
+    print(f"{result}: {text(out / f'{kind}.html')}")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,18 @@
 
     python experiments/evaluate.py --workdir runs/glyphs_simple --split test
 
-The run's directory is all it needs, beside the data. Metrics named original_* start K-means from true labels, as
+The run's directory is all it needs, beside the data; nothing there is changed, and the run may be training meanwhile.
+The configuration in it must be the one that the checkpoint was saved with, and the pictures those that the run saw, up
+to --other_data. Metrics named original_* start K-means from true labels, as
 the work that this project reimplements did; all others see no label before scoring.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from jaxml.cli import command
+from jaxml.cli import also, command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +24,17 @@ class Arguments:
     """Directory of the run."""
     split: Literal["train", "val", "test"] = "test"
     """Classes to cluster."""
-    data_root: str = ""
+    data_root: Annotated[str, also("--data.root")] = ""
     """Folder of the data set, where it is no longer the one of the training."""
+    other_data: bool = False
+    """Score other pictures than those that the run has seen."""
 
 
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
     from jaxml import run
 
-    opened = run.load(arguments.workdir, data_root=arguments.data_root)
+    opened = run.load(arguments.workdir, data_root=arguments.data_root, other_data=arguments.other_data)
     rows = opened.images.rows(arguments.split)
     found = run.score(opened, run.embedder(opened)(opened.state, rows), rows)
     print(f"{len(rows)} images of {len(opened.images.classes(arguments.split))} {arguments.split} classes:")

@@ -15,13 +15,15 @@ from typing import Any
 
 import tyro
 from readme import HERE
+from records import PLACES
 from tables import over_seeds
 
 from jaxml import config as configs
 from jaxml.cli import command
+from jaxml.files import parse_json, write_atomically
 from jaxml.presets import PRESETS
 
-OWN = ("data.root:", "data.cache:", "model.weights:", "train.devices:", "train.seed:")  # not of the row
+OWN = (*PLACES, "train.seed:")  # options that do not belong to the row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +48,14 @@ class Arguments:
 
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    if not arguments.runs:
+        raise ValueError("--runs names no run; give the directories of finished runs")
+    if arguments.preset not in PRESETS:
+        raise ValueError(f"--preset is {arguments.preset!r}; allowed: {', '.join(PRESETS)}")
     out = Path(arguments.out)
-    lines = json.loads(out.read_text()) if out.exists() else []
+    lines = parse_json(out.read_bytes(), out) if out.exists() else []
     lines = [line for line in lines if line["title"] != arguments.title]
-    out.write_text(json.dumps([*lines, row(arguments)], indent=1) + "\n")
+    write_atomically(out, json.dumps([*lines, row(arguments)], indent=1) + "\n")
 
 
 def row(arguments: Arguments) -> dict[str, Any]:
@@ -60,7 +66,13 @@ def row(arguments: Arguments) -> dict[str, Any]:
         changed = [line for line in configs.differences(found[0], other) if not line.startswith(OWN)]
         if changed:
             raise ValueError(f"{folder} is no other seed of {folders[0]}: {'; '.join(changed)}")
-    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    seeds = [config.train.seed for config in found]
+    if len({*seeds}) < len(seeds):
+        raise ValueError(
+            f"--runs have the training seeds {' '.join(map(str, seeds))}: each must have its own"
+        )
+    paths = [folder / "results.json" for folder in folders]
+    results = [parse_json(path.read_bytes(), path) for path in paths]
     words = [f"--preset {arguments.preset}"]
     for line in configs.differences(PRESETS[arguments.preset], found[0]):
         if not line.startswith(OWN):
@@ -71,7 +83,7 @@ def row(arguments: Arguments) -> dict[str, Any]:
         "section": "Longest training",
         "title": arguments.title,
         "clusters": found[0].eval.clusters_per_class,
-        "seeds": [config.train.seed for config in found],
+        "seeds": seeds,
         "step": [result["step"] for result in results],
         "val": [],
         **over_seeds([result["test"] for result in results]),

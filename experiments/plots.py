@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
-from jaxml import config, data, history, metrics
+from jaxml import history, metrics
 from jaxml.figures import INK, LINE, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+EMBEDDINGS = "test.npz"  # of a run, with labels and the names of all classes
 WINDOW = 21  # steps of the running mean that is taken as the trend
 LOSSES = (
     "a_random",
@@ -105,17 +107,15 @@ def _classes(workdir: Path, runs: list[dict[str, Any]]) -> Figure:
     """The first two principal components of four random test classes, the same for all runs."""
     figure = _figure(3.4 * len(runs), 3.9)
     for line, ax in zip(runs, np.atleast_1d(figure.subplots(1, len(runs))), strict=True):
-        folder = _first(workdir, line)
-        stored = np.load(folder / "test.npz")
-        index = data.load(config.load(folder / "config.json").data)
-        labels = index.labels[stored["rows"]]
+        stored = _embeddings(_first(workdir, line) / EMBEDDINGS)
+        labels = stored["labels"]
         four = np.sort(np.random.default_rng(0).permutation(np.unique(labels))[:4])
         kept = np.isin(labels, four)
         x = stored["embeddings"][kept]
         left, scale, _ = np.linalg.svd(x - x.mean(0, keepdims=True), full_matrices=False)
         for c, colour in zip(four, COLOURS, strict=False):
             own = labels[kept] == c
-            name = index.class_names[c].split(".")[-1].replace("_", " ")
+            name = stored["class_names"][c].split(".")[-1].replace("_", " ")
             ax.scatter(*(left[own, :2] * scale[None, :2]).T, s=14, color=colour, label=name)
         _style(ax, _label(line))
         ax.set(xticks=[], yticks=[])
@@ -124,6 +124,16 @@ def _classes(workdir: Path, runs: list[dict[str, Any]]) -> Figure:
         handles, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False, labelcolor=INK
     )
     return figure
+
+
+def _embeddings(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            return dict(found)
+    except (ValueError, EOFError, BadZipFile):
+        raise ValueError(
+            f"{path} is damaged; delete it and {path.parent / 'measured.json'}, and the row is scored again"
+        ) from None
 
 
 def _label(line: dict[str, Any]) -> str:

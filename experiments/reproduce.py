@@ -8,32 +8,39 @@ are skipped, stopped ones go on where they were saved, so the same command may b
 results.json and table.md into WORKDIR after every row, results.html and figures/ at the end. The small budget takes
 about two CPU minutes a row (README has the numbers to expect).
 
+All rows of a WORKDIR have one budget, data set and weights. The depends_on.json of each row holds its options, and
+SHA-256 of data and weights; others are refused. One process at a time works on a WORKDIR.
+
 Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75 stopped by SIGTERM and saved.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import records
 import tyro
 from rows import BUDGETS, ROWS, Row
 
-from jaxml.cli import command, parse_train
+from jaxml import config as configs
+from jaxml.arguments import whole
+from jaxml.cli import also, command, parse_train
 from jaxml.config import Config
+from jaxml.files import replacing
+from jaxml.preemption import RunError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Arguments:
     """Which rows, how long, where."""
 
-    data_root: str = ""
+    data_root: Annotated[str, also("--data.root")] = ""
     """Folder of the data set."""
-    weights: str = ""
+    weights: Annotated[str, also("--model.weights")] = ""
     """Pretrained weights of the backbone (safetensors)."""
     only: tuple[str, ...] = ()
     """Names of rows; all by default."""
@@ -41,7 +48,7 @@ class Arguments:
     """small or large: see rows.BUDGETS."""
     seeds: tuple[int, ...] = (0,)
     """Training seeds."""
-    devices: int = 0
+    devices: Annotated[int, also("--train.devices")] = 0
     """Devices to train on; 0 takes all."""
     workdir: str = "runs/reproduce"
     """Where runs and tables go."""
@@ -49,21 +56,63 @@ class Arguments:
 
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    asked = _asked(arguments)
+    import tables
+
+    # First of all, so that missing data are an error where every row is finished too.
+    budget = _config(BUDGETS[arguments.budget].split(), 0, arguments)
+    shared = {"budget": arguments.budget, **records.contents(budget)}
+
+    def depends_on(row: Row, seed: int) -> dict[str, Any]:
+        config = _config(train_words(row, arguments.budget), seed, arguments)
+        return {**shared, "config": configs.to_dict(config)}
+
+    workdir = Path(arguments.workdir)
+    with records.held(workdir):
+        for row in ROWS:
+            for seed, folder in tables.runs(workdir, row):
+                records.claim(folder, depends_on(row, seed), used=True)
+        lines = tables.write(workdir, ROWS)
+        for row in asked:
+            for seed in arguments.seeds:
+                folder = workdir / row.name / str(seed)
+                if not (folder / tables.MEASURED).exists():
+                    measure(row, seed, depends_on(row, seed), folder)
+                    lines = tables.write(workdir, ROWS)
+        tables.write_page(workdir, lines)
+    print((workdir / "table.md").read_text(encoding="utf-8"))
+
+
+def _asked(arguments: Arguments) -> list[Row]:
+    """The rows to run; ValueError for arguments that make no sense."""
     names = [row.name for row in ROWS]
     if unknown := sorted({*arguments.only} - {*names}):
         raise ValueError(f"--only {' '.join(unknown)} is no row; there are {', '.join(names)}")
     if arguments.budget not in BUDGETS:
         raise ValueError(f"--budget is {arguments.budget!r}; allowed: {', '.join(BUDGETS)}")
-    import tables
+    if not arguments.seeds or len({*arguments.seeds}) < len(arguments.seeds):
+        found = " ".join(map(str, arguments.seeds))
+        raise ValueError(f"--seeds is {found!r}; give one seed or more, each of them once")
+    for seed in arguments.seeds:
+        whole("--seeds", seed, minimum=0, maximum=2**32 - 1)
+    whole("--devices", arguments.devices, minimum=0)
+    if not arguments.workdir:
+        raise ValueError("--workdir is empty; leave it out, or name a folder")
+    rows = [row for row in ROWS if row.name in (arguments.only or names)]
+    if not arguments.weights and any(row.features == "frozen" for row in rows):
+        raise ValueError("--weights is missing: the row frozen is about pretrained weights")
+    return rows
 
-    workdir = Path(arguments.workdir)
-    for row in ROWS:
-        for seed in arguments.seeds if row.name in (arguments.only or names) else ():
-            if not (workdir / row.name / str(seed) / "measured.json").exists():
-                measure(row, seed, arguments, workdir / row.name / str(seed))
-                tables.write(workdir, ROWS, arguments.budget)
-    tables.write_page(workdir)
-    print((workdir / "table.md").read_text())
+
+def _config(words: list[str], seed: int, arguments: Arguments) -> Config:
+    """The configuration of train.py's options `words`, with this seed and the paths and devices asked for."""
+    config = parse_train(words, "").config
+    return replace(
+        config,
+        data=replace(config.data, root=arguments.data_root or config.data.root),
+        model=replace(config.model, weights=arguments.weights or config.model.weights),
+        train=replace(config.train, seed=seed, devices=arguments.devices),
+    )
 
 
 def train_words(row: Row, budget: str) -> list[str]:
@@ -77,31 +126,25 @@ def train_words(row: Row, budget: str) -> list[str]:
     return found
 
 
-def measure(row: Row, seed: int, arguments: Arguments, folder: Path) -> None:
+def measure(row: Row, seed: int, depends_on: dict[str, Any], folder: Path) -> None:
     """Train and score one row, and write `measured.json` into its folder."""
+    import tables
     from benchmarking import where
 
-    words = train_words(row, arguments.budget)
-    given = {
-        "train.seed": seed,
-        "train.devices": arguments.devices,
-        "data.root": arguments.data_root,
-        "model.weights": arguments.weights,
-    }
-    extra = [word for name, value in given.items() if value != "" for word in (f"--{name}", str(value))]
-    config = parse_train([*words, *extra], "").config
     print(f"\n== {row.name}: {row.title}, seed {seed}", flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    records.claim(folder, depends_on, used=tables.begun(folder))
+    config = configs.from_dict(depends_on["config"])
     with Clock(folder / "clock.json") as clock:
         found = (untrained if row.features else trained)(row, config, folder)
-    found |= {"seed": seed, "words": words, **clock.total, "where": where()}
-    part = folder / "measured.part"
-    part.write_text(json.dumps(found, indent=1) + "\n")
-    part.replace(folder / "measured.json")
+    words = train_words(row, depends_on["budget"])
+    found |= {**depends_on, "seed": seed, "words": words, **clock.total, "where": where()}
+    records.write(folder / tables.MEASURED, found)
 
 
 def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
     """Train, choose a step for each number of clusters, score the test classes there."""
+    import plots
+
     from jaxml import history, run
     from jaxml.evaluate import evaluate, validate
 
@@ -114,6 +157,11 @@ def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
         for row in history.read(folder / "metrics.jsonl")
         if "val_nmi" in row
     }
+    if lost := {*recorded} - {*steps}:
+        raise RunError(
+            f"{folder} has lost the checkpoints of steps {', '.join(map(str, sorted(lost)))}, of which the best is to "
+            f"be chosen; delete {folder} to train the row again"
+        )
     seen = {step: embed(states[step], validation) for step in recorded} if max(row.clusters) > 1 else {}
     found: dict[int, np.ndarray] = {}
     scores: dict[str, Any] = {"step": {}, "val": {}, "test": {}}
@@ -126,7 +174,9 @@ def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
             found[best] = embed(states[best], test)
         scores["step"][k], scores["val"][k] = best, tried.get(best)
         scores["test"][k] = evaluate(found[best], labels[test], clusters_per_class=k)
-    np.savez(folder / "test.npz", embeddings=found[scores["step"][row.clusters[0]]], rows=test)
+    with replacing(folder / plots.EMBEDDINGS, "wb") as file:
+        embeddings, names = found[scores["step"][row.clusters[0]]], opened.images.index.class_names
+        np.savez(file, embeddings=embeddings, labels=labels[test], class_names=names)
     return scores
 
 
@@ -152,7 +202,9 @@ class Clock:
 
     def __init__(self, path: Path):
         self._path = path
-        self.total = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0, "cpu_seconds": 0.0}
+        self.total = {"seconds": 0.0, "cpu_seconds": 0.0}
+        if path.exists():
+            self.total = records.read(path, "delete it, and the row's times begin at 0")
 
     def __enter__(self) -> Clock:
         self._start = time.perf_counter(), time.process_time()
@@ -162,7 +214,7 @@ class Clock:
         now = time.perf_counter(), time.process_time()
         for name, a, b in zip(self.total, self._start, now, strict=True):
             self.total[name] = round(self.total[name] + b - a, 1)
-        self._path.write_text(json.dumps(self.total))
+        records.write(self._path, self.total)
 
 
 if __name__ == "__main__":

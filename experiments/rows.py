@@ -31,7 +31,7 @@ class Row:
     words: tuple[str, ...] = ()
     """Options of train.py, after those of the budget."""
     features: str = ""
-    """Features that are not trained: a name from reproduce.FEATURES."""
+    """Features that are not trained: frozen, handcrafted or pixels."""
     clusters: tuple[int, ...] = (1,)
     """Clusters per class of model selection and of scoring. One training serves them all: each picks its own step."""
     original: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
     python experiments/stress.py                       # all checks, 10 to 15 minutes on 2 CPU cores
     python experiments/stress.py --quick               # a few of each, a minute or two
-    python experiments/stress.py --only killed sigterm
+    python experiments/stress.py --only killed signals
 
 Prints a line per check and writes stress.json and stress.md to --out; exit code 1 if one of them failed. A check that
 can not be run here, such as mounting a small disk without being root, says "not run".
@@ -19,13 +19,17 @@ from pathlib import Path
 
 import stress_files
 import stress_kill
+import stress_pictures
 import stress_runs
 import stress_steps
+import stress_together
 import tyro
 
+from jaxml import folders
 from jaxml.cli import command
 
-CHECKS = {**stress_kill.CHECKS, **stress_steps.CHECKS, **stress_files.CHECKS}
+GROUPS = (stress_kill, stress_steps, stress_files, stress_pictures, stress_together)
+CHECKS = {name: check for group in GROUPS for name, check in group.CHECKS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,28 +41,29 @@ class Arguments:
     quick: bool = False
     """A few trials of each instead of all."""
     out: str = "stress"
-    """Folder for stress.json and stress.md."""
+    """Folder for stress.json and stress.md: a new one, or that of an earlier call."""
 
 
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
     if unknown := set(arguments.only) - set(CHECKS):
         raise ValueError(f"--only {' '.join(sorted(unknown))}: there are {', '.join(CHECKS)}")
-    out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
     outcomes = {}
-    with tempfile.TemporaryDirectory(prefix="jaxml-stress-") as scratch:
+    with (
+        folders.output(arguments.out, "stress") as out,
+        tempfile.TemporaryDirectory(prefix="jaxml-stress-") as scratch,
+    ):
         stress_runs.prepare(Path(scratch))
         for name in arguments.only or CHECKS:
             begin = time.monotonic()
             outcomes[name] = CHECKS[name](Path(scratch), arguments.quick)
             outcomes[name].figures["seconds"] = round(time.monotonic() - begin)
             print(f"{name}: {outcomes[name].line()}", flush=True)
-    found = {name: dataclasses.asdict(outcome) for name, outcome in outcomes.items()}
-    (out / "stress.json").write_text(json.dumps(found, indent=2) + "\n")
-    lines = ["| check | outcome | figures |", "|---|---|---|"]
-    lines += [f"| {name} | {outcome.line()} |" for name, outcome in outcomes.items()]
-    (out / "stress.md").write_text("\n".join(lines) + "\n")
+        found = {name: dataclasses.asdict(outcome) for name, outcome in outcomes.items()}
+        (out / "stress.json").write_text(json.dumps(found, indent=2) + "\n")
+        lines = ["| check | outcome | figures |", "|---|---|---|"]
+        lines += [f"| {name} | {outcome.line()} |" for name, outcome in outcomes.items()]
+        (out / "stress.md").write_text("\n".join(lines) + "\n")
     if failed := [name for name, outcome in outcomes.items() if outcome.passed is False]:
         sys.exit(f"error: failed: {', '.join(failed)}")
 

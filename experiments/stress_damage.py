@@ -49,19 +49,75 @@ def hurt(path: Path, kind: str, rng: np.random.Generator) -> None:
         path.write_bytes(data)
 
 
-def png(width: int, height: int, body: bytes) -> bytes:
-    """A PNG file that claims a size and holds one compressed body."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+def png(
+    width: int,
+    height: int,
+    body: bytes,
+    *,
+    depth: int = 8,
+    colour: int = 2,
+    interlace: int = 0,
+    before: bytes = b"",
+) -> bytes:
+    """A PNG file that claims a size and holds one compressed body, with chunks `before` it."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
+        + before
         + chunk(b"IDAT", zlib.compress(body))
         + chunk(b"IEND", b"")
     )
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """One part of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def segment(kind: int, body: bytes) -> bytes:
+    """One part of a JPEG file."""
+    return bytes([0xFF, kind]) + struct.pack(">H", len(body) + 2) + body
+
+
+def jpeg_of_scans(width: int, height: int, scans: int, *, refining: bool = True) -> bytes:
+    """A progressive JPEG file of an even grey whose decoder goes over all of it in every scan, for a few bytes each."""
+
+    def bits(text: str) -> bytes:
+        text += "1" * (-len(text) % 8)
+        return int(text, 2).to_bytes(len(text) // 8).replace(b"\xff", b"\xff\0")
+
+    blocks = -(-width // 8) * -(-height // 8)
+    head = segment(0xDB, b"\0" + b"\1" * 64) + segment(
+        0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0"
+    )
+    # One code in each table: no difference to the block before, and 32,767 blocks without coefficients.
+    tables = segment(0xC4, b"\0\1" + bytes(15) + b"\0") + segment(0xC4, b"\x10\1" + bytes(15) + b"\xe0")
+    first = segment(0xDA, b"\1\1\0\0\0\0") + bits("0" * blocks)
+    more = segment(0xDA, b"\1\1\0\1\x3f" + (b"\x10" if refining else b"\0"))
+    more += bits(("0" + "1" * 14) * (blocks // 32_767 + 1))
+    return b"\xff\xd8" + head + tables + first + more * (scans - 1) + b"\xff\xd9"
+
+
+def jpeg_with_tags(picture: bytes, tags: int, size: int) -> bytes:
+    """A JPEG file whose EXIF has tags that all lie in the same place, each to be read as `size` bytes."""
+    tiff = b"II*\0" + struct.pack("<IH", 8, tags)
+    tiff += b"".join(struct.pack("<HHII", 1000 + i, 1, size, 0) for i in range(tags))
+    tiff = tiff.ljust(size, b"\1")
+    parts = (segment(0xE1, b"Exif\0\0" + tiff[i : i + 65_000]) for i in range(0, len(tiff), 65_000))
+    # Without JFIF, whose resolution would make that of EXIF needless.
+    return picture[:2] + b"".join(parts) + picture[4 + int.from_bytes(picture[4:6]) :]
+
+
+def bmp(
+    width: int, height: int, body: bytes, *, bits: int = 24, compression: int = 0, palette: bytes = b""
+) -> bytes:
+    """A BMP file that claims a size and holds any body."""
+    size = 54 + len(palette)
+    header = struct.pack(
+        "<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(body), 0, 0, len(palette) // 4, 0
+    )
+    return b"BM" + struct.pack("<IHHI", size + len(body), 0, 0, size) + header + palette + body
 
 
 class Command:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
+import json
 import logging
 import re
 import shutil
@@ -16,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import stress_parsers
 from PIL import Image
 from stress_damage import hostile_weights, hurt, links, mutate, png, tarred, zipped
 from stress_runs import Outcome, fresh
@@ -39,7 +42,7 @@ def checkpoints(out: Path, quick: bool) -> Outcome:
         )
 
     place = fresh(out, "checkpoints")
-    saved = Checkpoints(place / "checkpoints")
+    saved = Checkpoints(place / "checkpoints", writer=True)
     for step in (1, 2):
         saved.save(step, state(step), score=None, meta={"config": {"rate": 0.125}})
     rng, seen, wrong = np.random.default_rng(3), Counter(), 0
@@ -51,7 +54,7 @@ def checkpoints(out: Path, quick: bool) -> Outcome:
         files = sorted(path for path in (copy / "checkpoints").rglob("*") if path.is_file())
         path = files[int(rng.integers(len(files)))]
         hurt(path, "flip" if i % 2 else ("cut", "delete")[i // 2 % 2], rng)
-        opened = Checkpoints(copy / "checkpoints")
+        opened = Checkpoints(copy / "checkpoints", writer=True)
         try:
             found, _ = opened.restore_newest(state(0))
         except CheckpointError:
@@ -215,6 +218,7 @@ def parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, .
     """A sound input, the parser, and the errors that it may raise, by name."""
     from safetensors.numpy import save
 
+    from jaxml.data import manifest, unlabelled
     from jaxml.data.decode import open_image
     from jaxml.data.index import ImageError
     from jaxml.models import weight_files
@@ -235,8 +239,22 @@ def parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, .
         "safetensors": (save(tensors), parse(weight_files.parse_safetensors), (WeightFormatError,)),
         "npz": (npz.getvalue(), parse(weight_files.parse_npz), (WeightFormatError,)),
     }
+    found |= stress_parsers.of_runs()
     for kind, buffer in encoded.items():
         found[kind] = (buffer.getvalue(), lambda data: open_image(data, "x"), (ImageError,))
+    hashes = {f"class/{i}.jpg": hashlib.sha256(bytes([i])).hexdigest() for i in range(3)}
+    manifest_file = json.dumps(hashes, indent=0).encode()
+    found["manifest"] = (
+        manifest_file,
+        _naming("m.json", lambda data: manifest.parse(data, "m.json")),
+        (ValueError,),
+    )
+    boxes = b'file,left,top,width,height\na.jpg,1,2.5,30,40\n"b,\n.jpg",0,0,1e3,7\n'
+    found["boxes"] = (
+        boxes,
+        _naming("b.csv", lambda data: unlabelled.parse_boxes(data, "b.csv")),
+        (ValueError,),
+    )
     try:
         import torch
     except ImportError:
@@ -247,6 +265,20 @@ def parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, .
     torch.save({"w": torch.ones(3, 2), "b": torch.arange(5)}, pth)
     found["pickle"] = (pth.getvalue(), parse(parse_pickle), (WeightFormatError,))
     return found
+
+
+def _naming(name: str, parse: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    """A parser whose errors must be one line with the name of the file."""
+
+    def parsed(data: bytes) -> object:
+        try:
+            return parse(data)
+        except ValueError as error:
+            if name not in str(error) or len(str(error).splitlines()) > 1:
+                raise AssertionError(f"not one line with {name}: {error}") from error
+            raise
+
+    return parsed
 
 
 def fuzz_one(name: str, count: int, seed: int) -> tuple[int, list[str]]:

@@ -1,4 +1,4 @@
-"""Checks of stress.py that end a run from outside: SIGKILL, a stop after every step, SIGTERM, and a full disk."""
+"""Checks of stress.py that end a run from outside: SIGKILL, stops after every step, other signals, and a full disk."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from pathlib import Path
 import numpy as np
 from stress_runs import BATCH, SOURCES, Child, Outcome, differences, finish, fresh, logged, rows, start, tiny
 
-from jaxml.preemption import PREEMPTED
+from jaxml.preemption import PREEMPTED, SIGNALS
 
 
 def kill_in_save(step: int, delay: float, marks: str) -> None:
     """SIGKILL `delay` seconds after the save of `step` has begun; a file tells whether it had ended."""
-    import orbax.checkpoint as ocp
+    from jaxml.checkpoint import Checkpoints
 
-    save = ocp.CheckpointManager.save
+    save = Checkpoints.save
 
     def timed(self, at, *args, **kwargs):
         if at == step:
             Path(marks).write_text("inside")
             threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        result = save(self, at, *args, **kwargs)
+        save(self, at, *args, **kwargs)
         if at == step:
             Path(marks).write_text("after")
-        return result
 
-    ocp.CheckpointManager.save = timed
+    Checkpoints.save = timed
 
 
 def killed(out: Path, quick: bool) -> Outcome:
@@ -126,26 +125,26 @@ def every_step(out: Path, quick: bool) -> Outcome:
     return Outcome(passed, figures)
 
 
-def sigterm(out: Path, quick: bool) -> Outcome:
-    """SIGTERM at random moments: exit code, time, and the line that says how to go on."""
-    wanted = 3 if quick else 20
+def signals(out: Path, quick: bool) -> Outcome:
+    """SIGTERM, Ctrl-C and SIGHUP at random moments: exit code, time, and the line that says how to go on."""
+    wanted = 3 if quick else 21
     config = tiny(out, steps=25 * wanted, eval_every=20, save_every=1000, log_every=1)
     rng = np.random.default_rng(1)
-    workdir, took = start(config, fresh(out, "sigterm")), []
+    workdir, took = start(config, fresh(out, "signals")), []
     failures: list[str] = []
-    for _ in range(wanted):
+    for i in range(wanted):
+        number = SIGNALS[i % len(SIGNALS)]
         child = Child(workdir)
         child.reach(logged(workdir) + 1 + int(rng.integers(10)))
         time.sleep(rng.uniform(0, 0.05))
         begin = time.monotonic()
-        os.kill(child.process.pid, signal.SIGTERM)
+        os.kill(child.process.pid, number)
         code = child.wait()
         took.append(time.monotonic() - begin)
         saved = f"step {logged(workdir)} is saved, continue with --resume"
-        if code != PREEMPTED or took[-1] > 10 or not child.says(saved):
-            failures.append(
-                f"code {code} after {took[-1]:.1f} s, not {saved!r} but {child.last_line()[-200:]!r}"
-            )
+        if code != PREEMPTED or took[-1] > 10 or not (child.says(saved) and child.says(number.name)):
+            said = child.last_line()[-200:]
+            failures.append(f"{number.name}: code {code} after {took[-1]:.1f} s, not {saved!r} but {said!r}")
     whole = start(config, fresh(out, "whole"))
     finish(whole)
     finish(workdir)
@@ -161,19 +160,19 @@ def sigterm(out: Path, quick: bool) -> Outcome:
 
 def fill_disk(step: int, share: float, size: int) -> None:
     """Before the save of `step` leave only a share of a checkpoint's size on the disk."""
-    import orbax.checkpoint as ocp
+    from jaxml import checkpoint_folder
 
-    save = ocp.CheckpointManager.save
+    write = checkpoint_folder.write
 
-    def full(self, at, *args, **kwargs):
-        if at == step:
-            place = Path(self.directory).parents[1]
+    def full(folder, *args):
+        if folder.stem == str(step):
+            place = folder.parents[2]
             free = shutil.disk_usage(place).free
             with open(place / "filler", "wb") as file:
                 file.write(bytes(max(0, free - int(share * size))))
-        return save(self, at, *args, **kwargs)
+        write(folder, *args)
 
-    ocp.CheckpointManager.save = full
+    checkpoint_folder.write = full
 
 
 def disk_full(out: Path, quick: bool) -> Outcome:
@@ -251,5 +250,5 @@ def stop_at(step: int) -> None:
     fit.stepper = stopping
 
 
-CHECKS = {"killed": killed, "every_step": every_step, "sigterm": sigterm, "disk_full": disk_full}
+CHECKS = {"killed": killed, "every_step": every_step, "signals": signals, "disk_full": disk_full}
 __all__ = ["CHECKS", "rows"]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
+import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -94,12 +96,16 @@ def tiny(out: Path, *, source: str = "resident", groups: tuple = (), **train: An
 
 
 class Child:
-    """train.py in a process of its own; `hook` is called there first, with `args`."""
+    """train.py --resume, or another script, in a process of its own; `hook` is called there first, with `args`."""
+
+    _numbers = itertools.count()
 
     def __init__(
         self,
         workdir: Path,
         *words: str,
+        script: str = "train",
+        resume: bool = True,
         hook: Callable | None = None,
         args: tuple = (),
         devices: int = 1,
@@ -108,10 +114,12 @@ class Child:
         context.set_forkserver_preload(
             ["jaxml.run", "jaxml.report", "jaxml.data.tf_pipeline", "sklearn.cluster"]
         )
-        self.log = workdir.parents[1] / f"{workdir.parent.name}.log"  # not on the disk that is filled
+        # Not on the disk that is filled.
+        self.log = workdir.parents[1] / f"{workdir.parent.name}-{next(self._numbers)}.log"
         self.workdir = workdir
+        words = ("--workdir", str(workdir), *(("--resume",) if resume else ()), *words)
         self.process = context.Process(
-            target=_main, args=(str(workdir), words, str(self.log), hook, args, devices), daemon=True
+            target=_main, args=(script, words, str(self.log), hook, args, devices), daemon=True
         )
         self.process.start()
 
@@ -141,21 +149,20 @@ class Child:
         return self.process.is_alive()
 
 
-def _main(workdir: str, words: tuple, log: str, hook: Callable | None, args: tuple, devices: int) -> None:
+def _main(script: str, words: tuple, log: str, hook: Callable | None, args: tuple, devices: int) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
     faulthandler.register(signal.SIGUSR1)
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     sys.path.insert(0, str(Path(__file__).parent))
-    import train
-
     from jaxml.cli import command
 
+    main = importlib.import_module(script).main
     if hook:
         hook(*args)
-    sys.argv = ["train.py", "--workdir", workdir, "--resume", *words]
-    command(train.main)
+    sys.argv = [f"{script}.py", *words]
+    command(main)
 
 
 def start(config: Config, workdir: Path) -> Path:
@@ -190,12 +197,12 @@ def logged(workdir: Path) -> int:
 
 def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint: parameters, statistics, optimiser."""
-    from jaxml.checkpoint import Checkpoints, _flatten
+    from jaxml.checkpoint import Checkpoints, flatten
     from jaxml.run import load
 
     run = load(workdir)
     state, _ = Checkpoints(workdir / "checkpoints").restore(run.state, step)
-    return {name: np.asarray(x) for name, x in _flatten(state).items()}
+    return {name: np.asarray(x) for name, x in flatten(state).items()}
 
 
 def differences(a: Path, b: Path, step: int) -> list[str]:

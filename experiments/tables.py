@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plots
+import records
 from rows import Row
 
 from jaxml import figures, page
+from jaxml.files import write_atomically
 from jaxml.report import PUBLISHED
 
 Line = dict[str, Any]
+MEASURED = "measured.json"
 ORIGINAL = ("original_nmi", "original_f1", "recall@1", "recall@8")  # what Shah 2017 published of a row
 MAIN = {"nmi": "NMI", "f1": "F1", "recall@1": "R@1"}
 LIKE = {"original_nmi": "NMI *", "original_f1": "accuracy *", "recall@1": "R@1", "recall@8": "R@8"}
@@ -30,31 +34,45 @@ POSTER_NOTE = (
 )
 
 
-def write(workdir: Path, rows: Sequence[Row], budget: str) -> None:
-    """Write results.json and table.md of the finished rows into the folder."""
-    lines = [line for row in rows for line in collect(row, workdir / row.name, budget)]
-    (workdir / "results.json").write_text(json.dumps(lines, indent=1) + "\n")
-    (workdir / "table.md").write_text(
-        f"{markdown(lines)}\n{like_for_like(lines)}\n{poster_markdown(lines)}\n{commands(lines)}"
-    )
+def begun(folder: Path) -> bool:
+    """Whether a row's folder for a seed holds a run or its numbers."""
+    return (folder / "config.json").exists() or (folder / MEASURED).exists()
 
 
-def write_page(workdir: Path) -> None:
-    """Write results.html and figures/ of the lines in results.json."""
-    lines = json.loads((workdir / "results.json").read_text())
+def runs(workdir: Path, row: Row) -> list[tuple[int, Path]]:
+    """Seeds of a row that were begun, and their folders; folders of other names, such as copies, do not count."""
+    folders = [path for path in (workdir / row.name).glob("*") if begun(path)]
+    return sorted((int(path.name), path) for path in folders if re.fullmatch("0|[1-9][0-9]*", path.name))
+
+
+def write(workdir: Path, rows: Sequence[Row]) -> list[Line]:
+    """Write results.json and table.md of the finished rows into the folder, and return the lines of results.json."""
+    lines = [line for row in rows for line in collect(row, workdir)]
+    write_atomically(workdir / "results.json", json.dumps(lines, indent=1) + "\n")
+    tables = [markdown(lines), like_for_like(lines), poster_markdown(lines), commands(lines)]
+    write_atomically(workdir / "table.md", "\n".join(tables))
+    return lines
+
+
+def write_page(workdir: Path, lines: Sequence[Line]) -> None:
+    """Write results.html and figures/ of these lines."""
     drawn = plots.draw(workdir, lines)
     (workdir / "figures").mkdir(exist_ok=True)
     for name, figure in drawn.items():
         figure.savefig(workdir / "figures" / f"{name}.png", dpi=80)
-    (workdir / "results.html").write_text(
-        html_page(lines, {name: figures.svg(figure) for name, figure in drawn.items()}), encoding="utf-8"
-    )
+    text = html_page(lines, {name: figures.svg(figure) for name, figure in drawn.items()})
+    write_atomically(workdir / "results.html", text)
 
 
-def collect(row: Row, folder: Path, budget: str) -> list[Line]:
-    """A line for each number of clusters of a row, over the seeds that are finished; none where none is."""
-    paths = sorted(folder.glob("*/measured.json"))
-    runs = [json.loads(path.read_text()) for path in paths]
+def collect(row: Row, workdir: Path) -> list[Line]:
+    """A line for each number of clusters of a row, over the seeds that are finished; none where none is.
+
+    Raises ValueError for a damaged record, with its name.
+    """
+    remedy = "delete it, and the row is scored again"
+    paths = [folder / MEASURED for _, folder in runs(workdir, row)]
+    paths = [path for path in paths if path.exists()]
+    found = [records.read(path, remedy) for path in paths]
     names = row.original or ("",) * len(row.clusters)
     return [
         {
@@ -62,21 +80,22 @@ def collect(row: Row, folder: Path, budget: str) -> list[Line]:
             "section": row.section,
             "title": row.title,
             "clusters": k,
-            "seeds": [run["seed"] for run in runs],
-            "step": [run["step"].get(str(k)) for run in runs],
-            "val": [run["val"].get(str(k)) for run in runs],
-            **over_seeds([run["test"][str(k)] for run in runs]),
+            "seeds": [run["seed"] for run in found],
+            "step": [run["step"].get(str(k)) for run in found],
+            "val": [run["val"].get(str(k)) for run in found],
+            **over_seeds([run["test"][str(k)] for run in found]),
             "loss": plots.stability(paths[0].parent),
-            "minutes": round(float(np.mean([run["seconds"] for run in runs])) / 60, 1),
-            "cpu_minutes": round(float(np.mean([run["cpu_seconds"] for run in runs])) / 60, 1),
+            "minutes": round(float(np.mean([run["seconds"] for run in found])) / 60, 1),
+            "cpu_minutes": round(float(np.mean([run["cpu_seconds"] for run in found])) / 60, 1),
             "original": dict(zip(ORIGINAL, PUBLISHED[original], strict=True)) if original else None,
             "field": row.field,
-            "command": f"python experiments/reproduce.py --only {row.name} --budget {budget}",
-            "train": " ".join(runs[0]["words"]) if not row.features else "",
-            "where": runs[0]["where"],
+            "budget": found[0]["budget"],
+            "command": f"python experiments/reproduce.py --only {row.name} --budget {found[0]['budget']}",
+            "train": " ".join(found[0]["words"]) if not row.features else "",
+            "where": found[0]["where"],
         }
         for k, original in zip(row.clusters, names, strict=True)
-        if runs
+        if found
     ]
 
 

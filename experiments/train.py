@@ -5,8 +5,12 @@
     python experiments/train.py --workdir runs/glyphs_simple --resume
     python experiments/train.py --preset glyphs_simple --distributed    # on every host
 
-Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75 stopped by SIGTERM and saved
-(run it again with --resume).
+SIGTERM, Ctrl-C and SIGHUP end it after the step, saved; a second one ends it at once. Only one process may train in
+WORKDIR at a time; evaluate.py and cluster.py may read it meanwhile. It goes on only with the pictures that it has seen,
+or with --other_data.
+
+Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75 stopped by a signal and saved
+(run it again with --resume), 130 stopped by Ctrl-C before it began.
 """
 
 from pathlib import Path
@@ -20,7 +24,8 @@ def main(words: list[str]) -> None:
 
     if arguments.distributed:
         distributed.start()
-    results = run.train(arguments.config, arguments.workdir, resume=arguments.resume)
+    options = {"resume": arguments.resume, "other_data": arguments.other_data}
+    results = run.train(arguments.config, arguments.workdir, **options)
     if not distributed.is_main():
         return
     print(f"\nclusters of unseen classes, network of step {results['step']}:")

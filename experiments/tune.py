@@ -5,9 +5,12 @@
 
 What is varied stands in `jaxml.presets.SPACES`. Needs Optuna: pip install -e .[tune]. Each trial is a run in
 WORKDIR/trial_NNN, the study is WORKDIR/study.db; the same command after a stop goes on where it was, in the middle of a
-trial too, and more --trials extend a study. Test classes cannot be read: the split that trials get has none, and the
-images of all other classes are taken out of the data set before a trial sees it. A trial takes as long as a run of the
-preset.
+trial too, and more --trials extend a study. However often it is stopped, it tries the same options. What is not varied
+(preset, steps, seed, data and weights) is in WORKDIR/depends_on.json, and a study does not go on with anything else.
+One process at a time works on a study.
+
+Test classes cannot be read: the split that trials get has none, and the images of all other classes are taken out of
+the data set before a trial sees it. A trial takes as long as a run of the preset.
 
 Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75 stopped by SIGTERM and saved.
 """
@@ -15,15 +18,25 @@ Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+import records
 import tyro
 
 from jaxml import config as configs
-from jaxml.cli import command, preset
+from jaxml.arguments import whole
+from jaxml.cli import also, command, preset
 from jaxml.config import Config
+from jaxml.preemption import RunError
 from jaxml.presets import SPACES
+
+if TYPE_CHECKING:
+    from optuna import Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,75 +45,123 @@ class Arguments:
 
     preset: str = "glyphs_simple"
     """Name of a preset in jaxml.presets.SPACES."""
-    data_root: str = ""
+    data_root: Annotated[str, also("--data.root")] = ""
     """Folder of the data set."""
-    weights: str = ""
+    weights: Annotated[str, also("--model.weights")] = ""
     """Pretrained weights of the backbone (safetensors)."""
-    steps: int = 0
+    steps: Annotated[int, also("--train.steps")] = 0
     """Steps of a trial; 0 takes the preset's."""
     trials: int = 20
     """Finished trials after which to stop, those of earlier calls included."""
-    seed: int = 0
+    seed: Annotated[int, also("--train.seed")] = 0
     """Of the search, and of every training."""
+    devices: Annotated[int, also("--train.devices")] = 0
+    """Devices to train on; 0 takes all."""
     workdir: str = "runs/tune"
     """Where study, runs and best.json go."""
 
 
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    if not arguments.workdir:
+        raise ValueError("--workdir is empty; leave it out, or name a folder")
     if arguments.preset not in SPACES:
         raise ValueError(f"--preset is {arguments.preset!r}; there are search spaces for {', '.join(SPACES)}")
+    whole("--trials", arguments.trials)
+    whole("--steps", arguments.steps, minimum=0)
+    whole("--seed", arguments.seed, minimum=0, maximum=2**32 - 1)
+    whole("--devices", arguments.devices, minimum=0)
     base = preset(arguments.preset)
     changes = {
         "data.root": arguments.data_root,
         "model.weights": arguments.weights,
         "train.steps": arguments.steps,
+        "train.seed": arguments.seed,
+        "train.devices": arguments.devices,
     }
     base = changed(base, {name: value for name, value in changes.items() if value})
-    base = changed(base, {"train.seed": arguments.seed})
     best = tune(base, SPACES[arguments.preset], Path(arguments.workdir), trials=arguments.trials)
     print(f"best: {Path(arguments.workdir) / 'best.json'}, validation NMI {best:.4f}")
 
 
 def tune(base: Config, space: dict[str, tuple], workdir: Path, *, trials: int) -> float:
-    """Run trials until that many are finished; writes `best.json` after each and returns the best NMI."""
+    """Run trials until that many are finished; writes `best.json` after each and returns the best NMI.
+
+    Raises:
+      RunError: the folder holds a study of something else, another process works on it, or all trials failed.
+    """
     try:
-        import optuna
+        from optuna.trial import TrialState
     except ImportError as error:
         raise ValueError("tuning needs Optuna: pip install -e .[tune]") from error
-    from jaxml import run
 
-    workdir.mkdir(parents=True, exist_ok=True)
+    wanted = {
+        **records.contents(base),
+        **{f"space.{name}": values for name, values in space.items()},
+        "config": configs.to_dict(base),
+    }
     blind = without_test_classes(base)
-    state = optuna.trial.TrialState
-    study = optuna.create_study(
-        storage=f"sqlite:///{workdir / 'study.db'}",
-        study_name="jaxml",
-        load_if_exists=True,
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=base.train.seed),
-    )
-    while len(study.get_trials(deepcopy=False, states=(state.COMPLETE, state.PRUNED))) < trials:
-        stopped = study.get_trials(deepcopy=False, states=(state.RUNNING,))
-        number, options = (stopped[0].number, stopped[0].params) if stopped else _asked(study.ask(), space)
-        if options.keys() != space.keys():  # killed before all options were drawn
-            study.tell(number, state=state.FAIL)
-            continue
-        folder = workdir / f"trial_{number:03d}"
-        print(f"\n== trial {number}: {options}", flush=True)
-        try:
-            value = validation_nmi(changed(blind, options), folder)
-        except run.Preempted:
-            raise
-        except run.RunError as error:
-            print(f"trial {number} failed: {error}")
-            study.tell(number, state=state.PRUNED)
-            continue
-        study.tell(number, value)
-        configs.save(workdir / "best.json", changed(base, study.best_params))
-    if not study.get_trials(deepcopy=False, states=(state.COMPLETE,)):
-        raise run.RunError(f"all {trials} trials in {workdir} failed; see what they printed")
+    with records.held(workdir):
+        used = any(True for name in ("study.db", "trial_*") for _ in workdir.glob(name))
+        records.claim(workdir, wanted, used=used)
+        study = _study(workdir / "study.db")
+        while True:
+            finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+            found = any(trial.state == TrialState.COMPLETE for trial in finished)
+            if found:
+                configs.save(workdir / "best.json", changed(base, study.best_params))
+            if len(finished) >= trials:
+                break
+            _try_one(study, space, blind, workdir)
+    if not found:
+        raise RunError(f"all {trials} trials in {workdir} failed; see what they printed")
     return study.best_value
+
+
+def _study(path: Path) -> Study:
+    """The study in the file, or a new one."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    # Not by a URL, in which some letters of a path have a meaning of their own.
+    connect = partial(sqlite3.connect, path, check_same_thread=False)
+    try:
+        with closing(connect()) as connection:
+            (problem,) = connection.execute("PRAGMA integrity_check").fetchone()
+        if problem == "ok":
+            return optuna.create_study(
+                storage=optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect}),
+                study_name="jaxml",
+                load_if_exists=True,
+                direction="maximize",
+            )
+    except (sqlite3.Error, SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
+        problem = str(error)
+    problem = " ".join(problem.split())[:200]
+    raise RunError(f"{path} can not be used ({problem}); put a copy of it back, or choose another --workdir")
+
+
+def _try_one(study: Study, space: dict[str, tuple], blind: Config, workdir: Path) -> None:
+    """Go on with the trial that was stopped, or ask for a new one, and tell the study what came of it."""
+    from optuna.trial import TrialState
+
+    from jaxml import health
+
+    stopped = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    number, options = (stopped[0].number, stopped[0].params) if stopped else _asked(study, space, blind)
+    if options.keys() != space.keys():  # killed before all options were drawn
+        study.tell(number, state=TrialState.FAIL)
+        return
+    # In the order of the space, for a run is known by its options in their order.
+    options = {name: options[name] for name in space}
+    print(f"\n== trial {number}: {options}", flush=True)
+    try:
+        value = validation_nmi(changed(blind, options), workdir / f"trial_{number:03d}")
+    except health.TrainingFailed as error:
+        print(f"trial {number} failed: {error}")
+        study.tell(number, state=TrialState.PRUNED)
+    else:
+        study.tell(number, value)
 
 
 def without_test_classes(config: Config) -> Config:
@@ -131,8 +192,14 @@ def changed(config: Config, values: dict[str, Any]) -> Config:
     return configs.from_dict(found)
 
 
-def _asked(trial: Any, space: dict[str, tuple]) -> tuple[int, dict[str, Any]]:
-    """A new trial's number and options."""
+def _asked(study: Study, space: dict[str, tuple], blind: Config) -> tuple[int, dict[str, Any]]:
+    """A new trial's number and options, which depend on the seed, that number and the trials before it alone."""
+    import optuna
+
+    # A sampler with the seed itself would begin anew after each stop, and ask for the first options once more.
+    seed = np.random.SeedSequence((blind.train.seed, len(study.trials))).generate_state(1)
+    study.sampler = optuna.samplers.TPESampler(seed=int(seed[0]))
+    trial = study.ask()
     options = {}
     for name, (kind, *values) in space.items():
         if kind == "choice":

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ class TrainArguments:
     """Directory of the run; runs/ and the preset's name by default."""
     resume: bool = False
     """Continue the run in workdir, with its configuration."""
+    other_data: bool = False
+    """Continue it although its pictures are not those that it has seen."""
     distributed: bool = False
     """Join the other processes of this run, one to a host; each is started with the same command."""
     config: Annotated[configs.Config, tyro.conf.arg(name="")] = dataclasses.field(
@@ -50,13 +53,18 @@ def parse_train(words: list[str], description: str) -> TrainArguments:
     )
 
 
+def also(name: str) -> Any:
+    """For `Annotated`: a script's option under the name that it has in train.py too, as errors of a run call it."""
+    return tyro.conf.arg(aliases=(name,))
+
+
 def preset(name: str) -> configs.Config:
     """The named configuration, or the one in a JSON file."""
     return configs.load(name) if name.endswith(".json") else PRESETS[name]
 
 
 def _leave(message: str) -> None:
-    """End after SIGTERM."""
+    """End after a signal to stop."""
     import jax
 
     print(message, file=sys.stderr, flush=True)
@@ -72,6 +80,9 @@ def command(main: Callable[[list[str]], Any]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C (SIGINT)", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except ValueError as error:
         sys.exit(f"error: {error}")
     except (OSError, RuntimeError, ImportError) as error:

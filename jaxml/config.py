@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxml import options
-from jaxml.files import write_atomically
+from jaxml.files import parse_json, write_json
 
 Options = tuple[tuple[str, bool | int | float | str], ...]
 
@@ -180,20 +180,12 @@ class Config:
         """Refuse values that no run can have."""
         for section, part in sections(self):
             for f in dataclasses.fields(part):
-                options.check_type(f"{section}.{f.name}", getattr(part, f.name), f.type)
+                name, value = f"{section}.{f.name}", getattr(part, f.name)
+                options.check_type(name, value, f.type)
+                options.check_range(name, value)
         options.check_groups(self.optim.groups)
-        for name in POSITIVE:
-            section, key = name.split(".")
-            if (value := getattr(getattr(self, section), key)) <= 0:
-                raise ValueError(f"{name} is {value}; it must be positive")
-        for name in NOT_NEGATIVE:
-            section, key = name.split(".")
-            if (value := getattr(getattr(self, section), key)) < 0:
-                raise ValueError(f"{name} is {value}; it must be at least 0")
         if self.model.dropout >= 1:
             raise ValueError(f"model.dropout is {self.model.dropout}; it must be under 1")
-        if self.train.seed >= 2**32:
-            raise ValueError(f"train.seed is {self.train.seed}; it must be under 2^32")
         if self.train.steps_per_call > 1:
             if self.data.input != "resident":
                 raise ValueError(
@@ -226,19 +218,6 @@ class Config:
             raise ValueError(f"triplets.hard_share is {self.triplets.hard_share}; it must be a share, 0 to 1")
 
 
-POSITIVE = (
-    *("data.stored_size", "data.size", "data.classes_per_batch", "data.images_per_class"),
-    *("model.feature_size", "optim.learning_rate"),
-    *("train.steps", "train.log_every", "train.eval_every", "train.save_every", "train.steps_per_call"),
-    *("triplets.regenerate_every", "eval.batch_size", "eval.clusters_per_class", "eval.kmeans_seeds"),
-)
-
-NOT_NEGATIVE = (
-    *("data.jitter", "model.dropout", "loss.norm_weight", "optim.warmup_steps", "optim.weight_decay"),
-    *("train.seed", "train.chunk", "train.devices", "train.profile", "triplets.hard_share", "eval.size"),
-)
-
-
 def sections(config: Config) -> list[tuple[str, Any]]:
     """Name and dataclass of each section of a configuration."""
     return [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]
@@ -258,9 +237,8 @@ def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
     given = {f"{name}.{key}" for name, section in values.items() for key in section}
     given |= {f"{name}.*" for name in values if name not in parts}
     if unknown := sorted(given - known):
-        raise ValueError(
-            f"unknown configuration options {', '.join(unknown)}; known: {', '.join(sorted(known))}"
-        )
+        named = ", ".join(map(options.shown, unknown[:5]))
+        raise ValueError(f"unknown configuration options {named}; known: {', '.join(sorted(known))}")
     return Config(
         **{
             name: parts[name](**{key: _frozen(value) for key, value in section.items()})
@@ -270,17 +248,17 @@ def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
 
 
 def load(path: str | Path) -> Config:
-    """Configuration from a JSON file written by `save`; ValueError names a damaged one."""
+    """Configuration from a JSON file written by `save`; ValueError names a file that holds none, and why."""
+    values = parse_json(Path(path).read_bytes(), path)
     try:
-        values = json.loads(Path(path).read_bytes())
+        return from_dict(values)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from None
-    return from_dict(values)
+        raise ValueError(f"{path}: {error}") from None
 
 
 def save(path: str | Path, config: Config) -> None:
     """Write a configuration as JSON."""
-    write_atomically(Path(path), json.dumps(to_dict(config), indent=2) + "\n")
+    write_json(Path(path), to_dict(config))
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -295,5 +273,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def _frozen(value: Any) -> Any:
-    """JSON's lists as tuples, at every depth."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+    """JSON's lists, and the lists in them, as tuples."""
+    if not isinstance(value, list):
+        return value
+    return tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)

@@ -50,8 +50,9 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
 
     euclidean: |x_i - y_j|; squared: |x_i - y_j|^2; cosine: 1 - x_i . y_j / (|x_i| |y_j|).
     `pairwise(x, x)`, with the very same array, has the cheaper gradient of a symmetric matrix.
-    Gradients are finite everywhere, and zero where two points coincide. Points nearer than the rounding error of
-    |x|^2 + |y|^2 - 2 x . y (about 7e-4 between unit vectors of up to 64 dimensions) count as coinciding.
+    Gradients are zero where two points coincide. Points nearer than the rounding error of |x|^2 + |y|^2 - 2 x . y
+    (about 7e-4 between unit vectors of up to 64 dimensions) count as coinciding. Distances of points that are not
+    finite, and those that float32 can not hold, are NaN or infinite, and so are their gradients.
 
     Args:
         x: [B, D], any float type.
@@ -93,8 +94,33 @@ def rowwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
     if distance == "squared":
         return square
     # The argument of the root is made safe first: a root that is only masked has a NaN gradient at zero.
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+    zero = square == 0  # not `square > 0`, which would take NaN for zero
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square)))
+
+
+def largest(x: Array, y: Array, distance: str) -> Array:
+    """A number that no distance within or between the rows of x and y exceeds; in O((B + M) D), without gradient.
+
+    It is NaN or infinite where x or y is not finite, and where float32 can not hold the square of a distance.
+
+    Args:
+        x: float32 [B, D].
+        y: float32 [M, D].
+        distance: one of euclidean, squared, cosine, or dot for inner products.
+
+    Returns:
+        float32 [].
+    """
+    x, y = jax.lax.stop_gradient((x, y))
+    if distance == "cosine":
+        finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
+        return jnp.where(finite, jnp.float32(2.0), jnp.nan)
+    # As in `pairwise`, where what overflows is the square of a length.
+    centre = 0.0 if distance == "dot" else jnp.mean(y, axis=0, keepdims=True)
+    square = jnp.maximum(*(jnp.max(jnp.sum(jnp.square(z - centre), axis=1)) for z in (x, y)))
+    if distance == "dot":
+        return square
+    return jnp.sqrt(4.0 * square) if distance == "euclidean" else 4.0 * square
 
 
 @jax.custom_vjp
@@ -131,8 +157,8 @@ def _transposed_product(w: Array, x: Array) -> Array:
 
 def _gram_weights(d: Array, g: Array, rooted: bool) -> Array:
     """Gradient of the distances along x_i - y_j, as multiples of it."""
-    apart = d > 0
-    return jnp.where(apart, g / jnp.where(apart, d, 1.0) if rooted else 2.0 * g, 0.0)
+    together = d == 0
+    return jnp.where(together, 0.0, g / jnp.where(together, 1.0, d) if rooted else 2.0 * g)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -141,7 +167,7 @@ def _gram_distance(x: Array, y: Array, rooted: bool) -> Array:
     square = size - 2.0 * dot(x, y)
     # The sums of wide vectors round more.
     rounding = _EPS * max(4.0, 0.5 * x.shape[1] ** 0.5)
-    square = jnp.where(square > rounding * size, square, 0.0)
+    square = jnp.where(square < rounding * size, 0.0, square)  # NaN and infinity stay
     return jnp.sqrt(square) if rooted else square
 
 

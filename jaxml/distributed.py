@@ -91,5 +91,5 @@ def on_main(function: Callable[[], T]) -> T:
 
 
 def preempted(turn: int) -> bool:
-    """Whether some process was sent SIGTERM and this turn, counted by ones on all, is the one after which all stop."""
+    """Whether some process was told to stop and this turn, counted by ones on all, is the one after which all stop."""
     return multihost_utils.reached_preemption_sync_point(turn)

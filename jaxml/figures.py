@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 import re
 from collections.abc import Sequence
@@ -129,7 +128,7 @@ def picture_map(
         # The golden angle keeps the hues of successive classes far apart.
         colour = f"hsl({hue[n] * 137.508 % 360:.0f} 65% 50%)"
         parts.append(
-            f'<g><title>{html.escape(names[n])}</title><image x="{x}" y="{y}" width="{side}" height="{side}" '
+            f'<g><title>{page.escape(names[n])}</title><image x="{x}" y="{y}" width="{side}" height="{side}" '
             f'preserveAspectRatio="xMidYMid slice" href="{page.data_uri(images[n], size=64, quality=75)}"/>'
             f'<rect x="{x}" y="{y}" width="{side}" height="{side}" rx="2" fill="none" stroke="{colour}" '
             'stroke-width="3"/></g>'

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxml import config as configs
-from jaxml import distributed, health, history, optim, triplets
+from jaxml import distributed, health, history, optim, provenance, triplets
 from jaxml import train as training
 from jaxml.data import sampling
 from jaxml.evaluate import validate
@@ -28,7 +27,7 @@ def fit(run: Run, embed: Callable) -> None:
 
     Raises:
       RunError: a loss or gradient is not finite; names step and tensors. The last checkpoint is from before.
-      Preempted: SIGTERM came; the state is saved.
+      Preempted: a signal to stop came; the state is saved.
     """
     settings = run.config.train
     first = step = int(run.state.step)
@@ -46,14 +45,14 @@ def fit(run: Run, embed: Callable) -> None:
     def save(step: int, state: training.TrainState, stopping: bool) -> None:
         embeddings = _embeddings(run, embed, state) if due(step) else None
         distributed.on_main(partial(_validate_and_save, run, step, state, embeddings, progress))
-        run.sigterm.saved = f"step {step} is saved"
-        if stopping or run.sigterm.received:
-            raise Preempted(run.sigterm.message())
+        run.signals.saved = f"step {step} is saved"
+        if stopping or run.signals.received:
+            raise Preempted(run.signals.message())
         progress.restart_clock()
 
-    with run.sigterm.steps(), _Progress(run, first) as progress:
+    with run.signals.steps(), _Progress(run, first) as progress:
         if first and due(first) and not distributed.on_main(partial(progress.validated, first)):
-            save(first, state, False)  # SIGTERM had left no time for it
+            save(first, state, False)  # a signal had left no time for it
         while step < settings.steps:
             try:
                 state, metrics = advance(state)
@@ -81,11 +80,11 @@ def fit(run: Run, embed: Callable) -> None:
 def _stopping(run: Run, turn: int) -> bool:
     """Whether to save and stop now: the same answer in every process at the same turn, counted by ones."""
     # Among several processes jax.distributed handles the signal.
-    return run.sigterm.received if jax.process_count() == 1 else distributed.preempted(turn)
+    return run.signals.received if jax.process_count() == 1 else distributed.preempted(turn)
 
 
 def _embeddings(run: Run, embed: Callable, state: training.TrainState) -> np.ndarray | None:
-    """Embeddings of the validation images; None where SIGTERM came before all were there."""
+    """Embeddings of the validation images; None where a signal to stop came before all were there."""
     try:
         embeddings = embed(state, run.images.rows("val"))
         health.warn_collapsed(embeddings, "validation images")
@@ -102,7 +101,7 @@ def _validate_and_save(
     if embeddings is not None:
         found = validate(embeddings, run.images.index.labels[run.images.rows("val")])
         progress.show(step, found)
-    meta = {"config": configs.to_dict(run.config)}
+    meta = provenance.meta(run.config, run.pictures)
     run.checkpoints.save(step, state, score=found.get("nmi"), meta=meta)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from jaxml import page
 from jaxml.data.index import ImageError
 from jaxml.data.unlabelled import Pictures
 from jaxml.group import Groups
+from jaxml.names import cell, text
 
 CENTRAL, DOUBTFUL = 10, 5  # pictures of each cluster on the page
 LISTED = 20  # unreadable files on the page
@@ -20,19 +20,18 @@ SIDE, GAP, COLUMNS, PER_SHEET = 112, 4, 16, 400  # of contact sheets, in pixels 
 
 
 def write(out: Path, pictures: Pictures, groups: Groups, *, errors: Mapping[str, str], choice: str) -> None:
-    """Write `clusters.html`, `clusters.csv`, `contact/cluster_NNN.jpg` and, for unreadable files, `skipped.txt`.
+    """Write `clusters.html`, `clusters.csv`, `contact/cluster_NNN.jpg` and, for unreadable files, `skipped.txt` into a
+    new folder.
 
     pictures: N that could be read; groups of them; errors: what is wrong with each other file; choice: a sentence on
     the number of clusters. Contact sheets hold all pictures of a cluster in the order of the table, the most central
     first; a second sheet follows after 400.
     """
     sheets = out / "contact"
-    sheets.mkdir(parents=True, exist_ok=True)
-    for old in sheets.glob("cluster_*.jpg"):
-        old.unlink()
+    sheets.mkdir(parents=True)
     members = [groups.members(number) for number in range(groups.count)]
     _write_table(out / "clusters.csv", pictures, groups, members)
-    write_skipped(out, errors)
+    _write_skipped(out, errors)
     decoded = _decoded(pictures, np.concatenate(members))
     blocks = ""
     for number, rows in enumerate(members):
@@ -52,7 +51,7 @@ def write(out: Path, pictures: Pictures, groups: Groups, *, errors: Mapping[str,
         "own and to the other mean, 1 at the own mean and 0 halfway. clusters.csv lists all, contact/ shows them."
     )
     parts = [
-        f"<p>{html.escape(choice)}</p>",
+        f"<p>{page.escape(choice)}</p>",
         page.tiles(tiles),
         page.section("Clusters", note, f'<div class="rows">{blocks}</div>'),
     ]
@@ -71,10 +70,14 @@ def write_nearest(
     *,
     errors: Mapping[str, str],
 ) -> None:
-    """Write a page with one query and its nearest pictures: rows int [n], distances [n] to them."""
+    """Write a page with one query and its nearest pictures: rows int [n], distances [n] to them.
+
+    Beside it goes `skipped.txt` for unreadable files.
+    """
+    _write_skipped(path.parent, errors)
     found = zip(rows, distances, _decoded(pictures, rows), strict=True)
-    strip = "".join(page.picture(image, shown(pictures.names[row]), f"{d:.3f}") for row, d, image in found)
-    name = shown(query.names[0])
+    strip = "".join(page.picture(image, pictures.names[row], f"{d:.3f}") for row, d, image in found)
+    name = query.names[0]
     asked = page.picture(next(_decoded(query, np.array([0]))), name, "query:", "query")
     row = f'<div class="row">{asked}<div class="strip">{strip}</div></div>'
     note = f"The nearest of {len(pictures):,} pictures in order, with the distances of their embeddings."
@@ -82,19 +85,11 @@ def write_nearest(
     path.write_text(page.document(f"Pictures like {name}", section, _left_out(errors)), encoding="utf-8")
 
 
-def write_skipped(out: Path, errors: Mapping[str, str]) -> None:
+def _write_skipped(out: Path, errors: Mapping[str, str]) -> None:
     """List unreadable files in `skipped.txt`, one a line with what is wrong; no file if there are none."""
-    path = out / "skipped.txt"
-    path.unlink(missing_ok=True)
     if errors:
-        path.write_text(
-            "".join(f"{shown(name)}\t{shown(why)}\n" for name, why in errors.items()), encoding="utf-8"
-        )
-
-
-def shown(name: str) -> str:
-    """A file name as text: what is no character becomes a question mark, the end of a line a space."""
-    return " ".join(name.encode("utf-8", "replace").decode().splitlines())
+        lines = "".join(f"{text(name)}\t{text(why)}\n" for name, why in errors.items())
+        (out / "skipped.txt").write_text(lines, encoding="utf-8")
 
 
 def _decoded(pictures: Pictures, rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -105,7 +100,7 @@ def _decoded(pictures: Pictures, rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _write_table(path: Path, pictures: Pictures, groups: Groups, members: Sequence[np.ndarray]) -> None:
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "cluster", "distance", "confidence", "runner_up"])
         for row in np.concatenate(members):
@@ -115,7 +110,7 @@ def _write_table(path: Path, pictures: Pictures, groups: Groups, members: Sequen
                 f"{groups.confidence[row]:.6f}",
                 other + 1 if other >= 0 else "",
             ]
-            writer.writerow([pictures.names[row], groups.clusters[row] + 1, *numbers])
+            writer.writerow([cell(pictures.names[row]), groups.clusters[row] + 1, *numbers])
 
 
 def _write_sheets(folder: Path, number: int, images: Sequence[np.ndarray]) -> None:
@@ -139,13 +134,13 @@ def _block(
     """One cluster on the page."""
     rest = rows[CENTRAL:]
     doubtful = rest[np.argsort(groups.confidence[rest], kind="stable")][:DOUBTFUL]
-    central = "".join(page.picture(images[row], shown(names[row])) for row in rows[:CENTRAL].tolist())
+    central = "".join(page.picture(images[row], names[row]) for row in rows[:CENTRAL].tolist())
     strips = f'<h3>Central</h3><div class="strip">{central}</div>'
     if len(doubtful):
         cells = "".join(
             page.picture(
                 images[row],
-                shown(names[row]),
+                names[row],
                 f"{groups.confidence[row]:.2f}, or cluster {groups.runner_up[row] + 1}:",
             )
             for row in doubtful.tolist()
@@ -161,7 +156,7 @@ def _block(
 def _left_out(errors: Mapping[str, str]) -> str:
     if not errors:
         return ""
-    lines = "".join(f"<li>{html.escape(shown(why))}</li>" for why in list(errors.values())[:LISTED])
+    lines = "".join(f"<li>{page.escape(why)}</li>" for why in list(errors.values())[:LISTED])
     more = f" The first {LISTED}:" if len(errors) > LISTED else ""
     note = f"{len(errors):,} files could not be used; skipped.txt lists them.{more}"
     return page.section(

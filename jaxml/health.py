@@ -20,8 +20,12 @@ PATIENCE = 20
 """Steps without an inactive triplet, their loss at the margin, after which training counts as collapsed."""
 
 
+class TrainingFailed(RunError):
+    """Numbers are not finite, or memory ran out: with these options the run can not go on."""
+
+
 def check_finite(row: dict[str, float], squares: np.ndarray, names: list[str], step: int) -> None:
-    """Raise a RunError that names the step and the tensors unless loss and gradients are finite.
+    """Raise a TrainingFailed that names the step and the tensors unless loss and gradients are finite.
 
     `squares` [n] are sums of squares of the gradients of the n parameters `names`.
     """
@@ -31,7 +35,7 @@ def check_finite(row: dict[str, float], squares: np.ndarray, names: list[str], s
     tensors = [name for name, value in zip(names, squares, strict=True) if not np.isfinite(value)]
     more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
     of = f" (gradient of {', '.join(tensors[:3])}{more})" if tensors else ""
-    raise RunError(
+    raise TrainingFailed(
         f"{' and '.join(bad)}{of} not finite at step {step}; lower --optim.learning_rate or continue from an "
         f"older checkpoint. Nothing of this step was saved"
     )
@@ -78,7 +82,7 @@ def warn_collapsed(embeddings: np.ndarray, what: str) -> bool:
 
 @contextmanager
 def explain_memory(config: Config, devices: int) -> Iterator[None]:
-    """Turn the device's running out of memory into a RunError that says what the batch is and what helps."""
+    """Turn the device's running out of memory into a TrainingFailed that says what the batch is and what helps."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
@@ -89,7 +93,7 @@ def explain_memory(config: Config, devices: int) -> Iterator[None]:
             raise
         data = config.data
         batch = data.classes_per_batch * data.images_per_class // devices
-        raise RunError(
+        raise TrainingFailed(
             f"out of memory with {batch} images per device at {data.size} x {data.size} pixels "
             f"({config.model.backbone}, {config.model.dtype}); what helps: --train.chunk {max(1, batch // 4)}, "
             f"--model.remat, --model.dtype bfloat16, fewer --data.classes_per_batch, a smaller --data.size or "

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from jaxml.files import write_atomically
+from jaxml.files import parse_json, write_atomically
+from jaxml.options import INT32
 
 
 class History:
@@ -35,11 +36,18 @@ def read(path: str | Path) -> list[dict[str, float]]:
     lines = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            row["step"] + 0
-        except (ValueError, TypeError, KeyError) as error:
+            rows.append(_row(line))
+        except ValueError as error:
             if number == len(lines):
                 break
             raise ValueError(f"{path}, line {number} is damaged; mend it, or move the file away") from error
-        rows.append(row)
     return rows
+
+
+def _row(line: bytes) -> dict[str, float]:
+    row = parse_json(line, "it")
+    if not isinstance(row, dict) or not all(type(value) in (int, float) for value in row.values()):
+        raise ValueError("it is no table of numbers")
+    if type(step := row.get("step")) is not int or not 0 <= step <= INT32:
+        raise ValueError("it has no step")
+    return row

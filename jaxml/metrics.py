@@ -9,15 +9,15 @@ such singletons are left out of the mean, and `retrieval` says how many queries 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
 from jaxml import arguments
+from jaxml.neighbours import neighbours
 
 KS = (1, 2, 4, 8, 16, 32)
-BLOCK_BYTES = 64 * 2**20
 
 
 # Clusters against classes --------------------------------------------------------------------------------
@@ -170,30 +170,6 @@ ORIGINAL: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 # Neighbours against classes ------------------------------------------------------------------------------
-
-
-def neighbours(
-    embeddings: np.ndarray, k: int, queries: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (queries [b], their k nearest other images [b, k], nearest first) block by block.
-
-    `queries` are places in embeddings [N, D], all of them by default. Distances are Euclidean, in float64; k is
-    cut to N - 1. Equal distances go by index. Raises ValueError for other shapes and embeddings not finite.
-    """
-    x = arguments.matrix("embeddings", embeddings).astype(np.float64)
-    k = min(arguments.whole("k", k), len(x) - 1)
-    x = x - x.mean(0, keepdims=True)
-    squares = (x * x).sum(1)
-    block = max(1, BLOCK_BYTES // (8 * len(x)))
-    queries = np.arange(len(x)) if queries is None else np.asarray(queries)
-    for start in range(0, len(queries), block):
-        rows = queries[start : start + block]
-        # |query|^2 is the same along a row and does not change its order.
-        distances = squares[None, :] - 2 * x[rows] @ x.T
-        distances[np.arange(len(rows)), rows] = np.inf
-        near = np.sort(np.argpartition(distances, k - 1, axis=1)[:, :k], axis=1)
-        order = np.argsort(np.take_along_axis(distances, near, axis=1), axis=1, kind="stable")
-        yield rows, np.take_along_axis(near, order, axis=1)
 
 
 def recall(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:

@@ -2,18 +2,62 @@
 
 from __future__ import annotations
 
-import math
 import re
+import reprlib
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
-NAMES = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
+INT32, FLOAT32 = 2**31 - 1, 3.4e38
+"""The largest numbers that devices compute with."""
+
+POSITIVE = (
+    *("data.stored_size", "data.size", "data.classes_per_batch", "data.images_per_class"),
+    *("model.feature_size", "optim.learning_rate"),
+    *("train.steps", "train.log_every", "train.eval_every", "train.save_every", "train.steps_per_call"),
+    *("triplets.regenerate_every", "eval.batch_size", "eval.clusters_per_class", "eval.kmeans_seeds"),
+)
+
+NOT_NEGATIVE = (
+    *("data.jitter", "model.dropout", "loss.norm_weight", "optim.warmup_steps", "optim.weight_decay"),
+    *("train.seed", "train.chunk", "train.devices", "train.profile", "triplets.hard_share", "eval.size"),
+)
+
+AT_MOST = {
+    **dict.fromkeys(("data.stored_size", "data.size", "eval.size"), 2**14),
+    **dict.fromkeys(("data.classes_per_batch", "data.images_per_class"), 2**20),
+    "eval.kmeans_seeds": 1000,
+    "train.seed": 2**32 - 1,
+}
+"""Largest value of whole numbers, where it is not that of an int32."""
+
+NAMES = {int: "a whole number", float: "a finite number (float32)", str: "text", bool: "true or false"}
 
 
 def check_type(name: str, value: Any, declared: Any) -> None:
     """ValueError unless the value is of the type that a configuration declares for it."""
     if not _fits(value, declared):
-        raise ValueError(f"{name} is {value!r}; {_allowed(declared)}")
+        raise ValueError(f"{name} is {shown(value)}; {_allowed(declared)}")
+
+
+def check_range(name: str, value: Any) -> None:
+    """ValueError unless the value, or each one in a row of entries, is one that the option can have."""
+    if isinstance(value, tuple):
+        for entry in value:
+            check_range(name, entry)
+        return
+    if name in POSITIVE and value <= 0:
+        raise ValueError(f"{name} is {value}; it must be positive")
+    if name in NOT_NEGATIVE and value < 0:
+        raise ValueError(f"{name} is {value}; it must be at least 0")
+    if isinstance(value, int) and abs(value) > (most := AT_MOST.get(name, INT32)):
+        raise ValueError(f"{name} is {value}; it must be at most {most}")
+
+
+def shown(value: Any) -> str:
+    """A value on one line of bounded length, however long and deep it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 200
+    return short.repr(value)
 
 
 def check_groups(groups: tuple[tuple[str, float], ...]) -> None:
@@ -21,7 +65,7 @@ def check_groups(groups: tuple[tuple[str, float], ...]) -> None:
     for regex, factor in groups:
         try:
             re.compile(regex)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"optim.groups: {regex!r} is no regular expression: {error}") from None
         if factor < 0:
             raise ValueError(f"optim.groups: the factor of {regex!r} is {factor}; it must be at least 0")
@@ -42,7 +86,7 @@ def _fits(value: Any, declared: Any) -> bool:
     if declared is bool:
         return isinstance(value, bool)
     if declared is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT32
     return isinstance(value, declared) and not isinstance(value, bool)
 
 

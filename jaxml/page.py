@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from jaxml import names
+
 DASH, TIMES = "\u2013", "\u00d7"
 
 STYLE = """
@@ -95,44 +97,47 @@ dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 """
 
 
+def escape(text: object) -> str:
+    """Text as HTML; what does not print, as in names of files, becomes visible."""
+    return html.escape(names.text(text))
+
+
 def document(title: str, *parts: str) -> str:
     """A complete HTML page from a title (text) and parts (HTML)."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{html.escape(title)}</h1>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{escape(title)}</h1>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
     )
 
 
 def section(title: str, note: str, *parts: str) -> str:
     """A titled block; title and note are text, parts are HTML."""
-    note = f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return f"<section>\n<h2>{html.escape(title)}</h2>\n{note}\n" + "\n".join(parts) + "\n</section>"
+    note = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f"<section>\n<h2>{escape(title)}</h2>\n{note}\n" + "\n".join(parts) + "\n</section>"
 
 
 def tiles(numbers: Iterable[tuple[str, str]]) -> str:
     """Large numbers with a line of text below each: (number, text)."""
-    cells = (
-        f'<div class="tile"><b>{html.escape(n)}</b><span>{html.escape(t)}</span></div>' for n, t in numbers
-    )
+    cells = (f'<div class="tile"><b>{escape(n)}</b><span>{escape(t)}</span></div>' for n, t in numbers)
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
 def table(columns: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], ours: Sequence[str] = ()) -> str:
     """A table of text; rows are (name, cells), and those whose name is in `ours` stand out."""
-    head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in ("", *columns))
+    head = "".join(f'<th scope="col">{escape(c)}</th>' for c in ("", *columns))
     body = ""
     for name, cells in rows:
         mark = ' class="ours"' if name in ours else ""
         values = "".join(f"<td>{_value(c)}</td>" for c in cells)
-        body += f'<tr{mark}><th scope="row">{html.escape(name)}</th>{values}</tr>\n'
+        body += f'<tr{mark}><th scope="row">{escape(name)}</th>{values}</tr>\n'
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
 
 
 def _value(cell: str) -> str:
     """A number, its deviation in small print."""
-    number, sign, deviation = html.escape(cell).partition(" ±")
+    number, sign, deviation = escape(cell).partition(" ±")
     return f"{number}<small>{sign}{deviation}</small>" if sign else number
 
 
@@ -140,10 +145,8 @@ def options(sections: dict[str, dict[str, object]]) -> str:
     """A configuration: names and values by section."""
     blocks = ""
     for name, values in sections.items():
-        items = "".join(
-            f"<dt>{html.escape(k)}</dt><dd>{html.escape(_plain(v))}</dd>" for k, v in values.items()
-        )
-        blocks += f"<div><h3>{html.escape(name)}</h3><dl>{items}</dl></div>"
+        items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(_plain(v))}</dd>" for k, v in values.items())
+        blocks += f"<div><h3>{escape(name)}</h3><dl>{items}</dl></div>"
     return f'<div class="options">{blocks}</div>'
 
 
@@ -170,9 +173,9 @@ def picture(image: np.ndarray, title: str, note: str = "", kind: str = "") -> st
     """A picture with its title; kind `right` or `wrong` frames it and adds a tick or a cross."""
     mark = {"right": "✓", "wrong": "✗"}.get(kind)
     badge = f'<span class="mark" role="img" aria-label="{kind}">{mark}</span>' if mark else ""
-    note = f"{html.escape(note)} " if note else ""
+    note = f"{escape(note)} " if note else ""
     sign = ' class="sign"' if len(title) <= 2 else ""
     return (
-        f'<figure class="picture {kind}"><img src="{data_uri(image)}" alt="{html.escape(title)}">{badge}'
-        f"<figcaption>{note}<b{sign}>{html.escape(title)}</b></figcaption></figure>"
+        f'<figure class="picture {kind}"><img src="{data_uri(image)}" alt="{escape(title)}">{badge}'
+        f"<figcaption>{note}<b{sign}>{escape(title)}</b></figcaption></figure>"
     )

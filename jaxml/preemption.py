@@ -1,18 +1,27 @@
-"""SIGTERM, by which a machine is taken back: finish the step, save, and end in time."""
+"""Signals that ask a process to stop (SIGTERM, Ctrl-C, SIGHUP): finish the step, save, and end."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 PREEMPTED = 75
-"""Exit code after SIGTERM (EX_TEMPFAIL): the state is saved, the same command with --resume goes on."""
+"""Exit code after such a signal (EX_TEMPFAIL): the state is saved, the same command with --resume goes on."""
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 GRACE = 8.0
-"""Seconds after SIGTERM at which the process is ended, saved or not; what was saved before stays whole."""
+"""Seconds after which the process is ended, saved or not; what was saved before stays whole. Not for Ctrl-C and SIGHUP
+while steps are made, for nobody takes the machine back then, and a step may take longer."""
+
+TOGETHER = 0.25
+"""Seconds within which signals count as one: a terminal that is closed sends SIGHUP twice, launchers pass Ctrl-C on."""
 
 
 class RunError(RuntimeError):
@@ -20,50 +29,59 @@ class RunError(RuntimeError):
 
 
 class Preempted(RunError):
-    """The run was stopped by SIGTERM after its state was saved."""
+    """The run was stopped by a signal after its state was saved."""
 
 
 class Interrupted(Exception):
-    """SIGTERM came in the middle of something that can be done again."""
+    """A signal to stop came in the middle of something that can be done again."""
 
 
-class _Terminated(BaseException):
-    """SIGTERM, on its way out through code that catches every Exception."""
+class _Stopped(BaseException):
+    """A signal to stop, on its way out through code that catches every Exception."""
 
 
-class Sigterm:
-    """While entered, SIGTERM raises `Preempted`, or inside `steps` sets the flag `received` for the loop to see.
+class StopSignals:
+    """While entered, a signal to stop raises `Preempted`, or inside `steps` sets `received` for the loop to see.
 
-    Python's handlers wait for compiler and K-means to return. A thread does not, and ends a process that is still
-    there after GRACE seconds, with the same exit code. Where something else handles the signal (not `handles`), as
-    jax.distributed does, nothing is touched.
+    A second signal ends the process at once. Python's handlers wait for compiler and K-means to return; a thread does
+    not, and it is the thread that ends a process in time, with the exit code PREEMPTED. Signals that the process was
+    told to ignore, as by nohup, stay ignored, and outside the main thread nothing is touched.
+
+    Among several processes (not `alone`) jax.distributed acts upon SIGTERM, so that all stop at the same step; other
+    signals are passed on to it as SIGTERM.
     """
 
-    def __init__(self, handles: bool = True):
+    def __init__(self, alone: bool = True):
         self.received = False
         self.saved = "nothing is saved yet"
-        self._handles = handles
+        self._by = signal.SIGTERM
+        self._alone = alone
         self._stepping = False
-        self._left = threading.Event()
+        self._before: dict[int, object] = {}
 
-    def __enter__(self) -> Sigterm:
-        if not self._handles:
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
             return self
+        before = {number: signal.getsignal(number) for number in (SIGNALS if self._alone else SIGNALS[1:])}
+        self._before = {n: handler for n, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+        if not self._before:
+            return self
+        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self._before = signal.signal(signal.SIGTERM, self._handle)
         self._fd_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(read,), daemon=True).start()
+        for number in self._before:
+            signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
-        if not self._handles:
-            return
-        self._left.set()
-        signal.set_wakeup_fd(self._fd_before)
-        signal.signal(signal.SIGTERM, self._before)
-        os.close(self._write)
-        if kind is _Terminated:
+        if self._before:
+            for number, before in self._before.items():
+                signal.signal(number, before)  # type: ignore[arg-type]
+            signal.set_wakeup_fd(self._fd_before)
+            os.close(self._write)  # the thread ends
+        if kind is _Stopped:
             raise Preempted(self.message()) from None
 
     @contextmanager
@@ -77,18 +95,64 @@ class Sigterm:
         if self.received:
             raise Preempted(self.message())
 
-    def _handle(self, *_) -> None:
-        self.received = True
-        if not self._stepping:
-            raise _Terminated
-
     def message(self) -> str:
         """What a process says that ends."""
-        return f"stopped by SIGTERM; {self.saved}, continue with --resume"
+        return f"stopped by {_name(self._by)}; {self.saved}, continue with --resume"
+
+    def _handle(self, number: int, _) -> None:
+        if self.received:
+            return
+        self._by = signal.Signals(number)
+        if not self._alone:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        self.received = True
+        if not self._stepping:
+            raise _Stopped
 
     def _watch(self, read: int) -> None:
-        while number := os.read(read, 1):
-            if number[0] == signal.SIGTERM and not self._left.wait(GRACE):
-                os.write(2, f"\n{self.message()}\n".encode())
-                os._exit(PREEMPTED)
-        os.close(read)
+        """Run by the thread, which is told the number of every signal."""
+        first: float | None = None
+        deadline: float | None = None
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([read], [], [], left)[0]:
+                self._end()
+            if not (received := os.read(read, 1)):
+                os.close(read)
+                return
+            number, now = received[0], time.monotonic()
+            if number not in self._before:
+                continue
+            if first is not None and now - first > TOGETHER:
+                self._end()
+            if self._alone and deadline is None and (number == signal.SIGTERM or not self._stepping):
+                deadline = now + GRACE
+            if first is None:
+                self._by = signal.Signals(number)
+            if first is None and number != signal.SIGTERM:
+                _write(f"\n{_name(number)}: the step is finished and saved; a second signal ends at once\n")
+            if number == signal.SIGHUP:
+                self._leave_terminals()
+            first = first or now
+
+    def _leave_terminals(self) -> None:
+        """Send to nowhere what goes to a terminal that is being closed; writing there would be an OSError."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in self._terminals:
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
+
+    def _end(self) -> None:
+        _write(f"\n{self.message()}\n")
+        os._exit(PREEMPTED)
+
+
+def _name(number: int) -> str:
+    return "Ctrl-C (SIGINT)" if number == signal.SIGINT else signal.Signals(number).name
+
+
+def _write(text: str) -> None:
+    """On stderr, which may be gone; sys.stderr may be held by the code that was interrupted."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())

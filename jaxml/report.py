@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,7 +134,7 @@ def _summary(config, history, results, labels, split, baselines) -> str:
     speeds = [row["images_per_second"] for row in history if "images_per_second" in row]
     if speeds:
         tiles.append((f"{np.median(speeds):,.0f}", "images per second in training (median)"))
-    return f"<p>{html.escape(facts)}</p>\n{page.tiles(tiles)}"
+    return f"<p>{page.escape(facts)}</p>\n{page.tiles(tiles)}"
 
 
 def _tables(config, results, baselines) -> str:

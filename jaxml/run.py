@@ -1,35 +1,46 @@
 """A run from its configuration to its results, all in one directory.
 
 config.json      what was asked for         weights.json     where pretrained weights came from
-checkpoints/     the newest two, the best   metrics.jsonl    one line per logged step and validation
-results.json     metrics of test classes    report.html      all of it to look at
+data.jsonl       which images it saw        metrics.jsonl    one line per logged step and validation
+checkpoints/     the newest two, the best   results.json     metrics of test classes
+run.lock         who trains here            report.html      all of it to look at
 """
 
-import json
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxml import config as configs
-from jaxml import distributed, health, history, optim, report
+from jaxml import distributed, health, history, optim, provenance
 from jaxml import train as training
 from jaxml.checkpoint import Checkpoints
 from jaxml.config import Config
 from jaxml.data.images import Images, open_images
-from jaxml.evaluate import cluster, evaluate
-from jaxml.files import write_atomically
+from jaxml.files import write_json
 from jaxml.fit import fit
-from jaxml.models import BACKBONES
-from jaxml.preemption import Interrupted, Preempted, RunError, Sigterm
+from jaxml.lock import locked
+from jaxml.preemption import Preempted, RunError, StopSignals
+from jaxml.provenance import MAY_CHANGE
+from jaxml.scoring import (
+    embedder,
+    frozen_features,
+    pixel_embedder,
+    pixels_as_features,
+    score,
+    table,
+    write_results,
+)
 
 __all__ = [
+    "MAY_CHANGE",
     "Preempted",
     "Run",
     "RunError",
@@ -39,21 +50,14 @@ __all__ = [
     "load",
     "load_network",
     "open_run",
+    "pixels_as_features",
     "score",
     "table",
     "train",
 ]
 
-MAY_CHANGE = (
-    "data.root",
-    "data.input",
-    "data.cache",
-    "model.weights",
-    "train.devices",
-    "train.profile",
-    "eval.",
-)
-"""Options, by their beginning, that a resumed run may set anew: none changes what is learned."""
+CREATED = ("checkpoints", "damaged", "data.jsonl", "metrics.jsonl", "results.json", "report.html", "triplets")
+"""What a run creates in its directory after config.json."""
 
 
 @dataclass
@@ -66,7 +70,7 @@ class Run:
     images: Images
     devices: list
     checkpoints: Checkpoints
-    sigterm: Sigterm = field(default_factory=Sigterm)
+    signals: StopSignals = field(default_factory=StopSignals)
 
     @property
     def config(self) -> Config:
@@ -78,37 +82,59 @@ class Run:
         """Whether validation classes are left to choose the best step by."""
         return self.config.data.train_on == "train"
 
+    @cached_property
+    def pictures(self) -> provenance.Pictures:
+        """What the run says of its data set."""
+        return provenance.Pictures.of(self.images.index)
 
-def train(config: Config, workdir: str | Path, *, resume: bool = False) -> dict[str, Any]:
+    def check(self, step: int, meta: dict[str, Any], other_data: bool = False) -> None:
+        """RunError unless a checkpoint is this run's, of the same pictures or, if so allowed, of others."""
+        provenance.check_config(step, meta, self.config)
+        if not other_data:
+            provenance.check_pictures(step, meta, self.pictures, self.workdir)
+
+
+def train(
+    config: Config, workdir: str | Path, *, resume: bool = False, other_data: bool = False
+) -> dict[str, Any]:
     """Train, score the test classes, write the report; returns what `results.json` holds. Raises as `learn` does."""
-    with _guarded(config) as sigterm:
-        return _finish(*_learn(config, Path(workdir), resume, sigterm))
+    with ExitStack() as held, _guarded(config) as signals:
+        return _finish(*_learn(config, Path(workdir), resume, other_data, signals, held))
 
 
-def learn(config: Config, workdir: str | Path, *, resume: bool = False) -> tuple[Run, Callable]:
+def learn(
+    config: Config, workdir: str | Path, *, resume: bool = False, other_data: bool = False
+) -> tuple[Run, Callable]:
     """Train only: the run at its last step, and its `embedder`. Nothing of the test classes is looked at.
 
+    With `other_data` a run may be resumed on other pictures than those it has seen.
+
     Raises:
-      RunError: the directory holds another run, `resume` finds none there, the loss is no longer finite, or memory
-        ran out.
-      Preempted: SIGTERM came; the state is saved.
+      RunError: the directory holds another run, another process trains there, `resume` finds no run there or one that
+        saw other pictures, the loss is no longer finite, or memory ran out.
+      Preempted: SIGTERM, Ctrl-C or SIGHUP came; the state is saved.
     """
-    with _guarded(config) as sigterm:
-        return _learn(config, Path(workdir), resume, sigterm)
+    with ExitStack() as held, _guarded(config) as signals:
+        return _learn(config, Path(workdir), resume, other_data, signals, held)
 
 
-def _learn(config: Config, workdir: Path, resume: bool, sigterm: Sigterm) -> tuple[Run, Callable]:
-    config = distributed.on_main(partial(_claim, config, workdir, resume))
-    run = replace(open_run(config, workdir, to_train=True), sigterm=sigterm)
+def _learn(
+    config: Config, workdir: Path, resume: bool, other_data: bool, signals: StopSignals, held: ExitStack
+) -> tuple[Run, Callable]:
+    config = distributed.on_main(partial(_claim, config, workdir, resume, held))
+    run = replace(open_run(config, workdir, to_train=True), signals=signals)
     distributed.on_main(partial(_check_not_lost, run))
     if distributed.on_main(run.checkpoints.steps):
-        check = partial(_check_same, config)
-        run.state, _ = distributed.on_main(partial(run.checkpoints.restore_newest, run.state, check))
-        sigterm.saved = f"step {int(run.state.step)} is saved"
-        distributed.say(f"resuming at step {int(run.state.step)} of {config.train.steps}")
+        check = partial(run.check, other_data=other_data)
+        run.state, meta = distributed.on_main(partial(run.checkpoints.restore_newest, run.state, check))
+        step = int(run.state.step)
+        signals.saved = f"step {step} is saved"
+        distributed.say(f"resuming at step {step} of {config.train.steps}")
+        _say_changes(step, meta, config)
     elif config.model.weights:
         run.state, weights = training.load_weights(config, run.state)
-        distributed.on_main(partial(_write_json, workdir / "weights.json", weights))
+        distributed.on_main(partial(write_json, workdir / "weights.json", weights))
+    distributed.on_main(partial(_record, run))
     distributed.say(optim.table(config.optim, run.state.params))
     embed = embedder(run)
     fit(run, embed)
@@ -116,29 +142,31 @@ def _learn(config: Config, workdir: Path, resume: bool, sigterm: Sigterm) -> tup
 
 
 @contextmanager
-def _guarded(config: Config) -> Iterator[Sigterm]:
-    """SIGTERM and lack of memory end in one line."""
+def _guarded(config: Config) -> Iterator[StopSignals]:
+    """Signals to stop and lack of memory end in one line."""
     devices = (config.train.devices or jax.local_device_count()) * jax.process_count()
-    with Sigterm(handles=jax.process_count() == 1) as sigterm, health.explain_memory(config, devices):
-        yield sigterm
+    with StopSignals(alone=jax.process_count() == 1) as signals, health.explain_memory(config, devices):
+        yield signals
 
 
-def load(workdir: str | Path, *, data_root: str = "") -> Run:
+def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False) -> Run:
     """A finished or interrupted run with its best checkpoint (the last, where nothing was validated).
 
-    `data_root` is where the data set lies now, if it has moved.
+    `data_root` is where the data set lies now, if it has moved; `other_data` allows other pictures than the run saw.
+    The run may be training meanwhile, and nothing in its directory is changed.
 
     Raises:
-      RunError: there is no run, or it has saved nothing yet.
+      RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration or of other
+        pictures; lists what differs.
     """
     workdir = Path(workdir)
     config = _saved_config(workdir)
-    if data_root:
-        config = replace(config, data=replace(config.data, root=data_root))
-    run = open_run(replace(config, train=replace(config.train, devices=0)), workdir)
+    data = replace(config.data, root=data_root or config.data.root)
+    run = open_run(replace(config, data=data, train=replace(config.train, devices=0)), workdir)
     if not run.checkpoints.steps():
         raise RunError(f"{workdir} has no checkpoint yet")
-    _restore_best(run)
+    run.state, meta = _restore_best(run, partial(run.check, other_data=other_data))
+    _say_changes(int(run.state.step), meta, config)
     return run
 
 
@@ -149,7 +177,7 @@ def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np
     may be gone.
 
     Raises:
-      RunError: there is no run, or it has saved nothing yet.
+      RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration.
     """
     workdir = Path(workdir)
     config = _saved_config(workdir)
@@ -160,95 +188,43 @@ def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np
     learner, state = training.create(replace(config, loss=configs.Loss(), optim=configs.Optim()), 1)
     best = config.data.train_on == "train"
     restore = checkpoints.restore_best if best else checkpoints.restore_newest
-    state, _ = restore(state._replace(opt_state=()), part=True)
-    return config, partial(_pixel_embedder(learner, jax.local_devices()), state)
+    check = partial(provenance.check_config, config=config)
+    state, meta = restore(state._replace(opt_state=()), check, part=True)
+    _say_changes(int(state.step), meta, config)
+    return config, partial(pixel_embedder(learner, jax.local_devices()), state)
 
 
-def embedder(run: Run) -> Callable[[training.TrainState, np.ndarray], np.ndarray]:
-    """Function (state, rows [n]) -> embeddings float32 [n, D]; compiled once, on all devices of the run."""
-    embed_pixels = _pixel_embedder(run.learner, run.devices)
-    size = -(-run.config.eval.batch_size // jax.process_count())
-    hidden = not distributed.is_main()
+def _claim(config: Config, workdir: Path, resume: bool, held: ExitStack) -> Config:
+    """Lock the run's directory, and make it, or check that it holds this very run.
 
-    def embed(state: training.TrainState, rows: np.ndarray) -> np.ndarray:
-        own = distributed.share(rows)
-        batches = [own[i : i + size] for i in range(0, len(own), size)]
-        found = []
-        for pixels in tqdm(run.images.read(batches), "embedding", len(batches), False, disable=hidden):
-            if run.sigterm.received:
-                raise Interrupted
-            found.append(embed_pixels(state, pixels))
-        return distributed.gather(np.concatenate(found), len(rows))
-
-    return embed
-
-
-def _pixel_embedder(learner: training.Learner, devices: list) -> Callable:
-    """Function (state, pixels uint8 [n, S, S, 3]) -> embeddings float32 [n, D], by batches of one shape."""
-    count = len(devices)
-    share = -(-learner.config.eval.batch_size // (count * jax.process_count()))
-    step = training.parallel(
-        lambda images, params, stats: training.embed_step(learner, params, stats, images),
-        in_axes=(0, None, None),
-        out_axes=0,
-        devices=devices,
-    )
-
-    def embed(state: training.TrainState, pixels: np.ndarray) -> np.ndarray:
-        found = []
-        for i in range(0, len(pixels), count * share):
-            part = pixels[i : i + count * share]
-            full = np.pad(part, ((0, count * share - len(part)), (0, 0), (0, 0), (0, 0)))
-            output = np.asarray(step(full.reshape(count, share, *part.shape[1:]), *state[1:3]))
-            found.append(output.reshape(count * share, -1)[: len(part)])
-        return np.concatenate(found)
-
-    return embed
-
-
-def score(run: Run, embeddings: np.ndarray, rows: np.ndarray) -> dict[str, float]:
-    """All metrics of the embeddings of some rows, as the configuration asks for them."""
-    settings = run.config.eval
-    return evaluate(
-        embeddings,
-        run.images.index.labels[rows],
-        clusters_per_class=settings.clusters_per_class,
-        kmeans_seeds=settings.kmeans_seeds,
-    )
-
-
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """Metrics of several embeddings, one line each, for a terminal."""
-    columns = {"nmi": "NMI", "f1": "F1", "recall@1": "Recall@1"}
-    lines = ["".join([f"{'':20}", *(f"{title:>10}" for title in columns.values())])]
-    for name, row in rows.items():
-        lines.append("".join([f"{name:20}", *(f"{row[key]:10.4f}" for key in columns)]))
-    return "\n".join(lines)
-
-
-def _claim(config: Config, workdir: Path, resume: bool) -> Config:
-    """Make the run's directory, or check that it holds this very run; the configuration, for processes without one."""
+    Returns the configuration, for processes that have none.
+    """
     path = workdir / "config.json"
     if resume and not path.exists():
         raise RunError(f"{workdir} holds no run to resume: there is no config.json")
-    if path.exists() and not resume:
+    held.enter_context(locked(workdir))
+    if resume:
+        if different := provenance.changed(configs.load(path), config)[0]:
+            raise RunError(f"{workdir} holds another run; it differs in {'; '.join(different)}")
+        return config
+    if path.exists():
         raise RunError(f"{workdir} holds a run; continue it with --resume or choose another --workdir")
-    if resume and (changed := _changed(configs.load(path), config)):
-        raise RunError(f"{workdir} holds another run; it differs in {'; '.join(changed)}")
-    workdir.mkdir(parents=True, exist_ok=True)
+    if found := [name for name in CREATED if (workdir / name).exists()]:
+        raise RunError(f"{workdir} holds {', '.join(found)}, but no config.json; choose another --workdir")
     configs.save(path, config)
     return config
 
 
-def _changed(old: Config, new: Config) -> list[str]:
-    """Differences that make it another run."""
-    return [line for line in configs.differences(old, new) if not line.startswith(MAY_CHANGE)]
+def _record(run: Run) -> None:
+    """Write what the run learns with and from, now that nothing refuses it."""
+    configs.save(run.workdir / "config.json", run.config)
+    run.pictures.save(run.workdir)
 
 
-def _check_same(config: Config, step: int, meta: dict[str, Any]) -> None:
-    """Refuse a checkpoint that another configuration wrote."""
-    if changed := _changed(configs.from_dict(meta["config"]), config):
-        raise RunError(f"checkpoint {step} is of another run; it differs in {'; '.join(changed)}")
+def _say_changes(step: int, meta: dict[str, Any], config: Config) -> None:
+    """Print the options that have changed since a checkpoint was saved, as some may."""
+    if lines := provenance.changed(configs.from_dict(meta["config"]), config)[1]:
+        distributed.say(f"changed since checkpoint {step} was saved: {'; '.join(lines)}")
 
 
 def _check_not_lost(run: Run) -> None:
@@ -274,85 +250,40 @@ def _saved_config(workdir: Path) -> Config:
 
 def open_run(config: Config, workdir: Path, to_train: bool = False) -> Run:
     """A run at step 0 with random parameters, whatever its directory holds."""
-    devices = _devices(config)
+    devices = _devices(config, to_train)
     images = open_images(config.data, devices if to_train else ())
     learner, state = training.create(config, len(images.classes(config.data.train_on)))
-    return Run(workdir, learner, state, images, devices, Checkpoints(workdir / "checkpoints"))
+    checkpoints = Checkpoints(workdir / "checkpoints", writer=to_train)
+    return Run(workdir, learner, state, images, devices, checkpoints)
 
 
-def _devices(config: Config) -> list:
+def _devices(config: Config, to_train: bool) -> list:
+    """As many of this machine's devices as are asked for; only training has to divide its batch among them."""
     devices = jax.local_devices()
     count = config.train.devices or len(devices)
     if count > len(devices):
         raise RunError(f"train.devices is {count}, but this machine has {len(devices)}")
     batch = config.data.classes_per_batch * config.data.images_per_class
-    if batch % (whole := count * jax.process_count()):
-        raise RunError(f"the batch of {batch} can not be divided among {whole} devices; set --train.devices")
+    if to_train and batch % (whole := count * jax.process_count()):
+        raise RunError(
+            f"the batch of {batch} can not be divided among {whole} devices; set --train.devices to a number that "
+            f"divides it"
+        )
     return devices[:count]
 
 
-def _restore_best(run: Run) -> None:
+def _restore_best(run: Run, check: Callable) -> tuple[training.TrainState, dict[str, Any]]:
     """The checkpoint with the best score; the last, where nothing was validated."""
     restore = run.checkpoints.restore_best if run.validates else run.checkpoints.restore_newest
-    run.state = distributed.on_main(lambda: restore(run.state)[0])
+    return distributed.on_main(partial(restore, run.state, check))
 
 
 def _finish(run: Run, embed: Callable) -> dict[str, Any]:
     """Score the test classes once with the chosen checkpoint, beside the baselines; write results and report."""
-    _restore_best(run)
+    # Its pictures are those of now, or others that were allowed when it was resumed.
+    run.state, _ = _restore_best(run, partial(run.check, other_data=True))
     rows = run.images.rows("test")
     embeddings = embed(run.state, rows)
     health.warn_collapsed(embeddings, "test images")
     frozen = frozen_features(run, rows) if run.config.model.weights else None
-    return distributed.on_main(partial(_report, run, rows, embeddings, frozen))
-
-
-def _report(run: Run, rows: np.ndarray, embeddings: np.ndarray, frozen: np.ndarray | None) -> dict[str, Any]:
-    pixels = next(run.images.read([rows]))
-    rivals = {"raw pixels (8 x 8)": pixels_as_features(pixels)}
-    if frozen is not None:
-        rivals["frozen features"] = frozen
-    results: dict[str, Any] = {
-        "step": int(run.state.step),
-        "test": score(run, embeddings, rows),
-        "baselines": {name: score(run, features, rows) for name, features in rivals.items()},
-    }
-    _write_json(run.workdir / "results.json", results)
-    labels = run.images.index.labels[rows]
-    classes = len(np.unique(labels)) * run.config.eval.clusters_per_class
-    report.write(
-        run.workdir / "report.html",
-        config=configs.to_dict(run.config),
-        history=history.read(run.workdir / "metrics.jsonl"),
-        results=results["test"],
-        baselines=list(results["baselines"].items()),
-        embeddings=embeddings,
-        labels=labels,
-        clusters=cluster(embeddings, classes),
-        images=pixels,
-        class_names=run.images.index.class_names,
-    )
-    return results
-
-
-def pixels_as_features(images: np.ndarray, side: int = 8) -> np.ndarray:
-    """Mean colours on a grid: uint8 [n, S, S, 3] -> float32 [n, side * side * 3] in [0, 1]."""
-    edges = np.linspace(0, images.shape[1], side + 1).astype(int)[:-1]
-    sums = np.add.reduceat(np.add.reduceat(images, edges, axis=1, dtype=np.float32), edges, axis=2)
-    counts = np.diff(np.append(edges, images.shape[1]))
-    areas = (counts[:, None] * counts[None, :])[None, :, :, None]
-    return (sums / areas / 255).reshape(len(images), -1).astype(np.float32)
-
-
-def frozen_features(run: Run, rows: np.ndarray) -> np.ndarray:
-    """Pooled features of the pretrained backbone before any training, float32 [n, D] for rows int [n]."""
-    features = BACKBONES[run.config.model.backbone].features
-    model = replace(run.config.model, head="none", feature_size=features, dropout=0.0)
-    config = replace(run.config, model=model, loss=configs.Loss(), optim=configs.Optim())
-    learner, state = training.create(config, 1)
-    state, _ = training.load_weights(config, state)
-    return embedder(replace(run, learner=learner))(state, rows)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    return distributed.on_main(partial(write_results, run, rows, embeddings, frozen))

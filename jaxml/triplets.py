@@ -7,7 +7,6 @@ that resumes in between goes on with the same list.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,8 @@ import numpy as np
 from jaxml import distributed, metrics
 from jaxml.checkpoint import CheckpointError
 from jaxml.evaluate import cluster
+from jaxml.files import replacing
+from jaxml.models import weight_files
 
 if TYPE_CHECKING:
     from jaxml.run import Run
@@ -148,7 +149,7 @@ def batches(run: Run, first: int, embed: Callable) -> Callable[[Any], tuple[np.n
                 step=start,
             )
             _save(path, own[found])
-        return _load(path).reshape(every, 3 * per_batch)
+        return _load(path, every * per_batch, len(labels)).reshape(every, 3 * per_batch)
 
     def next_batch(state: Any) -> tuple[np.ndarray, np.ndarray]:
         nonlocal step, stretch, rows
@@ -167,18 +168,21 @@ def batches(run: Run, first: int, embed: Callable) -> Callable[[Any], tuple[np.n
 
 def _save(path: Path, found: np.ndarray) -> None:
     """Write a list whole or not at all; the format carries a checksum."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    with open(part, "wb") as file:
-        np.savez(file, triplets=found)
-    part.replace(path)
+    with replacing(path, "wb") as file:
+        np.savez(file, triplets=found.astype(np.int64))
 
 
-def _load(path: Path) -> np.ndarray:
+def _load(path: Path, count: int, images: int) -> np.ndarray:
+    """A list int64 [count, 3] of rows under `images`; CheckpointError if the file holds anything else."""
     try:
-        with np.load(path) as stored:
-            return stored["triplets"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            found = weight_files.parse_npz(file, path.stat().st_size)[0]["triplets"]
+        if found.shape != (count, 3) or found.dtype != np.int64:
+            raise ValueError(f"not {count} triplets")
+        if count and not 0 <= found.min() <= found.max() < images:
+            raise ValueError(f"not all of them of {images} images")
+        return found
+    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} is missing or damaged ({error}), and without it the run can not go on as it began: "
             f"start a new run in another --workdir"

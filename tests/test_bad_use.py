@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml import config, distances, evaluate, losses, metrics
+from jaxml import config, distances, evaluate, losses, metrics, neighbours
 from jaxml.config import Config
 from jaxml.data import augment, sampling, splits
 
@@ -25,6 +25,7 @@ TEXT = ["text", None, [[1.0, 2.0], [3.0]]]
 MATRIX = [*TEXT, X[0], X[:0], X[None], X.astype(int)]
 HOST_MATRIX = [*TEXT, X[0], X[:0], X[None], WITH_NAN, np.full((N, D), "a")]
 LABELS = [*TEXT, Y[:-1], Y[:, None], Y.astype(float), Y[:0]]
+TOO_LARGE = [Y + np.int64(2**40), Y - np.int64(2**40), jnp.full(N, 2**31, jnp.uint32)]  # for an int32
 CLUSTERS = [*TEXT, Y[:-1], Y[:, None], Y[:0], Y + np.nan]
 POSITIVE = ["x", None, 0, -1, float("nan"), 1.5]
 NUMBER = ["x", None, float("nan"), float("inf"), [1.0, 2.0]]
@@ -52,7 +53,7 @@ CASES = {
         {"embeddings": X, "labels": Y, "ks": (1,)},
         {"embeddings": HOST_MATRIX, "labels": CLUSTERS, "ks": [(), (0,), ("x",), (1.5,), None, 3]},
     ),
-    metrics.neighbours: ({"embeddings": X, "k": 2}, {"embeddings": HOST_MATRIX, "k": POSITIVE}),
+    neighbours.neighbours: ({"embeddings": X, "k": 2}, {"embeddings": HOST_MATRIX, "k": POSITIVE}),
     evaluate.cluster: (
         {"embeddings": X, "num_clusters": 2},
         {"embeddings": HOST_MATRIX, "num_clusters": [*POSITIVE, N + 1], "n_init": POSITIVE, "seed": ["x", -1, 0.5]},
@@ -101,6 +102,15 @@ CASES = {
         {"images": IMAGE, "size": POSITIVE, "mean": [None, (0.5,) * 2], "std": [None, (0.5,) * 2, (0.0,) * 3]},
     ),
     losses.triplet_distances: ({"d_ap": X[0], "d_an": X[0]}, {"formula": CHOICE, "margin": NUMBER}),
+    losses.memory: ({"size": 4, "width": D}, {"size": POSITIVE, "width": POSITIVE}),
+    losses.push: (
+        {"state": losses.memory(4, D), "embeddings": X, "labels": Y},
+        {"embeddings": [*MATRIX, X[:, :3]], "labels": [*LABELS, *TOO_LARGE]},
+    ),
+    losses.cross_batch: (
+        {"loss": losses.triplet, "embeddings": X, "labels": Y, "state": losses.memory(4, D)},
+        {"weight": [*NUMBER, -1.0]},
+    ),
 }  # fmt: skip
 for metric in (*metrics.CLUSTERING.values(), *metrics.ORIGINAL.values(), metrics.majority_class):
     CASES[metric] = ({"clusters": Y, "labels": Y}, {"clusters": CLUSTERS, "labels": CLUSTERS})
@@ -111,6 +121,17 @@ for name, loss in losses.LOSSES.items():
         parameter = list(inspect.signature(loss).parameters)[2]
         sound[parameter] = losses.PARAMETERS[name](jax.random.key(0), 3, D)
         wrong[parameter] = [*TEXT, X[:, :3], np.zeros((0, D), np.float32)]
+    if "references" in inspect.signature(loss).parameters:
+        sound |= {"references": X, "reference_labels": Y, "reference_mask": Y > 0}
+        wrong |= {"references": MATRIX, "reference_labels": LABELS}
+        wrong["reference_mask"] = [
+            "text",
+            Y,
+            Y[:-1] > 0,
+            Y[:, None] > 0,
+            [True] * (N + 1),
+            [[True], [True, False]],
+        ]
     for option, spec in inspect.signature(loss).parameters.items():
         if isinstance(spec.default, float):
             wrong[option] = NUMBER
@@ -121,7 +142,7 @@ for name, loss in losses.LOSSES.items():
 
 # Parts of the functions above, given what those have checked, or with tests of their own.
 INNER = {
-    metrics.recall, metrics.precision, metrics.r_precision, metrics.map_at_r, distances.dot,
+    metrics.recall, metrics.precision, metrics.r_precision, metrics.map_at_r, distances.dot, distances.largest,
 }  # fmt: skip
 
 
@@ -197,6 +218,6 @@ def public(module: ModuleType):
             yield function
 
 
-@pytest.mark.parametrize("module", [distances, metrics, evaluate, sampling, splits, augment])
+@pytest.mark.parametrize("module", [distances, metrics, neighbours, evaluate, sampling, splits, augment])
 def test_no_public_function_is_left_out(module):
     assert [f.__name__ for f in public(module) if f not in CASES and f not in INNER] == []

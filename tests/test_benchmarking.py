@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+import benchmark
 import benchmarking
 import check_kernels
 
@@ -48,6 +49,24 @@ def test_table_and_csv_have_every_column(tmp_path, capsys):
     with open(tmp_path / "x.csv") as file:
         assert list(csv.DictReader(file)) == [{"a": "1", "b": "2", "c": ""}, {"a": "3", "b": "", "c": "4"}]
     assert "jax" in (tmp_path / "x.md").read_text()
+
+
+def test_a_summary_replaces_that_of_an_earlier_call_and_no_other_file(tmp_path, monkeypatch):
+    def run(name, options, out, limit):
+        (out / f"{name}.log").write_text(f"{name} says\n")
+        return "ok", 1.0
+
+    monkeypatch.setattr(benchmark, "run", run)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/benchmark_mining.py").write_text("years of work")
+    with pytest.raises(ValueError, match=r"--out .*mine holds files that are not results"):
+        benchmark.main(["--out", str(tmp_path / "mine")])
+    assert (tmp_path / "mine/benchmark_mining.py").read_text() == "years of work"
+    benchmark.main(["--out", str(tmp_path / "out")])
+    (tmp_path / "out/benchmark_mining_notes.md").write_text("years of work")
+    benchmark.main(["--out", str(tmp_path / "out")])
+    assert (tmp_path / "out/benchmark_mining_notes.md").read_text() == "years of work"
+    assert "check_kernels says" in (tmp_path / "out/summary.md").read_text()
 
 
 def test_peak_of_memory_is_that_since_the_last_reset():

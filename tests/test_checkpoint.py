@@ -1,14 +1,18 @@
 """Checkpoints: what comes back is what was saved, or an error that names step and array."""
 
+import os
+import stat
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
-from jaxml.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
+from jaxml import checkpoint_folder
+from jaxml.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint, flatten
 
 
 def state(shift=0.0, width=3):
@@ -25,7 +29,7 @@ def equal(a, b):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    return Checkpoints(tmp_path / "checkpoints")
+    return Checkpoints(tmp_path / "checkpoints", writer=True)
 
 
 def test_what_was_saved_comes_back(checkpoints):
@@ -123,14 +127,49 @@ def test_what_is_not_finite_is_not_kept(checkpoints, value):
     assert checkpoints.steps() == [1]
 
 
-def test_left_overs_of_a_killed_save_are_removed_by_the_next_save(checkpoints):
-    left_over = checkpoints.directory / "1.orbax-checkpoint-tmp"
-    left_over.mkdir(parents=True)
+def test_modes_follow_the_umask(checkpoints):
+    before = os.umask(0o022)
+    try:
+        checkpoints.save(1, state(), score=None, meta={})
+    finally:
+        os.umask(before)
+    for path in (checkpoints.directory, *checkpoints.directory.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_checkpoints_that_orbax_manages_are_read(checkpoints):
+    """As they were written before jaxml kept the folders itself."""
+    arrays = {name: np.asarray(x) for name, x in flatten(state(0.5)).items()}
+    meta = {
+        "config": {"x": 1},
+        "score": 0.25,
+        "arrays": {n: checkpoint_folder._describe(x) for n, x in arrays.items()},
+    }
+    meta["sha256"] = checkpoint_folder._sha256(checkpoint_folder._canonical(meta))
+    checkpoints.directory.mkdir()
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    with ocp.CheckpointManager(checkpoints.directory, options=options) as manager:
+        args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
+        manager.save(7, args=args)
+    assert checkpoints.steps() == [7]
+    restored, found = checkpoints.restore_best(state())
+    assert equal(restored, state(0.5))
+    assert found == {"config": {"x": 1}, "score": 0.25}
+
+
+def test_left_overs_of_killed_processes_are_removed_by_the_next_save_and_nothing_else(checkpoints):
+    names = ["1.saving", "1.saving.orbax-checkpoint-tmp", "1.deleting", "1.orbax-checkpoint-tmp"]
+    others = ["notes", "1.backup", "1.saving.old", "saving", "01", "x.orbax-checkpoint-tmp"]
+    for name in names + others:
+        (checkpoints.directory / name).mkdir(parents=True)
+        (checkpoints.directory / name / "file").write_text("text")
+    (checkpoints.directory / "3.saving").write_text("a file, not a folder")
     again = Checkpoints(checkpoints.directory)
     assert again.steps() == []
-    assert left_over.exists(), "another process may be writing it"
+    assert (checkpoints.directory / "1.saving").exists(), "another process may be writing it"
     again.save(2, state(), score=None, meta={})
-    assert not left_over.exists()
+    left = sorted(path.name for path in checkpoints.directory.iterdir())
+    assert left == sorted([*others, "2", "3.saving"])
 
 
 def test_another_network_is_refused_by_the_names_of_its_arrays(checkpoints):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxml import gallery, group, metrics, run
+from jaxml import gallery, group, metrics, names, run
 from jaxml.config import Config, Data, Eval, Loss, Model, Train
 from jaxml.data import unlabelled
 
@@ -80,19 +80,28 @@ def folder(tmp_path):
         name = f"deep/er/{place}" if place % 3 == 0 else f"{place} <i>&.PNG"
         Image.fromarray(pixels[i]).save(root / name, format="PNG")
         truth[name] = i // EACH
-    os.rename(os.fsencode(root / "1 <i>&.PNG"), os.fsencode(root) + b"/\xff\n.png")
-    truth[os.fsdecode(b"\xff\n.png")] = truth.pop("1 <i>&.PNG")
+    for before, name in (("1 <i>&.PNG", b"\xff\n\x1b[2J.png"), ("2 <i>&.PNG", b"=1+1.png")):
+        os.rename(os.fsencode(root / before), os.fsencode(root) + b"/" + name)
+        truth[os.fsdecode(name)] = truth.pop(before)
     (root / "empty.png").touch()
     (root / "notes.txt").write_text("no picture")
     (root / "half.png").write_bytes((root / "deep/er/0").read_bytes()[:500])
     (root / "nowhere.jpg").symlink_to(root / "missing")
+    os.mkfifo(root / "pipe.jpg")
+    (root / "to\x1b[31m\u202epipe.jpg").symlink_to(root / "pipe.jpg")
+    (root / "zero.jpg").symlink_to("/dev/zero")
     (root / ".hidden/0.png").write_bytes((root / "deep/er/0").read_bytes())
     return root, truth
 
 
 def table(path):
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def labels(truth):
+    """Classes by name as the table has it."""
+    return {names.cell(name): label for name, label in truth.items()}
 
 
 def test_network_is_loaded_without_its_data_set(trained):
@@ -106,10 +115,10 @@ def test_folder_is_clustered(trained, main, folder, tmp_path, capsys):
     root, truth = folder
     main("--workdir", trained[0], "--images", root, "--clusters", CLASSES, "--out", tmp_path / "out")
     rows = table(tmp_path / "out/clusters.csv")
-    assert sorted(row["file"] for row in rows) == sorted(truth)
+    assert sorted(row["file"] for row in rows) == sorted(labels(truth))
     assert {int(row["cluster"]) for row in rows} == set(range(1, CLASSES + 1))
     found = np.array([int(row["cluster"]) for row in rows])
-    assert metrics.nmi(found, np.array([truth[row["file"]] for row in rows])) > 0.9
+    assert metrics.nmi(found, np.array([labels(truth)[row["file"]] for row in rows])) > 0.9
     sizes = np.bincount(found)[1:]
     assert sizes.tolist() == sorted(sizes, reverse=True)
     # Contact sheets and page.
@@ -121,16 +130,51 @@ def test_folder_is_clustered(trained, main, folder, tmp_path, capsys):
     assert "<i>&" not in page
     assert not re.search(r"""(src|href)=["'](?!data:)""", page), "a resource outside the page"
     # What could not be read.
-    bad = {"empty.png", "half.png", "notes.txt", "nowhere.jpg"}
-    listed = (tmp_path / "out/skipped.txt").read_text().splitlines()
+    bad = {"empty.png", "half.png", "notes.txt", "nowhere.jpg", "pipe.jpg", "zero.jpg"}
+    bad.add(r"to\x1b[31m\u202epipe.jpg")
+    listed = (tmp_path / "out/skipped.txt").read_text(encoding="utf-8").splitlines()
     assert {line.split("\t")[0] for line in listed} == bad
     assert all(name in page for name in bad)
-    assert "36 pictures; 4 files left out" in capsys.readouterr().out
-    # Again, into a folder among the pictures: what was written there is not taken for pictures.
-    for number in (6, 2):
-        main("--workdir", trained[0], "--images", root, "--clusters", number, "--out", root / "out")
-        assert len(table(root / "out/clusters.csv")) == len(truth)
-        assert len(list((root / "out/contact").iterdir())) == number
+    assert "36 pictures; 7 files left out" in capsys.readouterr().out
+    # Again: the files of before are replaced, and nothing else.
+    (tmp_path / "out/contact/notes.txt").write_text("mine")
+    main("--workdir", trained[0], "--images", root, "--clusters", 2, "--out", tmp_path / "out")
+    assert len(table(tmp_path / "out/clusters.csv")) == len(truth)
+    sheets = sorted(path.name for path in (tmp_path / "out/contact").iterdir())
+    assert sheets == ["cluster_001.jpg", "cluster_002.jpg", "notes.txt"]
+
+
+def test_nothing_of_a_hostile_name_reaches_terminal_or_files(trained, main, folder, tmp_path, capsys):
+    root, _ = folder
+    out = tmp_path / "out"
+    main("--workdir", trained[0], "--images", root, "--clusters", 2, "--out", out / "all")
+    main("--workdir", trained[0], "--images", root, "--query", root / "=1+1.png", "--out", out / "near")
+    written = [path for path in out.rglob("*") if path.suffix in (".txt", ".csv", ".html", ".json")]
+    assert len(written) == 7
+    for text in (*(path.read_text(encoding="utf-8") for path in written), capsys.readouterr().out):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e\ud800-\udfff]", text.replace("\r\n", "\n"))
+    cells = [row["file"] for row in table(out / "all/clusters.csv")]
+    assert "'=1+1.png" in cells
+    assert r"\udcff\n\x1b[2J.png" in cells
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+
+
+def test_the_input_is_never_the_output(trained, main, folder, tmp_path):
+    root, _ = folder
+    images = tmp_path / "ct" / "contact"
+    shutil.copytree(root, images, symlinks=True, ignore=shutil.ignore_patterns("pipe.jpg"))
+    (images / "cluster_001.jpg").write_bytes((images / "deep/er/0").read_bytes())
+    before = sorted(path.name for path in images.rglob("*"))
+    (tmp_path / "link").symlink_to(tmp_path / "ct")
+    for out in (tmp_path / "ct", tmp_path / "link", images, images / "out"):
+        with pytest.raises(ValueError, match=r"--out .* --images .*; give another folder"):
+            main("--workdir", trained[0], "--images", images, "--clusters", 2, "--out", out)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/clusters.csv").write_text("my own table")
+    with pytest.raises(ValueError, match=r"--out .*mine holds files that are not results"):
+        main("--workdir", trained[0], "--images", images, "--clusters", 2, "--out", tmp_path / "mine")
+    assert sorted(path.name for path in images.rglob("*")) == before
+    assert (tmp_path / "mine/clusters.csv").read_text() == "my own table"
 
 
 def test_number_of_clusters_is_chosen(trained, main, folder, tmp_path, capsys):
@@ -139,18 +183,18 @@ def test_number_of_clusters_is_chosen(trained, main, folder, tmp_path, capsys):
     printed = re.search(r"(\d+) clusters have the highest", capsys.readouterr().out)
     rows = table(tmp_path / "out/clusters.csv")
     assert len({row["cluster"] for row in rows}) == int(printed[1])
-    assert metrics.purity([int(r["cluster"]) for r in rows], [truth[r["file"]] for r in rows]) > 0.9
+    assert metrics.purity([int(r["cluster"]) for r in rows], [labels(truth)[r["file"]] for r in rows]) > 0.9
 
 
 def test_query_shows_the_nearest_pictures(trained, main, folder, tmp_path, capsys):
     root, truth = folder
     main("--workdir", trained[0], "--images", root, "--query", root / "deep/er/3", "--out", tmp_path / "out")
     lines = capsys.readouterr().out.splitlines()[1:-1]
-    names = [line.split(maxsplit=1)[1] for line in lines]
-    assert "deep/er/3" not in names
+    near = [line.split(maxsplit=1)[1] for line in lines]
+    assert "deep/er/3" not in near
     asked = truth["deep/er/3"]
-    known = {gallery.shown(name): label for name, label in truth.items()}
-    assert [known[name] == asked for name in names[: EACH - 1]].count(True) >= EACH - 2
+    known = {names.text(name): label for name, label in truth.items()}
+    assert [known[name] == asked for name in near[: EACH - 1]].count(True) >= EACH - 2
     distances = [float(line.split()[0]) for line in lines]
     assert distances == sorted(distances)
     assert distances[0] > 0
@@ -188,12 +232,46 @@ def test_boxes_crop_as_cropping_beforehand_does(tmp_path):
     np.testing.assert_array_equal(next(query.decode(16)), cropped[1])
 
 
-@pytest.mark.parametrize("line", ["a.jpg,1,2,x,4", "a.jpg,1,2,3", "a.jpg,1,2,0,4", "a.jpg,1,nan,3,4"])
-def test_bad_boxes_name_the_line(tmp_path, line):
+HEADER = b"file,left,top,width,height\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        (HEADER + b"a.jpg,1,2,x,4", 2, "must be numbers"),
+        (HEADER + b"a.jpg,1,2,3", 2, "must be numbers"),
+        (HEADER + b"a.jpg,1,2,0,4", 2, "must be numbers of pixels, the last two above 0"),
+        (HEADER + b"a.jpg,1,nan,3,4", 2, "must be numbers"),
+        (HEADER + b"b.jpg,1,2,3,4\na.jpg,1,2,1e30,4", 3, "must be numbers of pixels"),
+        (HEADER + b"a.jpg,-1e30,2,3,4", 2, "must be numbers of pixels"),
+        (HEADER + b"a.jpg,1,1e999,3,4", 2, "must be numbers of pixels"),
+        (HEADER + b"a.jpg,1,2,3,4\n" + b"x" * 131_073 + b",1,2,3,4", 3, "field larger than field limit"),
+        (b"x" * 131_073, 1, "field larger than field limit"),
+        (HEADER + b"a.jpg,1,2,3,4\na.jpg,1,2,3,5", 3, r"a second box of a\.jpg"),
+        (HEADER + b",1,2,3,4", 2, "name of the file is missing"),
+        (b"left,top,width,height,file\n1,2,3,4", 2, "name of the file is missing"),
+        (b"a.jpg,1,2,3,4", 1, "begins with the line file,left,top,width,height"),
+        (b"", 1, "begins with the line"),
+        (b"\xff\xfef\0i\0l\0e\0", 1, "begins with the line"),
+        (HEADER + b'"a\x1b[2J\n.jpg",1,2,3,4\n"a\x1b[2J\n.jpg",1,2,3,4', 5, r"box of a\\x1b\[2J\\n\.jpg"),
+    ],
+)
+def test_bad_boxes_name_the_line(tmp_path, content, line, message):
     (tmp_path / "a.jpg").touch()
-    (tmp_path / "boxes.csv").write_text(f"file,left,top,width,height\n{line}\n")
-    with pytest.raises(ValueError, match=r"boxes.csv, line 2: left, top, width, height must be numbers"):
+    (tmp_path / "boxes.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"boxes.csv, line {line}: .*{message}") as caught:
         unlabelled.find(tmp_path, boxes=tmp_path / "boxes.csv")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "as Excel writes it"])
+def test_boxes_may_begin_with_a_mark_of_their_encoding(tmp_path, mark):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "boxes.csv").write_bytes(mark + HEADER + b"\xff.jpg,1.0,2.0,3.0,4.0\n")
+    found = unlabelled.find(tmp_path, boxes=tmp_path / "boxes.csv").corners
+    assert {name: corner.tolist() for name, corner in found.items()} == {
+        os.fsdecode(b"\xff.jpg"): [1, 2, 4, 6]
+    }
 
 
 def test_groups_against_plain_loops():
@@ -256,6 +334,7 @@ def test_long_clusters_take_several_sheets(tmp_path, monkeypatch):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     monkeypatch.setattr(gallery, "PER_SHEET", 2)
     out = tmp_path / "out"
+    out.mkdir()
     groups = group.Groups(np.zeros(5, int), np.arange(5.0, 0, -1), np.full(5, -1), np.ones(5))
     gallery.write(out, unlabelled.find(tmp_path), groups, errors={}, choice="")
     names = sorted(path.name for path in (out / "contact").iterdir())
@@ -282,8 +361,8 @@ def test_mistakes_are_named(trained, main, folder, tmp_path):
         (["--images", empty], ValueError, "empty holds no pictures"),
         (["--images", tmp_path / "none"], ValueError, "none is not a folder"),
         (["--images", bad], ValueError, r"none of the 2 files in .*bad can be read: image a\.png cannot"),
-        (["--images", root, "--clusters", 41], ValueError, "--clusters is 41; give 1 to 40"),
-        (["--images", root, "--clusters", 0], ValueError, "--clusters is 0; give 1 to 40"),
+        (["--images", root, "--clusters", 44], ValueError, "--clusters is 44; give 1 to 43"),
+        (["--images", root, "--clusters", 0], ValueError, "--clusters is 0; give 1 to 43"),
         (
             ["--images", root, "--clusters", 38],
             ValueError,
@@ -291,9 +370,10 @@ def test_mistakes_are_named(trained, main, folder, tmp_path):
         ),
         (["--images", root, "--query", bad / "a.png"], ValueError, r"image a\.png cannot be decoded"),
         (["--images", root, "--query", "x", "--clusters", 2], ValueError, "leave out --clusters"),
-        (["--images", root, "--out", root], ValueError, "--out must be another folder"),
+        (["--images", root, "--out", root], ValueError, "--out .* is --images"),
         (["--images", root, "--workdir", tmp_path], run.RunError, "holds no run"),
     ]
     for words, error, message in cases:
         with pytest.raises(error, match=message):
             main("--workdir", trained[0], "--out", out, *words)
+    assert not out.exists()

@@ -1,5 +1,7 @@
 """Configurations: saved and read back, compared, refused where no run can have them; the command line."""
 
+import dataclasses
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,14 @@ from jaxml import config as configs
 from jaxml.cli import parse_train
 from jaxml.config import Config, Data, Loss, Optim, Train
 from jaxml.presets import PRESETS
+
+
+def whole_numbers():
+    """Name and value of every option that is a whole number."""
+    for section, part in configs.sections(Config()):
+        for field in dataclasses.fields(part):
+            if field.type is int:
+                yield f"{section}.{field.name}", getattr(part, field.name)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -41,6 +51,40 @@ def test_impossible_values_are_refused(section, value, message):
     part = {"train": Train, "data": Data}[section]
     with pytest.raises(ValueError, match=message):
         Config(**{section: part(**value)})
+
+
+@pytest.mark.parametrize("name", [name for name, _ in whole_numbers()])
+@pytest.mark.parametrize("value", [10_000_000_000, -10_000_000_000])
+def test_whole_numbers_that_are_far_too_large_are_named(name, value):
+    section, key = name.split(".")
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} is {value}; it must be"):
+        configs.from_dict({section: {key: value}})
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "named"),
+    [
+        ("loss", {"options": [["margin", 10**10]]}, r"loss\.options is 10000000000; it must be at most"),
+        ("eval", {"kmeans_seeds": 5_000_000}, r"eval\.kmeans_seeds is 5000000; it must be at most 1000"),
+        ("optim", {"learning_rate": 10**400}, r"optim\.learning_rate is 1000.*; it must be a finite number"),
+        ("optim", {"weight_decay": 1e39}, r"optim\.weight_decay is 1e\+39; it must be a finite number"),
+        ("optim", {"groups": [["a{99999999999}", 1]]}, r"optim\.groups: .* is no regular expression"),
+    ],
+)
+def test_other_numbers_that_no_device_can_hold_are_named(section, values, named):
+    with pytest.raises(ValueError, match=named):
+        configs.from_dict({section: values})
+
+
+@pytest.mark.parametrize("depth", [900, 100_000])
+@pytest.mark.parametrize("text", ["{}", '{{"loss": {{"options": {}}}}}'])
+def test_deep_json_is_one_line(depth, text, tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text(text.format("[" * depth + "]" * depth))
+    for load in (configs.load, lambda path: parse_train(["--preset", str(path)], "")):
+        with pytest.raises(ValueError, match=r"deep\.json") as caught:
+            load(str(path))
+        assert len(str(caught.value)) < 600
 
 
 def test_command_line_overrides_the_preset():

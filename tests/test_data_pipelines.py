@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from PIL import Image
 
 from jaxml import data
 from jaxml.config import Data
-from jaxml.data import ImageError, Index, decode, resident
+from jaxml.data import ImageError, Index, decode, manifest, resident
 from jaxml.data.images import open_images
 
 SIDE = 16
@@ -201,6 +202,83 @@ def test_a_missing_file_is_not_a_smaller_data_set(config):
     assert len(data.load(config).items) == 11
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["", "null", "[]", "3", '"a"', '{"a": 3}', '{"a": "b"}', '{"a": {}}', '{"a"', "[" * 100_000],
+    ids=range(10),
+)
+def test_a_damaged_manifest_is_named_and_says_what_to_do(config, content):
+    data.load(config)
+    path = manifest.file(config)
+    path.write_text(content)
+    with pytest.raises(
+        ValueError, match=rf"^{re.escape(str(path))} .*restore .*or delete it to take"
+    ) as caught:
+        data.load(config)
+    assert len(str(caught.value).splitlines()) == 1
+    assert path.read_text() == content
+
+
+def test_hostile_names_are_kept_in_the_manifest_and_shown_fit(config, tmp_path):
+    folder = Path(config.root) / os.fsdecode(b"cl\xff\x1b[2J\n=ss")
+    folder.mkdir()
+    for i in range(2):
+        picture(70 + i).save(folder / f"{i}.png")
+    name = f"{folder.name}/1.png"
+    first = data.load(config)
+    assert name in first.names
+    assert data.load(config).hashes == first.hashes  # read back to the same names
+    (folder / "1.png").write_bytes(b"other")
+    skipping = dataclasses.replace(config, on_error="skip")
+    with pytest.raises(ImageError) as caught:
+        data.load(config)
+    with pytest.warns(UserWarning, match="left out") as warned:
+        assert len(data.load(skipping).items) == 13
+    (listed,) = manifest.file(config).with_suffix(".skipped.txt").read_text().splitlines()
+    for said in (str(caught.value), str(warned[0].message), *listed.split("\t")):
+        assert r"cl\udcff\x1b[2J\n=ss/1.png" in said
+        assert said.isprintable()
+
+
+def test_a_root_that_is_no_utf8_has_a_manifest(tmp_path):
+    config = make_folder(tmp_path / os.fsdecode(b"pictures\xff"))
+    assert data.load(config).hashes == data.load(config).hashes
+    assert resident.load(data.load(config), config).shape == (12, SIDE, SIDE, 3)
+
+
+def test_no_home_folder_is_one_clear_error(config, monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does where there is none
+    with pytest.raises(ValueError, match=r"--data\.cache is '~/x'"):
+        data.load(dataclasses.replace(config, cache="~/x"))
+    with pytest.raises(ValueError, match=r"--data\.root is '~/x'"):
+        data.load(dataclasses.replace(config, root="~/x"))
+
+
+# The same image in several parts
+
+
+def test_copies_of_an_image_across_the_split_are_counted(tmp_path):
+    for c in range(5):
+        (tmp_path / "pictures" / f"c{c}").mkdir(parents=True)
+        for i in range(3):
+            picture(3 * c + i).save(tmp_path / f"pictures/c{c}/{i}.png")
+    config = Data(
+        source="folder",
+        root=str(tmp_path / "pictures"),
+        cache=str(tmp_path / "cache"),
+        stored_size=8,
+        split="0-1/2-2/3-4",
+    )
+    copy = (tmp_path / "pictures/c0/1.png").read_bytes()
+    (tmp_path / "pictures/c1/9.png").write_bytes(copy)  # in the same part: nothing to warn of
+    open_images(config)
+    (tmp_path / "pictures/c3/9.png").write_bytes(copy)
+    (tmp_path / "pictures/c4/8.png").write_bytes((tmp_path / "pictures/c2/0.png").read_bytes())
+    message = r"2 image\(s\) are byte for byte .* such as c0/1\.png \(train\) and c3/9\.png \(test\)"
+    with pytest.warns(UserWarning, match=message):
+        open_images(config)
+
+
 # Decoded arrays on disk
 
 
@@ -264,6 +342,65 @@ def test_a_corrupt_image_leaves_no_cache_behind(config):
     assert not list(Path(config.cache).glob("*/"))
 
 
+def test_nothing_of_the_users_in_the_cache_is_touched(config):
+    cache = Path(config.cache)
+    for name in ("part-1/thesis.txt", "part-abc/damaged/2", "jaxml-part-mine/3", "folder-16px-0/images.npy"):
+        (cache / name).parent.mkdir(parents=True)
+        (cache / name).write_text("years of work")
+    for path in (*cache.rglob("*"), cache):
+        os.utime(path, (0, 0))
+    before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    index = data.load(config)
+    resident.load(index, config)
+    assert before.items() <= {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}.items()
+
+
+@pytest.mark.parametrize("content", ["thesis.txt", "images.npy"])
+def test_a_folder_of_the_users_in_the_place_of_the_cache_is_left_alone(config, content):
+    index = data.load(config)
+    resident.load(index, config)
+    (made,) = Path(config.cache).glob("folder-*/")
+    for path in made.iterdir():
+        path.unlink()
+    (made / content).write_text("years of work")
+    with pytest.raises(OSError, match=r"folder-16px-.* holds no decoded images.*another --data\.cache"):
+        resident.load(index, config)
+    assert [path.read_text() for path in made.iterdir()] == ["years of work"]
+
+
+def test_replacing_a_damaged_cache_keeps_what_else_is_in_it(config):
+    index = data.load(config)
+    before = np.array(resident.load(index, config))
+    (made,) = Path(config.cache).glob("folder-*/")
+    (made / "notes.txt").write_text("mine")
+    (made / "images.npy").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="damaged and are decoded again"):
+        assert np.array_equal(resident.load(index, config), before)
+    assert (made / "notes.txt").read_text() == "mine"
+    assert not list(Path(config.cache).glob("jaxml-part-*"))
+
+
+def test_the_cache_follows_the_umask(config):
+    before = os.umask(0o027)
+    try:
+        resident.load(data.load(config), config)
+    finally:
+        os.umask(before)
+    (made,) = Path(config.cache).glob("folder-*/")
+    assert made.stat().st_mode & 0o777 == 0o750
+    assert {path.stat().st_mode & 0o777 for path in made.iterdir()} == {0o640}
+
+
+def test_an_image_that_changes_before_it_is_decoded_is_noticed(config):
+    index = data.load(config)
+    Path(index.items[5]).write_bytes(Path(index.items[4]).read_bytes())
+    with pytest.raises(
+        ImageError, match=rf"image {index.names[5]} has changed since this data set was opened"
+    ):
+        resident.load(index, config)
+    assert not list(Path(config.cache).glob("*/"))
+
+
 def test_a_full_disk_is_noticed_before_decoding(config, monkeypatch):
     index = data.load(config)
     monkeypatch.setattr(resident.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
@@ -314,7 +451,7 @@ def test_two_processes_at_once_get_whole_arrays(tmp_path):
         sums = pool.map(_load, [config] * 6, chunksize=1)
     assert len(set(sums)) == 1
     assert sums[0] == _load(config)
-    assert not list(Path(config.cache).glob("part-*"))
+    assert not list(Path(config.cache).glob("jaxml-part-*"))
     json.loads(next(Path(config.cache).glob("*/manifest.json")).read_text())
 
 

@@ -1,4 +1,5 @@
 import io
+import os
 import unicodedata
 from pathlib import Path
 
@@ -130,6 +131,8 @@ def test_cub_names_a_missing_file(tmp_path):
         ("images.txt", None, "lists 11787 images"),
         ("image_class_labels.txt", "11788 x", r"image_class_labels\.txt: .* not a number"),
         ("image_class_labels.txt", "11788 3", r"5865 \+ 5923 images"),
+        ("bounding_boxes.txt", "11788 1 2 1e30 4", r"the box of image 200\.Bird_200/11788\.jpg is"),
+        ("image_class_labels.txt", "11788 99999999999", r"image_class_labels\.txt: .* not a number"),
         ("bounding_boxes.txt", "11788 1 2 3", r"bounding_boxes\.txt, line 11788: expected .* 4 value"),
         ("images.txt", "9 a/b.jpg", r"images\.txt, line 11788: expected number 11788"),
     ],
@@ -172,6 +175,30 @@ def test_folder_says_what_it_needs(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no images"):
         folder.load(str(tmp_path))
+
+
+def test_class_folders_with_the_same_number_are_warned_of(tmp_path):
+    for name in ("01", "1", "001", "2", "bird7", "bird07"):
+        write_image(tmp_path / name / "a.png")
+    message = r"3 class folder\(s\) have the name of another but for leading zeros, such as 001 and 01:"
+    with pytest.warns(UserWarning, match=message):
+        index = folder.load(str(tmp_path))
+    # Their order does not depend on the disk.
+    assert index.class_names == ("001", "01", "1", "2", "bird07", "bird7")
+
+
+def test_links_to_nothing_and_pipes_are_not_left_out_in_silence(tmp_path):
+    write_image(tmp_path / "a/1.png")
+    (tmp_path / "a/2.png").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "a/3.png")
+    assert folder.load(str(tmp_path)).names == ("a/1.png", "a/2.png", "a/3.png")
+
+
+@pytest.mark.parametrize("number", [1e30, np.nan, np.inf, -(2.0**30)])
+def test_boxes_that_no_image_can_have_are_refused(number):
+    boxes = np.array([[1, 2, 3, 4], [1, number, 3, 4]], np.float32)
+    with pytest.raises(ValueError, match=r"the box of image b\\n is .*must be numbers of pixels"):
+        data.Index(["a", "b"], np.zeros(2, np.int32), boxes, ("x",), ("a", "b\n"))
 
 
 def test_an_unknown_source_is_refused():

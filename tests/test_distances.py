@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from jaxml.distances import DISTANCES, l2_normalize, pairwise, rowwise
+from jaxml.distances import DISTANCES, dot, l2_normalize, largest, pairwise, rowwise
 
 
 def reference(x, y, distance):
@@ -84,6 +84,36 @@ def test_coinciding_points(distance, scale):
         if distance != "cosine":
             assert value == 0
             assert not np.any(gradient)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_what_is_not_finite_stays_so(distance):
+    """NaN compares as neither below nor above the rounding error; it is not distance 0."""
+    x = jnp.asarray(np.random.default_rng(5).normal(size=(6, 4)), jnp.float32)
+    for number in (np.nan, np.inf, -np.inf):
+        bad = x.at[2, 1].set(number)
+        assert not np.isfinite(pairwise(bad, x[::-1], distance)[2]).any()
+        assert not np.isfinite(pairwise(bad, bad, distance)[2]).any()
+        assert np.isfinite(rowwise(bad, x[::-1], distance)).tolist() == [i != 2 for i in range(6)]
+    large = [pairwise(1e20 * x, 1e20 * x[::-1], distance), rowwise(1e20 * x, 1e20 * x[::-1], distance)]
+    for found in large:
+        assert np.isfinite(found).all() == (distance == "cosine")
+        assert distance == "cosine" or not np.isfinite(found).any()
+
+
+@pytest.mark.parametrize("distance", [*DISTANCES, "dot"])
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1e-3, 10.0), (1e15, 0.0)])
+def test_no_distance_exceeds_the_largest(distance, scale, offset):
+    rng = np.random.default_rng(6)
+    x, y = (jnp.asarray(scale * rng.normal(size=(n, 3)) + offset, jnp.float32) for n in (7, 5))
+    both = jnp.concatenate([x, y])
+    greatest = np.max(np.abs(dot(both, both) if distance == "dot" else reference(both, both, distance)))
+    bound = largest(x, y, distance)
+    assert greatest <= bound * (1 + 1e-5)
+    assert distance == "cosine" or bound <= 16 * greatest
+    for number in (np.nan, np.inf):
+        assert not largest(x.at[0, 0].set(number), y, distance) < np.inf
+        assert not largest(x, y.at[-1, 0].set(number), distance) < np.inf
 
 
 def test_duplicates_among_others_are_at_distance_zero():

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_run import config, pictures  # noqa: F401
 
-from jaxml import health
+from jaxml import health, run
+from jaxml import train as training
 from jaxml.config import Config, Loss
 from jaxml.preemption import RunError
 
@@ -20,6 +22,20 @@ def test_step_and_tensors_that_are_not_finite_are_named():
     with pytest.raises(RunError, match=r"gradient of 0, 1, 2 and 3 more\) not finite at step 1"):
         health.check_finite({"loss": np.inf}, np.full(6, np.inf), list("012345"), 1)
     health.check_finite({"loss": 1.0}, np.ones(2), ["a", "b"], 1)
+
+
+@pytest.mark.parametrize("number", [np.nan, 1e20])
+def test_embeddings_that_are_not_finite_stop_training_at_that_step(config, tmp_path, monkeypatch, number):  # noqa: F811
+    """The loss itself says so: a NaN that is nearer to nothing than anything else is no hard triplet."""
+    objective = training.objective
+
+    def spoiled(learner, loss_params, outputs, labels, key):
+        return objective(learner, loss_params, outputs.at[1, 2].set(number), labels, key)
+
+    monkeypatch.setattr(training, "objective", spoiled)
+    settings = replace(config, model=replace(config.model, normalize=False))
+    with pytest.raises(RunError, match=r"^grad_norm and loss .* not finite at step 1; "):
+        run.train(settings, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -53,13 +69,12 @@ def test_embeddings_in_one_point(caplog):
 
 
 def test_running_out_of_memory_says_what_helps():
-    config = replace(Config())
     with (
         pytest.raises(
             RunError, match=r"32 images per device at 64 x 64 pixels.*chunk 8.*remat.*bfloat16.*tf_data"
         ),
-        health.explain_memory(config, 2),
+        health.explain_memory(Config(), 2),
     ):
         jax.block_until_ready(jnp.zeros((2**50,), jnp.float32) + 1)  # 4 PiB
-    with pytest.raises(jax.errors.JaxRuntimeError, match="another"), health.explain_memory(config, 2):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="another"), health.explain_memory(Config(), 2):
         raise jax.errors.JaxRuntimeError("INTERNAL: another error")

@@ -50,11 +50,34 @@ def test_batch_larger_than_memory():
 
 
 def test_size_is_checked():
-    with pytest.raises(ValueError, match=r"^size must be a positive integer"):
+    with pytest.raises(ValueError, match=r"^size must be a whole number of at least 1"):
         losses.memory(0, D)
     (x, y), *_ = batches(1)
     with pytest.raises(ValueError, match="as wide as the memory"):
         losses.push(losses.memory(4, D + 1), x, y)
+
+
+def test_labels_that_an_int32_can_not_hold_are_refused():
+    (x, y), *_ = batches(1)
+    y = np.asarray(y)
+    small = [y.astype(dtype) for dtype in (np.uint8, np.int64, np.uint64)]
+    for labels in [*small, jnp.asarray(y, jnp.uint32)]:
+        assert losses.push(losses.memory(B, D), x, labels).labels.tolist() == y.tolist()
+    extremes = np.array([-(2**31), 2**31 - 1] * 3, np.int64)
+    assert losses.push(losses.memory(B, D), x, extremes).labels.tolist() == extremes.tolist()
+    for labels in (
+        y.astype(np.int64) * 2**32,
+        y.astype(np.uint32) + 2**31,
+        jnp.asarray(y.astype(np.uint32) + 2**31),
+    ):
+        with pytest.raises(ValueError, match=r"^labels must fit into the memory's int32, got u?int"):
+            losses.push(losses.memory(B, D), x, labels)
+    traced = jax.jit(lambda labels: losses.push(losses.memory(B, D), x, labels))
+    assert traced(y.astype(np.uint16)).labels.tolist() == y.tolist()
+    with pytest.raises(
+        ValueError, match=r"^labels must fit .* got uint32 0\.\.4294967295; .*astype\('int32'\)"
+    ):
+        traced(y.astype(np.uint32))
 
 
 @pytest.mark.parametrize("name", TAKE_REFERENCES)

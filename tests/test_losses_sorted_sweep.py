@@ -41,7 +41,9 @@ def value_and_gradients(x, y, references, *, axis_name=None, block_size=None, **
 
     def loss(x, r):
         others = None if r is None else references._replace(embeddings=r)
-        sums = sorted_sweep.triplets(x, y, others, options, block_size=block_size, axis_name=axis_name, **plan)
+        sums = sorted_sweep.triplets(
+            x, y, others, options, block_size=block_size, axis_name=axis_name, **plan
+        )
         return sums.value / jnp.maximum(sums.active, 1.0), (sums.active, sums.mined)
 
     r = None if references is None else references.embeddings
@@ -102,7 +104,9 @@ def test_agrees_with_loop_against_references(mining, masked):
 
 
 @pytest.mark.parametrize(("check_vma", "factor"), [(True, 1), (False, 4)])
-@pytest.mark.parametrize(("mining", "referenced"), [("all", False), ("local_class", False), ("local_class", True)])
+@pytest.mark.parametrize(
+    ("mining", "referenced"), [("all", False), ("local_class", False), ("local_class", True)]
+)
 def test_is_the_same_on_four_devices(mining, referenced, check_vma, factor):
     x, y = batch(3, (1, 2, 5, 19, 3, 2))
     references = References(*batch(4, (3, 6, 2))) if referenced else None
@@ -125,7 +129,9 @@ def test_is_the_same_on_four_devices(mining, referenced, check_vma, factor):
     for g, w in zip(got, wanted, strict=False):
         np.testing.assert_allclose(g, w, rtol=2e-5, atol=2e-5 * abs(np.asarray(w)).max())
     if referenced and check_vma:
-        np.testing.assert_allclose(rest[0], wanted[-1], rtol=2e-5, atol=2e-5 * abs(np.asarray(wanted[-1])).max())
+        np.testing.assert_allclose(
+            rest[0], wanted[-1], rtol=2e-5, atol=2e-5 * abs(np.asarray(wanted[-1])).max()
+        )
 
 
 def test_no_loop_holds_a_gather_or_a_scatter():
@@ -134,9 +140,10 @@ def test_no_loop_holds_a_gather_or_a_scatter():
     y = jax.ShapeDtypeStruct((64,), jnp.int32)
     for case in CASES:
         plan = dict(zip(("formula", "mining", "distance"), case, strict=True))
-        jaxpr = jax.make_jaxpr(partial(value_and_gradients, references=None, **plan))(x, y)
-        found = set(_in_loops(jaxpr.jaxpr, False))
-        assert not found, (case, found)
+        for references in (None, References(x, y, jnp.ones(64, bool))):
+            jaxpr = jax.make_jaxpr(lambda x, y, r: value_and_gradients(x, y, r, **plan))(x, y, references)  # noqa: B023
+            found = set(_in_loops(jaxpr.jaxpr, False))
+            assert not found, (case, found)
 
 
 def _in_loops(jaxpr, inside):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from jaxml import metrics
+from jaxml import metrics, neighbours
 
 
 def partition(seed, n=60, classes=7, clusters=9):
@@ -153,7 +153,7 @@ def retrieval_by_loops(embeddings, labels, ks):
 
 @pytest.mark.parametrize("block_bytes", [1, 8 * 40 * 7, 2**20])
 def test_retrieval_against_loops(block_bytes, monkeypatch):
-    monkeypatch.setattr(metrics, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(neighbours, "BLOCK_BYTES", block_bytes)
     embeddings, labels = scattered()
     expected = retrieval_by_loops(embeddings, labels, metrics.KS)
     got = metrics.retrieval(embeddings, labels)
@@ -199,7 +199,7 @@ def test_near_duplicates_far_from_the_origin_are_told_apart():
 
 
 def test_memory_does_not_grow_with_the_square(monkeypatch):
-    monkeypatch.setattr(metrics, "BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(neighbours, "BLOCK_BYTES", 2**20)
     n = 4000
     embeddings = np.random.default_rng(0).normal(size=(n, 4))
     tracemalloc.start()

@@ -187,6 +187,18 @@ def test_everything_is_escaped(tmp_path):
     assert any(a.get("alt") == f"{evil}3" for _, a in parsed.elements)
 
 
+def test_names_that_are_no_text_are_shown(tmp_path):
+    values = inputs()
+    hostile = ("caf\udce9", "a\x1b[2Jb", "a\nb", "\u202egpj")
+    values["class_names"] = (*hostile, *values["class_names"][4:])
+    values["labels"] = values["labels"] - 2
+    values["config"]["data"]["root"] = "/data/\udcff\x1b"
+    text, parsed = written(tmp_path, **values)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e\ud800-\udfff]", text)
+    shown = {attributes["alt"] for _, attributes in parsed.elements if "alt" in attributes}
+    assert {r"caf\udce9", r"a\x1b[2Jb", r"a\nb", r"\u202egpj"} <= shown
+
+
 @pytest.mark.parametrize(
     "history",
     [

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxml import cli, fit, history, provenance, run
 from jaxml import config as configs
-from jaxml import fit, history, run
-from jaxml.checkpoint import CheckpointError
+from jaxml.checkpoint import CheckpointError, Checkpoints
 from jaxml.config import Config, Data, Eval, Model, Optim, Train
 
 ROOT = Path(__file__).parents[1]
@@ -143,7 +145,7 @@ def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path):
     named = r"grad_norm.* \(gradient of backbone/.* and \d+ more\) not finite at step 2"
     with pytest.raises(run.RunError, match=named):
         run.train(config, tmp_path / "run")
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == []
 
 
 def untrained(config, workdir, steps):
@@ -151,7 +153,9 @@ def untrained(config, workdir, steps):
     opened = run.open_run(config, workdir)
     configs.save(workdir / "config.json", config)
     for step in steps:
-        opened.checkpoints.save(step, opened.state, score=None, meta={"config": configs.to_dict(config)})
+        meta = provenance.meta(config, opened.pictures)
+        opened.checkpoints.save(step, opened.state._replace(step=np.int32(step)), score=None, meta=meta)
+    opened.pictures.save(workdir)
     (workdir / "metrics.jsonl").write_text("".join(f'{{"step": {i + 1}}}\n' for i in range(max(steps))))
 
 
@@ -198,6 +202,48 @@ def test_a_validation_that_sigterm_cut_off_is_made_up_for(config, tmp_path, monk
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+def test_modes_follow_the_umask(config, tmp_path):
+    before = os.umask(0o022)
+    try:
+        run.train(config, tmp_path / "run")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "run").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_scoring_needs_no_batch_that_divides_among_the_devices(config, tmp_path):
+    config = replace(config, data=replace(config.data, classes_per_batch=3))
+    untrained(config, tmp_path / "run", [3])
+    assert len(run.load(tmp_path / "run").devices) == 4
+    with pytest.raises(run.RunError, match="the batch of 6 can not be divided among 4 devices"):
+        run.train(replace(config, train=replace(config.train, devices=0)), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_in_the_steps_saves_and_says_how_to_go_on(config, tmp_path, monkeypatch, number):
+    collect = fit._Progress.collect
+
+    def stopping(self, start, metrics):
+        collect(self, start, metrics)
+        if start == 4:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(fit._Progress, "collect", stopping)
+    name = "Ctrl-C \\(SIGINT\\)" if number == signal.SIGINT else number.name
+    with pytest.raises(run.Preempted, match=f"stopped by {name}; step [56] is saved, continue with --resume"):
+        run.train(config, tmp_path / "run")
+    assert run.load(tmp_path / "run").checkpoints.steps()[-1] in (5, 6)
+
+
+def test_ctrl_c_before_a_run_is_open_ends_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.command(lambda _: signal.raise_signal(signal.SIGINT))
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C (SIGINT)\n"
+
+
 def test_a_record_with_a_damaged_line_is_not_cut_off_there(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3')
@@ -205,6 +251,10 @@ def test_a_record_with_a_damaged_line_is_not_cut_off_there(tmp_path):
     path.write_text('{"step": 1}\n{"stop": 2}\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged"):
         history.read(path)
+    for damaged in ('["step"]', '{"step": 2, "loss": "x"}', '{"step": 1e9}', "[" * 100_000, '{"step": -1}'):
+        path.write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n')
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged"):
+            history.read(path)
 
 
 def test_a_damaged_configuration_is_named(config, tmp_path):
@@ -212,6 +262,26 @@ def test_a_damaged_configuration_is_named(config, tmp_path):
     (tmp_path / "config.json").write_bytes((tmp_path / "config.json").read_bytes()[:100])
     with pytest.raises(ValueError, match=r"config\.json is no JSON file"):
         configs.load(tmp_path / "config.json")
+
+
+def test_evaluate_runs_on_any_number_of_devices(config, tmp_path):
+    """Only training divides its batch of eight: three devices can evaluate, and find the same."""
+    untrained(config, tmp_path / "run", [3])
+    script = [sys.executable, str(ROOT / "experiments/evaluate.py"), "--workdir", str(tmp_path / "run")]
+    printed = []
+    for count in (1, 3):
+        environment = {**ENVIRONMENT, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        printed.append(done.stdout)
+    assert "24 images of 3 test classes" in printed[0]
+    values = [[float(x) for x in re.findall(r" (\d\.\d{4})", text)] for text in printed]
+    assert len(values[0]) > 10
+    np.testing.assert_allclose(*values, atol=2e-4)
+    with pytest.raises(
+        run.RunError, match=r"batch of 8 can not be divided among 3 devices.*--train\.devices"
+    ):
+        run.learn(replace(config, train=replace(config.train, devices=3)), tmp_path / "other")
 
 
 def test_scripts_answer_mistakes_in_one_line(config, tmp_path):

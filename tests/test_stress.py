@@ -11,19 +11,25 @@ from typing import Literal, get_origin
 
 import pytest
 
-from jaxml import cli, config
+from jaxml import cli, config, options
 from jaxml.config import Config
 
 SCRIPTS = Path(__file__).parents[1] / "experiments"
 sys.path.append(str(SCRIPTS))
 
 # In parts of about equal time, for as many workers.
-STOPPED = ("killed", "sigterm")
+STOPPED = ("killed", "signals")
 HURT = ("disk_full", "devices", "numbers", "memory")
 FILES = ("checkpoints", "images", "weights", "archives")
+TOGETHER = ("concurrent", "readers", "other_user")
+PICTURES = ("pictures",)
 
 
-@pytest.mark.parametrize("checks", [STOPPED, HURT, FILES], ids=["stopped", "hurt", "files"])
+@pytest.mark.parametrize(
+    "checks",
+    [STOPPED, HURT, FILES, TOGETHER, PICTURES],
+    ids=["stopped", "hurt", "files", "together", "pictures"],
+)
 def test_stress(checks, tmp_path):
     command = [
         sys.executable,
@@ -40,10 +46,17 @@ def test_stress(checks, tmp_path):
     assert set(outcomes) == set(checks)
     for name, outcome in outcomes.items():
         assert outcome["figures"], name
-        # A small disk needs the right to mount one, archives tensorflow.
-        may_not_run = name in ("disk_full", "archives")
+        # A small disk needs the right to mount one, archives tensorflow, another user root.
+        may_not_run = name in ("disk_full", "archives", "other_user")
         assert outcome["passed"] is True or (outcome["passed"] is None and may_not_run), outcome
     assert (tmp_path / "stress.md").read_text().count("\n") == 2 + len(checks)
+
+
+@pytest.mark.parametrize("name", ["config", "metrics", "triplets"])
+def test_damaged_files_of_a_run_are_refused_by_name(name):
+    refused, wrong = importlib.import_module("stress_files").fuzz_one(name, 2000, 5)
+    assert not wrong
+    assert refused > 1500
 
 
 def run(main, words, monkeypatch, capsys):
@@ -63,7 +76,7 @@ def wrong_options():
             name = f"{section}.{field.name}"
             if field.type in (int, float) or get_origin(field.type) is Literal:
                 yield name, "nonsense"
-            if name in (*config.POSITIVE, *config.NOT_NEGATIVE):
+            if name in (*options.POSITIVE, *options.NOT_NEGATIVE):
                 yield name, "-1"
             if field.type is bool:
                 yield name, "maybe"

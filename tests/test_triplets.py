@@ -223,7 +223,7 @@ def test_stopped_anywhere_and_resumed_is_the_same_run(triplet_config, tmp_path, 
     monkeypatch.undo()
     run.train(settings, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
-    lists = [triplets._load(tmp_path / "whole" / "triplets" / f"{step}.npz") for step in (0, 4, 8)]
+    lists = [triplets._load(tmp_path / "whole" / "triplets" / f"{step}.npz", 16, 80) for step in (0, 4, 8)]
     assert [len(found) for found in lists] == [16, 16, 16]
     assert not np.array_equal(lists[1], lists[2])
     trained_on = run.load(tmp_path / "whole").images.rows("train")
@@ -232,13 +232,25 @@ def test_stopped_anywhere_and_resumed_is_the_same_run(triplet_config, tmp_path, 
 
 def test_a_damaged_list_is_refused(tmp_path):
     path = tmp_path / "triplets" / "4.npz"
-    triplets._save(path, draw("random"))
-    np.testing.assert_array_equal(triplets._load(path), draw("random"))
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    path.write_bytes(raw)
-    with pytest.raises(CheckpointError, match=r"4\.npz is missing or damaged"):
-        triplets._load(path)
+    found = draw("random")
+    triplets._save(path, found)
+    np.testing.assert_array_equal(triplets._load(path, len(found), len(LABELS)), found)
+    refused = pytest.raises(CheckpointError, match=r"4\.npz is missing or damaged")
+    for count, images in ((len(found) - 1, len(LABELS)), (len(found), found.max())):
+        with refused:
+            triplets._load(path, count, images)
+    raw, outcomes = path.read_bytes(), []
+    for i in range(0, len(raw), 3):  # a flipped bit in the data or anywhere in the archive's tables
+        changed = bytearray(raw)
+        changed[i] ^= 1 << i % 8
+        path.write_bytes(changed)
+        try:
+            np.testing.assert_array_equal(triplets._load(path, len(found), len(LABELS)), found)
+        except CheckpointError:
+            outcomes.append("refused")
+        else:
+            outcomes.append("unchanged")
+    assert outcomes.count("refused") > 1000
     path.unlink()
-    with pytest.raises(CheckpointError, match=r"4\.npz is missing or damaged"):
-        triplets._load(path)
+    with refused:
+        triplets._load(path, len(found), len(LABELS))

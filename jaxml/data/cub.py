@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxml.data.index import Index
+from jaxml.files import expand
+from jaxml.names import text
 
 IMAGES, CLASSES = 11_788, 200
 FIRST_HALF, SECOND_HALF = 5_864, 5_924  # images of classes 1-100 and 101-200
@@ -15,17 +17,17 @@ FIRST_HALF, SECOND_HALF = 5_864, 5_924  # images of classes 1-100 and 101-200
 def _rows(root: Path, name: str, fields: int) -> list[list[str]]:
     """Rows of one of the official text files, without the number that each starts with."""
     try:
-        lines = (root / name).read_text().splitlines()
+        lines = (root / name).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError as error:
         raise ValueError(
-            f"{root / name} cannot be read ({error.strerror}): --data.root must be the folder CUB_200_2011 of the "
-            f"official archive, with images/, images.txt, image_class_labels.txt, classes.txt, bounding_boxes.txt"
+            f"{text(root / name)} cannot be read ({error.strerror}): --data.root must be the folder CUB_200_2011 of "
+            f"the official archive, with images/, images.txt, image_class_labels.txt, classes.txt, bounding_boxes.txt"
         ) from error
     rows = [line.split() for line in lines]
     for i, row in enumerate(rows):
         if len(row) != fields + 1 or row[0] != str(i + 1):
             raise ValueError(
-                f"{root / name}, line {i + 1}: expected number {i + 1} and {fields} value(s), got {lines[i]!r}. "
+                f"{text(root / name)}, line {i + 1}: expected number {i + 1} and {fields} value(s), got {lines[i]!r}. "
                 f"Unpack the official file again."
             )
     return [row[1:] for row in rows]
@@ -36,8 +38,10 @@ def _numbers(root: Path, name: str, fields: int, dtype: type) -> np.ndarray:
     rows = _rows(root, name, fields)
     try:
         return np.array(rows, dtype).reshape(-1, fields)
-    except ValueError as error:
-        raise ValueError(f"{root / name}: {error}; not a number. Unpack the official file again.") from error
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{text(root / name)}: {error}; not a number. Unpack the official file again."
+        ) from error
 
 
 def load(root: str) -> Index:
@@ -46,7 +50,7 @@ def load(root: str) -> Index:
     Raises ValueError if a text file is missing or malformed, or the counts (11,788; 5,864 in classes 1-100;
     5,924 in classes 101-200) are not the official ones.
     """
-    folder = Path(root).expanduser()
+    folder = expand(root, "--data.root")
     names = [row[0] for row in _rows(folder, "images.txt", 1)]
     class_names = tuple(row[0] for row in _rows(folder, "classes.txt", 1))
     labels = _numbers(folder, "image_class_labels.txt", 1, np.int32).reshape(-1) - 1
@@ -61,8 +65,8 @@ def load(root: str) -> Index:
     )
     if found != (IMAGES, IMAGES, IMAGES, FIRST_HALF, SECOND_HALF, CLASSES):
         raise ValueError(
-            f"{folder} lists {found[0]} images, {found[1]} labels, {found[2]} boxes, {found[3]} + {found[4]} images in "
-            f"classes 1-100 + 101-200, {found[5]} classes; CUB-200-2011 has {IMAGES} of each, {FIRST_HALF} + "
+            f"{text(folder)} lists {found[0]} images, {found[1]} labels, {found[2]} boxes, {found[3]} + {found[4]} "
+            f"images in classes 1-100 + 101-200, {found[5]} classes; CUB-200-2011 has {IMAGES} of each, {FIRST_HALF} + "
             f"{SECOND_HALF}, {CLASSES}. Unpack the official archive again."
         )
     return Index([str(folder / "images" / name) for name in names], labels, boxes, class_names, tuple(names))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from jaxml.data.index import Index
+from jaxml.files import expand
+from jaxml.names import text
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
@@ -18,36 +22,43 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
+def _sorted(paths: Iterable[Path]) -> list[Path]:
+    """In natural order; names that differ in leading zeros alone go by their text, not as the disk has them."""
+    return sorted(paths, key=lambda path: (_natural(path), path.name))
+
+
 def load(root: str) -> Index:
     """Every JPEG, PNG and BMP in the folders of `root`; folders are classes, in natural order.
 
-    Files with other endings are left out, with a warning that counts them. Raises ValueError if `root` is no
-    folder, holds no folders, or one of them no images.
+    Files with other endings are left out, with a warning that counts them; another counts folders whose names are the
+    same number, such as 1 and 01. Links to nothing, pipes and the like count as images, lest they go unnoticed. Raises
+    ValueError if `root` is no folder, holds no folders, or one of them no images.
     """
-    top = Path(root).expanduser()
+    top = expand(root, "--data.root")
     if not root or not top.is_dir():
         raise ValueError(
             f"--data.root {root!r} is not a folder; give one that holds one folder of images per class"
         )
-    classes = sorted((p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_natural)
+    classes = _sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:
-        raise ValueError(f"{top} holds no folders; put the images of each class into a folder of its own")
+        raise ValueError(
+            f"{text(top)} holds no folders; put the images of each class into a folder of its own"
+        )
+    _warn_of_same_numbers(classes)
     items, labels, others = [], [], []
     for label, folder in enumerate(classes):
-        files = sorted(
-            (p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")), key=_natural
-        )
+        files = _sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
         images = [p for p in files if p.suffix.lower() in SUFFIXES]
         others += [p for p in files if p.suffix.lower() not in SUFFIXES]
         if not images:
             raise ValueError(
-                f"{folder} holds no images ({', '.join(SUFFIXES)}); add some or remove the folder"
+                f"{text(folder)} holds no images ({', '.join(SUFFIXES)}); add some or remove the folder"
             )
         items += images
         labels += [label] * len(images)
     if others:
         warnings.warn(
-            f"{len(others)} files are not {', '.join(SUFFIXES)} and are left out, such as {others[0]}",
+            f"{len(others)} files are not {', '.join(SUFFIXES)} and are left out, such as {text(others[0])}",
             stacklevel=2,
         )
     return Index(
@@ -57,3 +68,13 @@ def load(root: str) -> Index:
         class_names=tuple(p.name for p in classes),
         names=tuple(p.relative_to(top).as_posix() for p in items),
     )
+
+
+def _warn_of_same_numbers(classes: list[Path]) -> None:
+    alike = [(a.name, b.name) for a, b in pairwise(classes) if _natural(a) == _natural(b)]
+    if alike:
+        warnings.warn(
+            f"{len(alike)} class folder(s) have the name of another but for leading zeros, such as "
+            f"{' and '.join(map(text, alike[0]))}: if they are the same class, join them",
+            stacklevel=3,
+        )

@@ -1,5 +1,6 @@
 """A data set as a run sees it: index, class split, and pixels by row from either input path."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ import numpy as np
 from jaxml import data
 from jaxml.config import Data
 from jaxml.data import resident, splits
+from jaxml.names import text
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Images:
 
 
 def open_images(config: Data, devices: Sequence[Any] = ()) -> Images:
-    """Index, split and pixels of the configured data set.
+    """Index, split and pixels of the configured data set; a warning counts images that are in several parts.
 
     `devices` are those that are to hold it whole, if it is resident.
 
@@ -49,6 +51,7 @@ def open_images(config: Data, devices: Sequence[Any] = ()) -> Images:
     if not len(parts["test"]):
         # Nothing that tunes on this split can read a test image, whatever it does.
         index = index.take(np.flatnonzero(np.isin(index.labels, np.concatenate(list(parts.values())))))
+    _warn_of_copies(index, parts)
     if config.input == "resident":
         resident.check_fits(index, config, devices)  # before an hour of decoding, perhaps
         pixels = resident.load(index, config)
@@ -56,3 +59,22 @@ def open_images(config: Data, devices: Sequence[Any] = ()) -> Images:
     from jaxml.data import tf_pipeline
 
     return Images(index, parts, partial(tf_pipeline.batches, index, config), None)
+
+
+def _warn_of_copies(index: data.Index, parts: dict[str, np.ndarray]) -> None:
+    """Warn of the same file in classes of several parts: what it is tested by, the network has learned."""
+    part_of = {label: part for part, labels in parts.items() for label in labels.tolist()}
+    first: dict[str, int] = {}
+    copies = []
+    for i, (digest, label) in enumerate(zip(index.hashes, index.labels.tolist(), strict=False)):
+        if label in part_of:
+            other = first.setdefault(digest, i)
+            if part_of[label] != part_of[int(index.labels[other])]:
+                copies.append((other, i))
+    if copies:
+        shown = [f"{text(index.names[i])} ({part_of[int(index.labels[i])]})" for i in copies[0]]
+        warnings.warn(
+            f"{len(copies)} image(s) are byte for byte the same as one in another part of the split, such as "
+            f"{' and '.join(shown)}: classes of the parts must have different images",
+            stacklevel=2,
+        )

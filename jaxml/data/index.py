@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxml.names import text
+
+LARGEST = 2**30
+"""Bound of the numbers of a box, far beyond any image: what is larger is no box."""
+
 
 class ImageError(ValueError):
     """An image is missing, damaged, changed or too large; the message names the file and says what to do."""
@@ -21,7 +26,8 @@ class Index:
     labels: np.ndarray
     """int32 [N], each in 0 .. number of classes - 1."""
     boxes: np.ndarray | None
-    """float32 [N, 4]: left, top, width, height in pixels of the file; None where there are none."""
+    """float32 [N, 4]: left, top, width, height in pixels of the file, each finite and below LARGEST; None where there
+    are none."""
     class_names: tuple[str, ...]
     """One per class."""
     names: tuple[str, ...]
@@ -37,6 +43,12 @@ class Index:
             )
         if self.boxes is not None and self.boxes.shape != (n, 4):
             raise ValueError(f"boxes must be [{n}, 4]; got {self.boxes.shape}")
+        if self.boxes is not None and not (sane := (np.abs(self.boxes) < LARGEST).all(1)).all():
+            row = int(np.argmin(sane))
+            raise ValueError(
+                f"the box of image {text(self.names[row])} is {self.boxes[row].tolist()}: left, top, width and height "
+                f"must be numbers of pixels"
+            )
         if len(self.names) != n or len(set(self.names)) != n:
             raise ValueError(f"names must be {n} different strings, one per item")
         if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):

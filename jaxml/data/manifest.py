@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +15,30 @@ import numpy as np
 from jaxml.config import Data
 from jaxml.data.decode import open_image, parallel, read
 from jaxml.data.index import ImageError, Index
-from jaxml.files import write_atomically
+from jaxml.files import expand, parse_json, write_atomically
+from jaxml.names import text
 
 
 def file(config: Data) -> Path:
     """Where the manifest of a data set is kept: by source and folder, within `config.cache`."""
-    root = str(Path(config.root).expanduser().resolve()) if config.root else ""
-    key = hashlib.sha256(root.encode()).hexdigest()[:12]
-    return Path(config.cache).expanduser() / f"{config.source}-{key}.manifest.json"
+    root = expand(config.root, "--data.root").resolve() if config.root else ""
+    key = hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
+    return expand(config.cache, "--data.cache") / f"{config.source}-{key}.manifest.json"
+
+
+def parse(data: bytes, path: str | Path) -> dict[str, str]:
+    """SHA-256 of each file by name; ValueError says what to do with a file at `path` that is no manifest."""
+    try:
+        found = parse_json(data, text(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; {_REMEDY}") from None
+    hashes = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes):
+        raise ValueError(f"{text(path)} is not a table of file names and their SHA-256; {_REMEDY}")
+    return found
+
+
+_REMEDY = "restore this manifest of a data set, or delete it to take the files as they are now"
 
 
 def check(index: Index, config: Data) -> Index:
@@ -32,7 +50,7 @@ def check(index: Index, config: Data) -> Index:
     listed in a file beside the manifest.
     """
     path = file(config)
-    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    known = parse(path.read_bytes(), path) if path.exists() else {}
 
     def one(i: int) -> tuple[str, str]:
         """(hash, what is wrong)."""
@@ -43,7 +61,7 @@ def check(index: Index, config: Data) -> Index:
             if name not in known:
                 open_image(data, name)
             elif digest != known[name]:
-                return digest, f"image {name} has changed since this data set was first read."
+                return digest, f"image {text(name)} has changed since this data set was first read."
         except ImageError as error:
             return "", str(error)
         return digest, ""
@@ -52,7 +70,7 @@ def check(index: Index, config: Data) -> Index:
     here = set(index.names)
     failures = {index.names[i]: wrong for i, (_, wrong) in enumerate(results) if wrong}
     gone = [name for name in known if name not in here]
-    failures |= {name: f"image {name} is no longer there." for name in gone}
+    failures |= {name: f"image {text(name)} is no longer there." for name in gone}
     if failures:
         _report(failures, path, config)
     sound = np.array([i for i, (_, wrong) in enumerate(results) if not wrong], int)
@@ -61,7 +79,7 @@ def check(index: Index, config: Data) -> Index:
         write_atomically(path, json.dumps(known | new, indent=0))
     if not len(sound):
         raise ImageError(
-            f"none of the {len(index.items)} images of {config.source} {config.root} can be used"
+            f"none of the {len(index.items)} images of {config.source} {text(config.root)} can be used"
         )
     return replace(index.take(sound), hashes=tuple(hashes.values()))
 
@@ -72,8 +90,10 @@ def _report(failures: dict[str, str], path: Path, config: Data) -> None:
     if config.on_error == "raise":
         raise ImageError(
             f"{len(failures)} image(s) cannot be used: {first}{more} Restore them, or leave them out with "
-            f"--data.on_error skip; if changes were intended, delete {path} to accept them."
+            f"--data.on_error skip; if changes were intended, delete {text(path)} to accept them."
         )
     listing = path.with_suffix(".skipped.txt")
-    write_atomically(listing, "".join(f"{name}\t{wrong}\n" for name, wrong in failures.items()))
-    warnings.warn(f"{len(failures)} image(s) left out, listed in {listing}: {first}{more}", stacklevel=3)
+    write_atomically(listing, "".join(f"{text(name)}\t{wrong}\n" for name, wrong in failures.items()))
+    warnings.warn(
+        f"{len(failures)} image(s) left out, listed in {text(listing)}: {first}{more}", stacklevel=3
+    )

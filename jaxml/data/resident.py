@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxml import folders
 from jaxml.config import Data
 from jaxml.data.decode import corners, decode_all, parallel, read
 from jaxml.data.index import Index
+from jaxml.files import expand, parse_json
+from jaxml.names import text
 
-FORMAT = 1  # raised whenever the same source would give other pixels
+FORMAT = 2  # raised whenever the same source would give other pixels, or a folder other files
+FILES = ("images.npy", "manifest.json")
 
 
 def fingerprint(index: Index, config: Data) -> str:
@@ -67,25 +69,28 @@ def load(index: Index, config: Data) -> np.memmap:
 
     Decoded the first time (by Pillow, one thread per core) into a folder of `config.cache` named after the
     fingerprint, with the SHA-256 of every image; later calls map the file and check those. A damaged cache is
-    decoded again, with a warning. The folder appears whole or not at all, whatever else runs.
+    decoded again, with a warning, if it carries our marker. The folder appears whole or not at all, whatever else runs.
 
-    Raises ImageError for an image that cannot be decoded, OSError if the disk is too full.
+    Raises ImageError for an image that cannot be decoded, OSError if the disk is too full or something else is in the
+    folder's place.
     """
     key = fingerprint(index, config)
-    folder = Path(config.cache).expanduser() / f"{config.source}-{config.stored_size}px-{key[:16]}"
-    if folder.is_dir():
+    folder = expand(config.cache, "--data.cache") / f"{config.source}-{config.stored_size}px-{key[:16]}"
+    if folder.exists():
         pixels = _checked(folder, key)
         if pixels is not None:
             return pixels
-        warnings.warn(f"the decoded images in {folder} are damaged and are decoded again", stacklevel=2)
-        aside = Path(tempfile.mkdtemp(prefix="part-", dir=folder.parent))
-        os.rename(folder, aside / "damaged")
-        shutil.rmtree(aside)
+        if not folders.is_ours(folder):
+            raise OSError(
+                f"{text(folder)} holds no decoded images, where these are to be kept: move it away, or give another "
+                f"--data.cache"
+            )
+        warnings.warn(f"the decoded images in {text(folder)} are damaged and are decoded again", stacklevel=2)
     _decode(index, config, folder, key)
     pixels = _checked(folder, key)
     if pixels is None:
         raise OSError(
-            f"what was just written to {folder} reads back differently: check the disk, or set --data.cache"
+            f"what was just written to {text(folder)} reads back differently: check the disk, or set --data.cache"
         )
     return pixels
 
@@ -93,7 +98,7 @@ def load(index: Index, config: Data) -> np.memmap:
 def _checked(folder: Path, key: str) -> np.memmap | None:
     """The array if it is whole: every image has the hash noted when it was decoded."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = parse_json((folder / "manifest.json").read_bytes(), folder / "manifest.json")
         pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         hashes = manifest["pixels"]
         if manifest["fingerprint"] != key or len(hashes) != len(pixels) or pixels.dtype != np.uint8:
@@ -112,17 +117,13 @@ def _decode(index: Index, config: Data, folder: Path, key: str) -> None:
     """Write the array and its manifest into a new folder, and move that to its place when whole."""
     n, side = len(index.items), config.stored_size
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.parent.glob("part-*"):  # of killed processes
-        if time.time() - left_over.stat().st_mtime > 24 * 3600:
-            shutil.rmtree(left_over, ignore_errors=True)
     need, free = n * side * side * 3, shutil.disk_usage(folder.parent).free
     if need > free:
         raise OSError(
-            f"{folder.parent} has {free / 1e9:.2f} GB free, but {n} images of {side} x {side} pixels take "
+            f"{text(folder.parent)} has {free / 1e9:.2f} GB free, but {n} images of {side} x {side} pixels take "
             f"{need / 1e9:.2f} GB: free some, set --data.cache to another disk, or stream with --data.input tf_data"
         )
-    part = Path(tempfile.mkdtemp(prefix="part-", dir=folder.parent))
-    try:
+    with folders.part(folder.parent, "decoded images") as part:
         hashes = []
         # Ordinary writes: on a full disk they raise, where a write to mapped memory would kill the process.
         with open(part / "images.npy", "wb") as out:
@@ -145,8 +146,8 @@ def _decode(index: Index, config: Data, folder: Path, key: str) -> None:
         try:
             os.rename(part, folder)
         except OSError:
-            if not folder.is_dir():
+            if not folders.is_ours(folder):
                 raise
-            # Another process was first; its folder has the same pixels.
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            # A damaged one is there, or another process was first with the same pixels.
+            for name in FILES:
+                os.replace(part / name, folder / name)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from jaxml.data.index import Index
+from jaxml.data import decode
+from jaxml.data.index import ImageError, Index
+from jaxml.files import expand
 
 LABELS = {"caltech_birds2011": "label", "cars196": "label", "stanford_online_products": "class_id"}
 """The feature that holds the class, by name of the data set."""
@@ -21,7 +20,7 @@ def _builder(name: str, root: str) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow_datasets as tfds
 
-    folder = Path(root).expanduser()
+    folder = expand(root, "--data.root")
     if (folder / "dataset_info.json").exists():
         return tfds.builder_from_directory(folder)
     builder = tfds.builder(name, data_dir=folder if root else None)
@@ -36,9 +35,12 @@ def _builder(name: str, root: str) -> Any:
     return builder
 
 
-def _pixels(box: np.ndarray, data: bytes) -> tuple[float, float, float, float]:
+def _pixels(box: np.ndarray, data: bytes, name: str) -> tuple[float, float, float, float]:
     """Relative ymin, xmin, ymax, xmax -> left, top, width, height in pixels."""
-    width, height = Image.open(io.BytesIO(data)).size
+    try:
+        width, height = decode.size(data, name)
+    except ImageError:
+        return 0.0, 0.0, 0.0, 0.0  # `manifest.check` says what is wrong with it
     top, left, bottom, right = (float(v) for v in box)
     return left * width, top * height, (right - left) * width, (bottom - top) * height
 
@@ -66,9 +68,9 @@ def load(name: str, root: str) -> Index:
     for example in dataset.as_numpy_iterator():
         items.append(example["image"])
         labels.append(example[label])
-        names.append(example.get("image/filename", example["tfds_id"]).decode())
+        names.append(os.fsdecode(example.get("image/filename", example["tfds_id"])))
         if "bbox" in example:
-            boxes.append(_pixels(example["bbox"], example["image"]))
+            boxes.append(_pixels(example["bbox"], example["image"], names[-1]))
     if len(items) != (expected := sum(part.num_examples for part in builder.info.splits.values())):
         raise ValueError(
             f"{builder.data_dir} holds {len(items)} images, where its dataset_info.json promises {expected}; "

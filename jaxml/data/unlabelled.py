@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxml.data.decode import corners, decode, parallel
-from jaxml.data.index import ImageError
+from jaxml.data.index import LARGEST, ImageError
+from jaxml.files import expand
+from jaxml.names import text
 
 BOX = ("left", "top", "width", "height")
 
@@ -38,7 +41,7 @@ class Pictures:
         def one(i: int) -> np.ndarray | ImageError:
             name = self.names[i]
             if self.corners is not None and name not in self.corners:
-                return ImageError(f"image {name} has no box")
+                return ImageError(f"image {text(name)} has no box")
             corner = None if self.corners is None else self.corners[name]
             try:
                 return decode(str(self.root / name), name, corner, size)
@@ -48,55 +51,68 @@ class Pictures:
         return parallel(one, len(self), "decoding")
 
 
-def find(root: str | Path, *, boxes: str | Path = "", leave_out: str | Path = "") -> Pictures:
-    """Every file in `root` and its folders, sorted; hidden ones and those in the folder `leave_out`
-    within it do not count.
+def find(root: str | Path, *, boxes: str | Path = "") -> Pictures:
+    """Every file in `root` and its folders, sorted; hidden ones do not count.
 
     `boxes` is a CSV file with columns file (path within `root`), left, top, width, height, in pixels, to which
     pictures are then cropped. Raises ValueError if `root` is no folder or holds no file, or for a bad file of boxes.
     """
-    top = Path(root).expanduser().resolve()
+    top = expand(root, "--images")
     if not top.is_dir():
-        raise ValueError(f"{root} is not a folder of pictures")
-    out = Path(leave_out).expanduser().resolve() if leave_out else top
+        raise ValueError(f"{text(root)} is not a folder of pictures")
+    top = top.resolve()
     names = []
     for path in top.rglob("*"):
         within = path.relative_to(top)
         hidden = any(part.startswith(".") for part in within.parts)
-        # A link to nothing is listed as unreadable later, like any other damage.
-        if hidden or path.is_dir() or not (path.is_file() or path.is_symlink()):
-            continue
-        if not (top in out.parents and out in path.resolve().parents):
+        # A link to nothing, a pipe and the like are listed as unreadable later, like any other damage.
+        if not hidden and not path.is_dir():
             names.append(within.as_posix())
     if not names:
-        raise ValueError(f"{root} holds no pictures")
-    return Pictures(top, tuple(sorted(names)), _corners(Path(boxes).expanduser()) if boxes else None)
+        raise ValueError(f"{text(root)} holds no pictures")
+    return Pictures(top, tuple(sorted(names)), _boxes(boxes) if boxes else None)
 
 
 def single(path: str | Path, among: Pictures) -> Pictures:
     """One picture, by itself: with its own box where it is one of `among`, else whole."""
-    path = Path(path).expanduser()
+    path = expand(path, "--query")
     file = path.parent.resolve() / path.name  # a link among the pictures is one of them, wherever it leads
     if among.root in file.parents:
         return Pictures(among.root, (file.relative_to(among.root).as_posix(),), among.corners)
     return Pictures(file.parent, (file.name,))
 
 
-def _corners(path: Path) -> dict[str, np.ndarray]:
-    """Corners int32 [4] by file."""
-    found = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"file", *BOX} <= set(rows.fieldnames or []):
-            raise ValueError(f"{path}: a file of boxes begins with the line file,{','.join(BOX)}")
-        for row in rows:
-            try:
-                box = np.array([[float(row[name]) for name in BOX]])
-            except (TypeError, ValueError):
-                box = np.full((1, 4), np.nan)
-            if not np.isfinite(box).all() or (box[:, 2:] <= 0).any():
-                raise ValueError(
-                    f"{path}, line {rows.line_num}: {', '.join(BOX)} must be numbers, the last two above 0"
-                )
-            found[row["file"]] = corners(box)[0]
+def _boxes(path: str | Path) -> dict[str, np.ndarray]:
+    path = expand(path, "--boxes")
+    return parse_boxes(path.read_bytes(), path)
+
+
+def parse_boxes(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
+    """Corners int32 [4] by file, from a CSV file of boxes; ValueError names the line of `path` that is wrong."""
+    # Excel writes a mark of the encoding at the beginning. A name that is no UTF-8 is that of a file all the same.
+    lines = io.StringIO(data.decode("utf-8-sig", "surrogateescape"), newline="")
+    rows = csv.DictReader(lines)
+    try:
+        return _corners(rows)
+    except (csv.Error, ValueError) as error:
+        line = max(rows.reader.line_num, 1)
+        raise ValueError(f"{text(path)}, line {line}: {text(error)}") from None
+
+
+def _corners(rows: csv.DictReader) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    if not {"file", *BOX} <= set(rows.fieldnames or []):
+        raise ValueError(f"a file of boxes begins with the line file,{','.join(BOX)}")
+    for row in rows:
+        try:
+            box = np.array([[float(row[name]) for name in BOX]])
+        except (TypeError, ValueError):
+            box = np.full((1, 4), np.nan)
+        if not (np.abs(box) < LARGEST).all() or (box[:, 2:] <= 0).any():
+            raise ValueError(f"{', '.join(BOX)} must be numbers of pixels, the last two above 0")
+        if not row["file"] or row["file"] in found:
+            raise ValueError(
+                f"a second box of {row['file']}" if row["file"] else "the name of the file is missing"
+            )
+        found[row["file"]] = corners(box)[0]
     return found

@@ -2,6 +2,11 @@
 
 The loss is a float32 scalar; aux is a dict of float32 scalars, with at least the counts `active` and `valid`.
 Losses named in PARAMETERS take their learnable parameters third: loss(embeddings, labels, parameters, *, ...).
+
+Labels may be of any integer type, on the host or on a device, and no value of them is reserved. (jax.jit itself cuts
+NumPy's 64 bits to 32 unless jax is in x64 mode; labels that need them are to be given to the loss as they are.)
+NaN or infinity anywhere in embeddings, references or parameters makes loss and gradients NaN, and so do distances whose
+squares float32 can not hold. Losses of cosine similarities are right at any length.
 """
 
 from collections.abc import Callable

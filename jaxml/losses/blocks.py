@@ -52,6 +52,10 @@ Rows = Callable[[Array, Array, Any, Block], tuple[Array, Aux]]
 """rows(x [b, D], candidates [M, D], options, block) -> (sum over the block's anchors, other sums)."""
 
 
+LARGEST = 1e37
+"""Distances that may exceed this count as overflowed: sums and differences of a few must stay finite, see `rows`."""
+
+
 def batch(x: Array, labels: Array, references: References | None, axis_name: str | None) -> Batch:
     """Name the anchors and candidates: the references where given, else the batch, gathered over devices.
 
@@ -79,9 +83,9 @@ def gather(tree: Any, axis_name: str | None) -> Any:
 
 
 def sum_rows(
-    rows: Rows, batch: Batch, options: Any, *, block_size: int | None, extra: Any = ()
+    rows: Rows, batch: Batch, options: Any, *, bound: Array, block_size: int | None, extra: Any = ()
 ) -> tuple[Array, Aux]:
-    """Sum a function of anchors and candidates over the anchors of all devices.
+    """Sum a function of anchors and candidates over the anchors of all devices; NaN, with its gradient, if not `sound`.
 
     Each device walks its own anchors; the sums are added up over devices, so gradients are to be averaged
     (pmean), inside pmap and shard_map alike. Memory is O(block x candidates) forward and backward.
@@ -90,6 +94,7 @@ def sum_rows(
         rows: the function of one block; hashable, as it is a static argument.
         batch: from `batch`.
         options: float arrays with gradient, passed to `rows`.
+        bound: float32 [], which no distance exceeds, from `distances.largest`.
         block_size: anchors in a block; chosen by `block_rows` if None.
         extra: arrays [B, ...] without gradient, cut into blocks and passed to `rows`.
     """
@@ -97,8 +102,17 @@ def sum_rows(
     options, extra = vary((options, extra), batch.axis_name)
     block = min(block_size or block_rows(*shape(batch)), batch.x.shape[0])
     shared, facts = (batch.found, options), (batch.anchors, extra)
-    sums = _sum_over_blocks(rows, block, batch.x, shared, facts, batch.candidates)
-    return jax.tree.map(partial(over_devices, axis_name=batch.axis_name), sums)
+    value, aux = _sum_over_blocks(rows, block, batch.x, shared, facts, batch.candidates)
+    return jax.tree.map(partial(over_devices, axis_name=batch.axis_name), (value * sound(bound), aux))
+
+
+def sound(bound: Array) -> Array:
+    """1 where all distances are finite, NaN elsewhere: a factor of the loss, and through it of every gradient.
+
+    Losses decide by comparisons who counts. NaN is neither nearer nor farther than anything, so it would drop out
+    unseen and leave a finite loss.
+    """
+    return jnp.where(bound < LARGEST, 1.0, jnp.nan).astype(jnp.float32)
 
 
 def shape(batch: Batch) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxml.losses import checks
+from jaxml.losses import blocks, checks
 
 Array = jax.Array
 
@@ -121,8 +121,10 @@ def triplet_distances(
         raise ValueError(f"d_ap, d_an and d_pn must have one shape, got {[d.shape for d in distances]}")
     if formula == "squared_hinge":
         distances = [d * d for d in distances]
-    ap, an, *pn = distances
+    # A factor of the distances too: the gradient of a triplet that counts for nothing would be 0 else.
+    sound = blocks.sound(reduce(jnp.maximum, (jnp.max(jnp.abs(d), initial=0.0) for d in distances)))
+    ap, an, *pn = (d * sound for d in distances)
     value = values(formula, ap, an, pn[0] if pn else None, jnp.asarray(margin, jnp.float32))
     valid = jnp.float32(value.size)
     active = jnp.sum((value > 0).astype(jnp.float32)) if formula in HINGES else valid
-    return jnp.sum(value) / jnp.maximum(active, 1.0), {"active": active, "valid": valid}
+    return sound * jnp.sum(value) / jnp.maximum(active, 1.0), {"active": active, "valid": valid}

@@ -43,7 +43,7 @@ def class_indices(name: str, classes: int, labels: Any) -> Array:
         if fit(jnp.int32, *bounds(labels)):
             labels = labels.astype(jnp.int32)  # int8 knows no 200 classes to compare with
         inside = (labels >= 0) & (labels < classes)
-        return jnp.where(inside, labels, -1).astype(jnp.int32)
+        return jnp.where(inside, labels.astype(jnp.int32), -1)
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     low, high = bounds(np.asarray(labels))
     if low < 0 or high >= classes:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import DISTANCES, pairwise
+from jaxml.distances import DISTANCES, largest, pairwise
 from jaxml.losses import blocks, checks, rows
 
 Array = jax.Array
@@ -83,7 +83,10 @@ def _lifted(
     # Anchors' own sums are appended to the candidates', where every block of anchors finds its part.
     sums = jnp.concatenate([of_found, of_anchors])
     first = jnp.arange(x.shape[0], dtype=jnp.int32) + of_found.shape[0]
-    value, aux = blocks.sum_rows(partial(_pull, distance), batch, sums, block_size=block_size, extra=first)
+    bound = largest(batch.x, batch.found, distance)
+    value, aux = blocks.sum_rows(
+        partial(_pull, distance), batch, sums, bound=bound, block_size=block_size, extra=first
+    )
     return blocks.ratio(value, aux["valid"]), aux
 
 
@@ -158,7 +161,8 @@ def _generalized_lifted(
 ) -> tuple[Array, Aux]:
     batch = blocks.batch(x, labels, references, axis_name)
     function = partial(_generalized_rows, distance)
-    value, aux = blocks.sum_rows(function, batch, margin, block_size=block_size)
+    bound = largest(batch.x, batch.found, distance)
+    value, aux = blocks.sum_rows(function, batch, margin, bound=bound, block_size=block_size)
     return blocks.ratio(value, aux["valid"]), aux
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import DISTANCES, pairwise
+from jaxml.distances import DISTANCES, largest, pairwise
 from jaxml.losses import blocks, checks, selected
 from jaxml.losses.sweep import Sums
 
@@ -111,7 +111,8 @@ def _margin(
     if key is not None:
         extra["seeds"] = selected.seeds(key, batch.anchors.ids)
     function = partial(_margin_rows, distance, key is not None)
-    value, aux = blocks.sum_rows(function, batch, options, block_size=block_size, extra=extra)
+    bound = largest(batch.x, batch.found, distance) + jnp.max(jnp.abs(beta))
+    value, aux = blocks.sum_rows(function, batch, options, bound=bound, block_size=block_size, extra=extra)
     betas = blocks.vary(_of_classes(beta, classes), axis_name)
     total, number = (blocks.over_devices(jnp.sum(b), axis_name) for b in (betas, jnp.ones_like(betas)))
     return blocks.ratio(value, aux["active"]) + nu * total / number, aux

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxml import arguments
 from jaxml.losses import blocks, checks
 from jaxml.losses.labels import bounds, fit
 
@@ -34,11 +35,9 @@ def memory(size: int, width: int) -> Memory:
     Source: Wang et al. 2020, Cross-Batch Memory for Embedding Learning, algorithm 1.
 
     Raises:
-        ValueError: size or width is below 1.
+        ValueError: size or width is no whole number of at least 1.
     """
-    for name, value in (("size", size), ("width", width)):
-        if value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    size, width = arguments.whole("size", size), arguments.whole("width", width)
     embeddings, labels = jnp.zeros((size, width), jnp.float32), jnp.zeros(size, jnp.int32)
     return Memory(embeddings, labels, jnp.int32(0), jnp.zeros(size, bool))
 

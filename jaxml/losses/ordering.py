@@ -1,9 +1,9 @@
 """Rows sorted by label: the positives of all anchors are then the rows themselves, rolled.
 
-In sorted order the rows of a class lie side by side. Let K be the size of the largest class. Slot j (1 <= j < K) of row i
-holds the row i + j of its class or, where that lies past the end of the class, the row i - (K - j). Of a class of n rows
-exactly n - 1 slots of each row are filled, and they hold the n - 1 others, whatever the sizes of the classes. So the
-positives of all anchors at once are dense arrays [slots, rows], reached without an index.
+In sorted order the rows of a class lie side by side. Let K be the size of the largest class. Slot j (1 <= j < K) of
+row i holds the row i + j of its class or, where that lies past the end of the class, the row i - (K - j). Of a class of
+n rows exactly n - 1 slots of each row are filled, and they hold the n - 1 others, whatever the sizes of the classes. So
+the positives of all anchors at once are dense arrays [slots, rows], reached without an index.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Slots(NamedTuple):
     square: Array
     """float32 [T, L]: squared distance between the row and the row in the slot."""
     scale: Array
-    """float32 [T, L]: the sum of their squared lengths, to which rounding errors of squared distances are proportional."""
+    """float32 [T, L]: the sum of their squared lengths, to which rounding errors of `square` are proportional."""
     up: Array
     """bool [T, L]: the slot holds the row i + j."""
     down: Array
@@ -119,7 +119,7 @@ def slots(rows: Rows, first: Array, count: int) -> Slots:
 
 
 def pull(rows: Rows, first: Array, held: Slots, weights: Array) -> Array:
-    """[L, D]: for weights w [T, L] of slots, w (x_i - x_p) added to row i and w (x_p - x_i) to the row p in the slot."""
+    """Sum over slots of w (x_i - x_p) for row i and of w (x_p - x_i) for the row p in its slot: [L, D] from w [T, L]."""
     K, tripled = rows.largest, _Tripled(rows)
     count = weights.shape[0]
     together = min(TOGETHER, count)
@@ -145,6 +145,61 @@ def pull(rows: Rows, first: Array, held: Slots, weights: Array) -> Array:
         return some(jnp.int32(0))
     turns = -(-jnp.minimum(K - first, count) // together)
     return lax.fori_loop(0, turns, lambda i, total: total + some(i), zeros(rows.x.shape, rows.x))
+
+
+class Own:
+    """This device's anchors among all rows: B increasing places, adjacent ones where all rows are anchors somewhere."""
+
+    def __init__(self, places: Array, rows: Rows):
+        self._places, self._total = places, rows.x.shape[0]
+        self._adjacent = rows.anchor is None
+        self.all = places.shape[0] == self._total
+        self._moves = [] if self._adjacent else _moves(places, self._total)
+
+    def take(self, a: Array) -> Array:
+        """[..., L] -> [..., B], the entries of the anchors."""
+        if self.all:
+            return a
+        if self._adjacent:
+            return lax.dynamic_slice_in_dim(a, self._places[0], self._places.shape[0], a.ndim - 1)
+        for by, moved in self._moves:
+            a = jnp.where(moved, jnp.roll(a, -by, axis=-1), a)
+        return a[..., : self._places.shape[0]]
+
+    def put(self, a: Array) -> Array:
+        """The transpose of `take`: [..., B] -> [..., L]."""
+        if self.all:
+            return a
+        if self._adjacent:
+            whole = zeros((*a.shape[:-1], self._total), a)
+            return lax.dynamic_update_slice_in_dim(whole, a, self._places[0], a.ndim - 1)
+        a = jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, self._total - a.shape[-1])])
+        for by, moved in reversed(self._moves):
+            a = jnp.where(moved, 0.0, a) + jnp.roll(jnp.where(moved, a, 0.0), by, axis=-1)
+        return a
+
+    def put_rows(self, a: Array) -> Array:
+        """[B, D] -> [L, D]."""
+        if self.all:
+            return a
+        whole = zeros((self._total, a.shape[1]), a)
+        return whole.at[self._places].set(a, unique_indices=True)
+
+
+def _moves(own: Array, total: int) -> list[tuple[int, Array]]:
+    """Rolls and masks that bring the entries at `own`, increasing places among `total`, to the front in their order.
+
+    The entry that is to move by a number of places moves by its binary digits, the lowest first.
+    """
+    there = jnp.zeros(total, bool).at[own].set(True)
+    gap = jnp.cumsum(~there)
+    moves, by = [], 1
+    while by < total:
+        moved = jnp.roll(there & (gap & by > 0), -by)
+        moves.append((by, moved))
+        there, gap = moved | (there & (gap & by == 0)), jnp.where(moved, jnp.roll(gap, -by), gap)
+        by *= 2
+    return moves
 
 
 class _Tripled:
@@ -180,8 +235,14 @@ def _by_slots(function: Callable[[Array], tuple[Array, ...]], count: int, used: 
 
     if count == together:
         return some(jnp.int32(0))
-    first = some(jnp.int32(0))  # the first turn gives the arrays their form, and their place on devices
-    blank = tuple(jnp.concatenate([a, *[a ^ a if a.dtype == bool else jnp.where(a > 0, 0.0, 0.0)] * (count // together - 1)]) for a in first)
+    # The first turn gives the arrays their form, and the devices that they vary over.
+    whole = tuple(
+        jnp.concatenate(
+            [a, *[jnp.zeros_like(a) & a if a.dtype == bool else jnp.where(a > 0, 0.0, 0.0)] * more]
+        )
+        for a in some(jnp.int32(0))
+        for more in [count // together - 1]
+    )
 
     def turn(i: Array, out: tuple[Array, ...]) -> tuple[Array, ...]:
         place = i * together
@@ -189,4 +250,4 @@ def _by_slots(function: Callable[[Array], tuple[Array, ...]], count: int, used: 
             lax.dynamic_update_slice_in_dim(o, v, place, 0) for o, v in zip(out, some(place), strict=True)
         )
 
-    return lax.fori_loop(1, -(-used // together), turn, blank)
+    return lax.fori_loop(1, -(-used // together), turn, whole)

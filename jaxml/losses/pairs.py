@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import DISTANCES, pairwise
+from jaxml.distances import DISTANCES, largest, pairwise
 from jaxml.losses import blocks, checks, rows
 
 Array = jax.Array
@@ -78,7 +78,9 @@ def _contrastive(
     positives, negatives = blocks.pair_counts(batch)
     weights = blocks.ratio(1.0, positives) / power, blocks.ratio(1.0, negatives) / power
     function = partial(_contrastive_rows, power, distance)
-    loss, aux = blocks.sum_rows(function, batch, (margin, *weights), block_size=block_size)
+    options = (margin, *weights)
+    bound = largest(batch.x, batch.found, distance)
+    loss, aux = blocks.sum_rows(function, batch, options, bound=bound, block_size=block_size)
     return loss, {**aux, "valid": positives + negatives}
 
 
@@ -121,7 +123,7 @@ def multi_similarity(
         alpha: above 0, sharpness for positives.
         beta: above 0, sharpness for negatives.
         base: similarity from which pairs weigh heavily.
-        epsilon: how far from violating a pair may be; infinity takes all.
+        epsilon: how far from violating a pair may be; 2 and more take all.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -156,7 +158,8 @@ def _multi_similarity(
     axis_name: str | None,
 ) -> tuple[Array, Aux]:
     batch = blocks.batch(x, labels, references, axis_name)
-    loss, aux = blocks.sum_rows(_multi_similarity_rows, batch, options, block_size=block_size)
+    bound = largest(batch.x, batch.found, "cosine")
+    loss, aux = blocks.sum_rows(_multi_similarity_rows, batch, options, bound=bound, block_size=block_size)
     anchors = aux.pop("anchors")
     positives, negatives = blocks.pair_counts(batch)
     return loss / anchors, {**aux, "valid": positives + negatives}

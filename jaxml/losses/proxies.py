@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import l2_normalize, pairwise
+from jaxml.distances import l2_normalize, largest, pairwise
 from jaxml.losses import blocks, checks, rows
 
 Array = jax.Array
@@ -70,7 +70,8 @@ def _proxy_nca(
 ) -> tuple[Array, Aux]:
     references = blocks.References(l2_normalize(p), jnp.arange(p.shape[0], dtype=jnp.int32))
     batch = blocks.batch(l2_normalize(x), labels, references, axis_name)
-    value, aux = blocks.sum_rows(_proxy_nca_rows, batch, scale, block_size=block_size)
+    bound = scale * largest(batch.x, batch.found, "squared")
+    value, aux = blocks.sum_rows(_proxy_nca_rows, batch, scale, bound=bound, block_size=block_size)
     return blocks.ratio(value, aux["valid"]), {**aux, "active": aux["valid"]}
 
 
@@ -134,7 +135,9 @@ def _proxy_anchor(
     number = jnp.sum(present.astype(jnp.float32))
     weights = blocks.ratio(1.0, number), jnp.float32(1.0 / p.shape[0])
     batch = blocks.batch(p, classes, images, axis_name)
-    loss, _ = blocks.sum_rows(_proxy_anchor_rows, batch, (*options, *weights), block_size=block_size)
+    options = (*options, *weights)
+    bound = largest(batch.x, batch.found, "cosine")
+    loss, _ = blocks.sum_rows(_proxy_anchor_rows, batch, options, bound=bound, block_size=block_size)
     # Every device has summed over all proxies and all images.
     devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     aux = {"active": number, "valid": jnp.float32(p.shape[0])}
@@ -207,7 +210,8 @@ def _soft_triple(
     references = blocks.References(w.reshape(-1, width), jnp.repeat(jnp.arange(classes, dtype=jnp.int32), k))
     batch = blocks.batch(l2_normalize(x), labels, references, axis_name)
     function = partial(_soft_triple_rows, k)
-    value, aux = blocks.sum_rows(function, batch, options, block_size=block_size)
+    bound = largest(batch.x, batch.found, "cosine")
+    value, aux = blocks.sum_rows(function, batch, options, bound=bound, block_size=block_size)
     loss = blocks.ratio(value, aux["valid"])
     if k > 1:
         loss = loss + tau * _spread(w, axis_name)

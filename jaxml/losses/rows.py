@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-NOTHING = -1e30
-"""Stands for the logarithm of an empty sum: exp of it is 0, and differences with it stay finite."""
+NOTHING = -1e38
+"""The logarithm of an empty sum: below all others (see blocks.LARGEST), yet finite, as are differences with it."""
 
 
 def log1p_sum_exp(x: Array, where: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import dot, pairwise
+from jaxml.distances import dot, largest, pairwise
 from jaxml.losses import blocks, checks, rows
 
 Array = jax.Array
@@ -108,7 +108,9 @@ def _pick(
     axis_name: str | None,
 ) -> tuple[Array, Aux]:
     batch = blocks.batch(x, labels, references, axis_name)
-    value, aux = blocks.sum_rows(partial(_pick_rows, cosine), batch, temperature, block_size=block_size)
+    bound = largest(batch.x, batch.found, "cosine" if cosine else "dot") / temperature
+    function = partial(_pick_rows, cosine)
+    value, aux = blocks.sum_rows(function, batch, temperature, bound=bound, block_size=block_size)
     return blocks.ratio(value, aux["valid"]), {**aux, "active": aux["valid"]}
 
 
@@ -174,7 +176,8 @@ def _supervised_contrastive(
     axis_name: str | None,
 ) -> tuple[Array, Aux]:
     batch = blocks.batch(x, labels, references, axis_name)
-    value, aux = blocks.sum_rows(_supervised_rows, batch, temperature, block_size=block_size)
+    bound = largest(batch.x, batch.found, "cosine") / temperature
+    value, aux = blocks.sum_rows(_supervised_rows, batch, temperature, bound=bound, block_size=block_size)
     return blocks.ratio(value, aux["valid"]), {**aux, "active": aux["valid"]}
 
 

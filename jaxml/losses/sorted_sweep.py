@@ -14,15 +14,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxml import mining
-from jaxml.distances import l2_normalize
+from jaxml.distances import l2_normalize, largest
 from jaxml.losses import blocks, formulas, tiles
-from jaxml.losses.ordering import Rows, Slots, order, over_classes, pull, slots, zeros
-from jaxml.losses.sweep import Sums
+from jaxml.losses.ordering import Own, Rows, Slots, order, over_classes, pull, slots, zeros
+from jaxml.losses.sweep import WINDOWS, Sums
 from jaxml.losses.tiles import METRICS, Limits, Side
 
 Array = jax.Array
 
-MINING = ("all", "semi_hard", "original_semi_hard", "local", "local_class", "easy_positive")
+MINING = (*WINDOWS, "local", "local_class", "easy_positive")
 CHUNK = 16
 """Slots that one sweep over the negatives compares: more would overflow registers, fewer repeat matrix products."""
 FEW = 4
@@ -81,8 +81,10 @@ def triplets(
         block_size: anchors in a tile; chosen for the device if None.
         axis_name: mapped axis the batch is divided over.
     """
-    squared = formulas.OF_DIFFERENCE[formula].squared
-    metric = {"euclidean": "squared"}.get(distance, f"{distance}, squared") if squared else distance
+    metric, power = distance, 1
+    if formulas.OF_DIFFERENCE[formula].squared:
+        metric = "squared" if distance == "euclidean" else f"{distance}, squared"
+        power = 2
     if distance == "cosine":
         x = l2_normalize(x)
     count = x.shape[0]
@@ -93,8 +95,12 @@ def triplets(
     own = (place >= first) & (place < first + count)
     anchor = candidate = None
     if references is not None:
-        r = l2_normalize(references.embeddings) if distance == "cosine" else references.embeddings
-        there = jnp.ones(r.shape[0], bool) if references.mask is None else references.mask
+        r, there = references.embeddings, jnp.ones(references.labels.shape, bool)
+        if references.mask is not None:
+            there = references.mask
+            # They are looked at nowhere, but a product of 0 and NaN is NaN.
+            r = jnp.where(there[:, None], r, 0.0)
+        r = l2_normalize(r) if distance == "cosine" else r
         x, labels = jnp.concatenate([x, r]), jnp.concatenate([labels, references.labels])
         anchor = jnp.arange(labels.shape[0]) < anchors
         candidate = jnp.concatenate([jnp.zeros(anchors, bool), there])
@@ -114,6 +120,7 @@ def triplets(
     plan = Plan(formula, mining, metric, block_size, references is None)
     options = blocks.vary(jax.tree.map(lambda o: jnp.asarray(o, jnp.float32), options), axis_name)
     sums = _sums(plan, x[rows], options, facts)
+    sums = sums._replace(value=sums.value * blocks.sound(largest(x, x, distance) ** power))
     return jax.tree.map(partial(blocks.over_devices, axis_name=axis_name), sums)
 
 
@@ -138,112 +145,64 @@ _sums.defvjp(_forward, _backward)
 
 def _compute(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> tuple[Sums, Array]:
     """The sums, and the gradient [L, D] of their value."""
-    margin, metric = options["margin"], METRICS[plan.metric]
+    margin, metric, hinge = (
+        options["margin"],
+        METRICS[plan.metric],
+        formulas.OF_DIFFERENCE[plan.formula].hinge,
+    )
     rows = _rows(plan, x, facts)
-    own = _Own(facts, rows)
+    own = Own(facts.own, rows)
+    candidate = jnp.ones_like(rows.group, bool) if rows.candidate is None else rows.candidate
+    candidates = Side(rows.x, rows.size, jnp.where(candidate, rows.group, -1))
+    mine = facts.own
+    anchors = candidates if own.all else Side(rows.x[mine], rows.size[mine], rows.group[mine])
+    negatives = jnp.sum(candidate) - own.take(over_classes(candidate.astype(jnp.int32), rows))
     choose = _choice(plan, rows, options["quantile"], metric)
 
-    def swept(limits: Limits, used: Array) -> tuple[Array, tiles.Sums, Array]:
-        """Value, the anchors' sums, and the gradient [L, D] but for the positives'."""
-        filled = limits.high > -jnp.inf
-        middle = jnp.sum(jnp.where(filled, limits.near, 0.0), axis=0) / jnp.maximum(jnp.sum(filled, axis=0), 1) + margin
-        mine, my_middle = jax.tree.map(own.take, limits), own.take(middle)
-        sums, gradient = _negatives(plan, own, mine, my_middle, limits, used)
-        value = jnp.sum(sums.value)
-        if formulas.OF_DIFFERENCE[plan.formula].hinge:
-            high = jnp.where(mine.high > -jnp.inf, mine.near + margin - my_middle[None, :], 0.0)
-            value += jnp.sum(sums.number * high)
-        return value, sums, gradient
-
     def step(carry: Any) -> Any:
-        first, sums, gradient = carry
+        first, sums, of_anchors, of_rows = carry
         held = slots(rows, first, CHUNK)
         use = held.filled & choose(first, held)
         limits = _limits(plan, held, use, metric, margin, x.shape[1])
-        value, found, of_negatives = swept(limits, jnp.minimum(rows.largest - first, CHUNK))
-        weights = own.put(found.slope) * metric.weight(held.square)
-        gradient = gradient + of_negatives + pull(rows, first, held, jnp.where(use, weights, 0.0))
-        pairs = jnp.sum(own.take(use).astype(jnp.float32), axis=0)
-        more = Sums(value, jnp.sum(found.number), jnp.sum(pairs * own.negatives))
-        return first + CHUNK, jax.tree.map(jnp.add, sums, more), gradient
+        # Sums relative to it are not large against their total.
+        middle = (
+            jnp.sum(jnp.where(use, limits.near, 0.0), axis=0) / jnp.maximum(jnp.sum(use, axis=0), 1) + margin
+        )
+        my_limits, my_middle, my_use = jax.tree.map(own.take, (limits, middle, use))
+        used = jnp.minimum(rows.largest - first, CHUNK)
+        found, more_of_anchors, of_candidates = _negatives(
+            plan, anchors, my_limits, my_middle, candidates, limits, used
+        )
+        value = jnp.sum(found.value)
+        if hinge:
+            above = jnp.where(my_use, my_limits.near + margin - my_middle[None, :], 0.0)
+            value += jnp.sum(found.number * above)
+        weights = jnp.where(use, own.put(found.slope) * metric.weight(held.square), 0.0)
+        of_rows = of_rows + pull(rows, first, held, weights)
+        if of_candidates is not None:
+            of_rows = of_rows + of_candidates
+        pairs = jnp.sum(my_use.astype(jnp.float32), axis=0)
+        more = Sums(value, jnp.sum(found.number), jnp.sum(pairs * negatives.astype(jnp.float32)))
+        return first + CHUNK, jax.tree.map(jnp.add, sums, more), of_anchors + more_of_anchors, of_rows
 
     zero = zeros((), x)
-    start = (jnp.int32(1), Sums(zero, zero, zero), zeros(x.shape, x))
-    _, sums, gradient = lax.while_loop(lambda carry: carry[0] < rows.largest, step, start)
-    if not (formulas.OF_DIFFERENCE[plan.formula].hinge and plan.mining not in ("semi_hard", "original_semi_hard")):
+    start = (jnp.int32(1), Sums(zero, zero, zero), zeros(anchors.x.shape, x), zeros(x.shape, x))
+    _, sums, of_anchors, of_rows = lax.while_loop(lambda carry: carry[0] < rows.largest, step, start)
+    if not hinge or plan.mining in WINDOWS[1:]:
         sums = sums._replace(mined=sums.active)
-    return sums, gradient
+    return sums, of_rows + own.put_rows(of_anchors)
 
 
 def _rows(plan: Plan, x: Array, facts: Facts) -> Rows:
-    largest = jnp.max(facts.end - facts.start)
+    size, blank = jnp.ones(x.shape[0]), None
     if plan.metric.startswith("cosine"):
         blank = jnp.where(jnp.any(x != 0, axis=1), 0.0, 1.0)
-        return Rows(x, jnp.ones_like(blank), blank, facts.group, facts.start, facts.end, largest, facts.anchor, facts.candidate)
-    # Distances do not change when all rows move; near the origin their products cancel least.
-    x = x - jnp.mean(x, axis=0, keepdims=True)
-    return Rows(x, jnp.sum(x * x, axis=1), None, facts.group, facts.start, facts.end, largest, facts.anchor, facts.candidate)
-
-
-class _Own:
-    """This device's anchors among all rows."""
-
-    def __init__(self, facts: Facts, rows: Rows):
-        self._facts, self._total = facts, rows.x.shape[0]
-        self._all = facts.own.shape[0] == self._total
-        candidate = jnp.ones_like(rows.group, bool) if rows.candidate is None else rows.candidate
-        self.candidates = Side(rows.x, rows.size, jnp.where(candidate, rows.group, -1))
-        mine = facts.own
-        self.side = self.candidates if self._all else Side(rows.x[mine], rows.size[mine], rows.group[mine])
-        self._moves = [] if facts.candidate is None else _moves(mine, self._total)
-        size = over_classes(candidate.astype(jnp.int32), rows)
-        self.negatives = (jnp.sum(candidate) - self.take(size)).astype(jnp.float32)
-        """float32 [B]: candidates of other classes than the anchor's."""
-
-    def take(self, a: Array) -> Array:
-        """[..., L] -> [..., B], the entries of the anchors."""
-        if self._all:
-            return a
-        if self._facts.candidate is None:
-            return lax.dynamic_slice_in_dim(a, self._facts.own[0], self._facts.own.shape[0], a.ndim - 1)
-        for by, moved in self._moves:
-            a = jnp.where(moved, jnp.roll(a, -by, axis=-1), a)
-        return a[..., : self._facts.own.shape[0]]
-
-    def put(self, a: Array) -> Array:
-        """The transpose of `take`: [..., B] -> [..., L]."""
-        if self._all:
-            return a
-        if self._facts.candidate is None:
-            whole = zeros((*a.shape[:-1], self._total), a)
-            return lax.dynamic_update_slice_in_dim(whole, a, self._facts.own[0], a.ndim - 1)
-        a = jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, self._total - a.shape[-1])])
-        for by, moved in reversed(self._moves):
-            a = jnp.where(moved, 0.0, a) + jnp.roll(jnp.where(moved, a, 0.0), by, axis=-1)
-        return a
-
-    def put_rows(self, a: Array) -> Array:
-        """[B, D] -> [L, D]."""
-        if self._all:
-            return a
-        whole = zeros((self._total, a.shape[1]), a)
-        return whole.at[self._facts.own].set(a, unique_indices=True)
-
-
-def _moves(own: Array, total: int) -> list[tuple[int, Array]]:
-    """Rolls and masks that bring the entries at `own`, increasing places among `total`, to the front in their order.
-
-    The entry that is to move by a number of places moves by its binary digits, the lowest first.
-    """
-    there = jnp.zeros(total, bool).at[own].set(True)
-    gap = jnp.cumsum(~there)
-    moves, by = [], 1
-    while by < total:
-        moved = jnp.roll(there & (gap & by > 0), -by)
-        moves.append((by, moved))
-        there, gap = moved | (there & (gap & by == 0)), jnp.where(moved, jnp.roll(gap, -by), gap)
-        by *= 2
-    return moves
+    else:
+        # Distances do not change when all rows move; near the origin their products cancel least.
+        x = x - jnp.mean(x, axis=0, keepdims=True)
+        size = jnp.sum(x * x, axis=1)
+    largest = jnp.max(facts.end - facts.start)
+    return Rows(x, size, blank, facts.group, facts.start, facts.end, largest, facts.anchor, facts.candidate)
 
 
 def _choice(plan: Plan, rows: Rows, quantile: Array, metric: tiles.Metric) -> Any:
@@ -326,20 +285,25 @@ def _limits(plan: Plan, held: Slots, use: Array, metric: tiles.Metric, margin: A
 
 
 def _negatives(
-    plan: Plan, own: _Own, limits: Limits, middle: Array, all_limits: Limits, used: Array
-) -> tuple[tiles.Sums, Array]:
-    """`tiles.sweep` with tiles of a size that stays on the chip; gradients of all rows [L, D]."""
+    plan: Plan,
+    anchors: Side,
+    limits: Limits,
+    middle: Array,
+    candidates: Side,
+    all_limits: Limits,
+    used: Array,
+) -> tuple[tiles.Sums, Array, Array | None]:
+    """`tiles.sweep` with tiles of a size that stays on the chip."""
     formula = formulas.OF_DIFFERENCE[plan.formula]
-    count, total = own.side.x.shape[0], own.candidates.x.shape[0]
-    width = min(plan.block_size or WIDE, count)
+    width = min(plan.block_size or WIDE, anchors.x.shape[0])
 
-    def sweep(slots: int) -> tuple[tiles.Sums, Array]:
+    def sweep(slots: int) -> tuple[tiles.Sums, Array, Array | None]:
         mine, others = (jax.tree.map(lambda a: a[:slots], side) for side in (limits, all_limits))
         sums, of_anchors, of_candidates = tiles.sweep(
-            own.side,
+            anchors,
             mine,
             middle,
-            own.candidates,
+            candidates,
             others if plan.mirrored and formula.hinge else None,
             used,
             compare=tiles.hinge if formula.hinge else partial(tiles.smooth, formula),
@@ -348,8 +312,7 @@ def _negatives(
         )
         empty = ((0, CHUNK - slots), (0, 0))
         sums = sums._replace(number=jnp.pad(sums.number, empty), slope=jnp.pad(sums.slope, empty))
-        gradient = own.put_rows(of_anchors)
-        return sums, gradient if of_candidates is None else gradient + of_candidates
+        return sums, of_anchors, of_candidates
 
     if not formula.hinge:
         return sweep(CHUNK)

@@ -1,9 +1,9 @@
 """Anchors against negatives, tile by tile: distances, comparisons and products of one tile at a time.
 
-To this part the positives of an anchor are no more than limits of its distances. Of every negative it is counted how many
-of the anchor's limits lie above its distance, and of every limit how many negatives lie below it: for a hinge these
-numbers are the gradient. No array of anchors x candidates exists but one tile. Tiles are [candidates, anchors], so that
-an anchor's limits lie along rows, as they are kept, and counts of negatives are sums of whole rows.
+To this part the positives of an anchor are no more than limits of its distances. Of every negative it is counted how
+many of the anchor's limits lie above its distance, and of every limit how many negatives lie below it: for a hinge
+these numbers are the gradient. No array of anchors x candidates exists but one tile. Tiles are [candidates, anchors],
+so that an anchor's limits lie along rows, as they are kept, and counts of negatives are sums of whole rows.
 """
 
 from __future__ import annotations
@@ -130,17 +130,17 @@ def sweep(
         """All candidates against some anchors."""
         own = _part((anchors, limits, middle), i, width)
         if height == candidates.x.shape[0]:
-            return one(*own, candidates, mirrored)
+            return one(own, (candidates, mirrored))
 
         def step(j: Array, carry: Any) -> Any:
             sums, of_anchors, of_candidates = carry
-            more, of_a, of_c = one(*own, *_part((candidates, mirrored), j, height))
+            more, of_a, of_c = one(own, _part((candidates, mirrored), j, height))
             if of_c is not None:
                 of_c = lax.dynamic_slice_in_dim(of_candidates, j * height, height) + of_c
                 of_candidates = lax.dynamic_update_slice_in_dim(of_candidates, of_c, j * height, 0)
             return jax.tree.map(jnp.add, sums, more), of_anchors + of_a, of_candidates
 
-        first = one(*own, *_part((candidates, mirrored), jnp.int32(0), height))
+        first = one(own, _part((candidates, mirrored), jnp.int32(0), height))
         of_c = None
         if first[2] is not None:
             rest = candidates.x.shape[0] - height
@@ -155,7 +155,7 @@ def sweep(
 
         def turn(carry: Array | None, i: Array) -> tuple[Array | None, Any]:
             sums, of_a, of_c = column(i)
-            return None if of_c is None else carry + of_c, (sums, of_a)
+            return None if of_c is None or carry is None else carry + of_c, (sums, of_a)
 
         of_candidates, (sums, of_anchors) = lax.scan(turn, start, jnp.arange(turns, dtype=jnp.int32))
         sums = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], -1), sums)
@@ -165,16 +165,10 @@ def sweep(
 
 
 def _tile(
-    anchors: Side,
-    limits: Limits,
-    middle: Array,
-    candidates: Side,
-    mirrored: Limits | None,
-    *,
-    used: Array,
-    compare: Compare,
-    metric: Metric,
+    own: tuple[Any, ...], others: tuple[Any, ...], *, used: Array, compare: Compare, metric: Metric
 ) -> tuple[Sums, Array, Array | None]:
+    """`sweep` of one tile: own anchors, limits and middle against other candidates and their limits."""
+    (anchors, limits, middle), (candidates, mirrored) = own, others
     scale = candidates.size[:, None] + anchors.size[None, :]
     s = scale - 2.0 * lax.dot_general(candidates.x, anchors.x, (((1,), (1,)), ((), ())), precision=HIGHEST)
     # Written so that a number that is none stays one.
@@ -187,7 +181,11 @@ def _tile(
     of_anchors = jnp.sum(w, axis=0)[:, None] * anchors.x - pulled
     if mirrored is not None:
         return sums, of_anchors, None
-    return sums, of_anchors, jnp.sum(w, axis=1)[:, None] * candidates.x - lax.dot(w, anchors.x, precision=HIGHEST)
+    return (
+        sums,
+        of_anchors,
+        jnp.sum(w, axis=1)[:, None] * candidates.x - lax.dot(w, anchors.x, precision=HIGHEST),
+    )
 
 
 def hinge(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxml import mining as miners
-from jaxml.distances import DISTANCES, pairwise
+from jaxml.distances import DISTANCES, largest, pairwise
 from jaxml.losses import blocks, checks, selected, sorted_sweep, sweep
 from jaxml.losses.formulas import FORMULAS
 
@@ -178,16 +178,24 @@ def _in_blocks(
         extra = {"seeds": selected.seeds(key, batch.anchors.ids)}
     elif choice.mining == "local_class":
         extra = _class_limits(choice, batch, options["quantile"], block_size)
-    value, aux = blocks.sum_rows(partial(_rows, choice), batch, options, block_size=block_size, extra=extra)
+    distance, power = _measure(choice)
+    bound = largest(batch.x, batch.found, distance) ** power
+    value, aux = blocks.sum_rows(
+        partial(_rows, choice), batch, options, bound=bound, block_size=block_size, extra=extra
+    )
     return sweep.Sums(value, aux["active"], aux["valid"])
 
 
-def _distances(choice: Choice, x: Array, found: Array) -> Array:
+def _measure(choice: Choice) -> tuple[str, int]:
+    """What the formula is a function of: a distance, and the power to raise it to."""
     if choice.formula != "squared_hinge":
-        return pairwise(x, found, choice.distance)
-    if choice.distance == "euclidean":
-        return pairwise(x, found, "squared")
-    return jnp.square(pairwise(x, found, choice.distance))
+        return choice.distance, 1
+    return ("squared", 1) if choice.distance == "euclidean" else (choice.distance, 2)
+
+
+def _distances(choice: Choice, x: Array, found: Array) -> Array:
+    distance, power = _measure(choice)
+    return pairwise(x, found, distance) ** power
 
 
 def _rows(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import pairwise
+from jaxml.distances import largest, pairwise
 from jaxml.losses import blocks, checks, rows
 from jaxml.losses.triplet import triplet
 
@@ -76,7 +76,9 @@ def _vote(
     classes, k, width = w.shape
     references = blocks.References(w.reshape(-1, width), jnp.repeat(jnp.arange(classes, dtype=jnp.int32), k))
     batch = blocks.batch(x, labels, references, axis_name)
-    value, aux = blocks.sum_rows(partial(_vote_rows, k), batch, temperature, block_size=block_size)
+    bound = largest(batch.x, batch.found, "squared") / temperature
+    function = partial(_vote_rows, k)
+    value, aux = blocks.sum_rows(function, batch, temperature, bound=bound, block_size=block_size)
     return blocks.ratio(value, aux["valid"]), blocks.ratio(aux["right"], aux["valid"])
 
 
