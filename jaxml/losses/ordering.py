@@ -119,7 +119,7 @@ def slots(rows: Rows, first: Array, count: int) -> Slots:
 
 
 def pull(rows: Rows, first: Array, held: Slots, weights: Array) -> Array:
-    """Sum over slots of w (x_i - x_p) for row i and of w (x_p - x_i) for the row p in its slot: [L, D] from w [T, L]."""
+    """Sum over slots of w (x_i - x_p) for row i, of w (x_p - x_i) for the row p in it: [L, D] from w [T, L]."""
     K, tripled = rows.largest, _Tripled(rows)
     count = weights.shape[0]
     together = min(TOGETHER, count)
