@@ -48,9 +48,11 @@ def parse_train(words: list[str], description: str) -> TrainArguments:
     saved = Path(workdir) / "config.json"
     base = configs.load(saved) if known.resume and saved.exists() else preset(known.preset)
     default = TrainArguments(known.preset, workdir, known.resume, config=base)
-    return tyro.cli(
+    arguments = tyro.cli(
         TrainArguments, args=words, default=default, description=description, use_underscores=True
     )
+    # An empty --workdir would be the current folder, which is somebody's already.
+    return dataclasses.replace(arguments, workdir=workdir)
 
 
 def also(name: str) -> Any:

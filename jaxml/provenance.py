@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.data import Index
 from jaxml.files import write_atomically
-from jaxml.options import shown
+from jaxml.names import text
 from jaxml.preemption import RunError
 
 MAY_CHANGE = (
@@ -45,12 +46,12 @@ class Pictures:
         rows = zip(index.names, index.labels.tolist(), boxes, index.hashes, strict=True)
         return cls((json.dumps(index.class_names), *map(json.dumps, rows)))
 
-    @property
+    @cached_property
     def text(self) -> str:
         """Contents of `data.jsonl`."""
         return "".join(f"{line}\n" for line in self.lines)
 
-    @property
+    @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
         classes = len(json.loads(self.lines[0]))
@@ -111,8 +112,8 @@ def _first_change(before: dict[str, Any], pictures: Pictures, workdir: Path) -> 
     rows = [{json.loads(line)[0]: line for line in part.lines[1:]} for part in (old, pictures)]
     for name, line in rows[0].items():
         if name not in rows[1]:
-            return f", first of all {shown(name)} is missing"
+            return f", first of all {text(name)} is missing"
         if rows[1][name] != line:
-            return f", first of all {shown(name)} is another one, or has another label or box"
+            return f", first of all {text(name)} is another one, or has another label or box"
     added = [name for name in rows[1] if name not in rows[0]]
-    return f", first of all {shown(added[0])} is new" if added else ", in another order"
+    return f", first of all {text(added[0])} is new" if added else ", in another order"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml import config, distances, evaluate, losses, metrics, neighbours
+from jaxml import config, distances, evaluate, losses, metrics, neighbours, options
 from jaxml.config import Config
 from jaxml.data import augment, sampling, splits
 
@@ -186,7 +186,7 @@ def bad_options():
                 values += [-1, float("nan"), float("inf"), True, "3"]
             if field.type is int:
                 values += [0.5]
-            if name in config.POSITIVE:
+            if name in options.POSITIVE:
                 values += [0]
             for value in values:
                 yield pytest.param(section, field.name, value, id=f"{name}-{value}")

@@ -377,3 +377,21 @@ def test_mistakes_are_named(trained, main, folder, tmp_path):
         with pytest.raises(error, match=message):
             main("--workdir", trained[0], "--out", out, *words)
     assert not out.exists()
+
+
+def test_a_folder_that_can_not_be_read_is_an_error_and_not_left_out(tmp_path, monkeypatch):
+    for name in ("open", "secret"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    scandir = os.scandir
+
+    def refused(path):
+        if Path(path).name == "secret":  # whoever is root is refused nothing
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(
+        ValueError, match=r"^--images: the folder .*secret can not be read \(Permission denied\)$"
+    ):
+        unlabelled.find(tmp_path)

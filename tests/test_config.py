@@ -112,3 +112,7 @@ def test_wrong_words_exit_with_two(words, capsys):
         parse_train(words, "")
     assert exit_info.value.code == 2
     assert words[0] in "".join(capsys.readouterr())
+
+
+def test_an_empty_workdir_is_the_presets_own_and_not_the_current_folder():
+    assert parse_train(["--workdir", ""], "").workdir == "runs/glyphs_simple"

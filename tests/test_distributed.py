@@ -152,14 +152,15 @@ def test_two_processes_are_one_run_that_one_device_resumes(config, tmp_path, cha
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_process_saves_and_stops_all(config, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_to_one_process_saves_and_stops_all(config, tmp_path, number):
     endless = replace(config.train, steps=100_000, eval_every=100_000, save_every=100_000)
     workdir = tmp_path / "run"
     processes = start(replace(config, train=endless), workdir)
     while not history.read(workdir / "metrics.jsonl"):
         assert processes[0].poll() is None
         time.sleep(0.1)
-    processes[1].send_signal(signal.SIGTERM)
+    processes[1].send_signal(number)
     codes, logs = finish(processes)
     assert codes == [75, 75], logs
     assert all("--resume" in log.splitlines()[-1] for log in logs)

@@ -81,13 +81,13 @@ def in_another_class(root):
     [
         (
             one_more,
-            "80 images of 10 classes then, 81 images of 10 classes now, first of all 'class3/8.png' is new",
+            "80 images of 10 classes then, 81 images of 10 classes now, first of all class3/8.png is new",
         ),
         (
             one_less,
-            "80 images of 10 classes then, 79 images of 10 classes now, first of all 'class3/4.png' is missing",
+            "80 images of 10 classes then, 79 images of 10 classes now, first of all class3/4.png is missing",
         ),
-        (another, "80 images of 10 classes now, first of all 'class3/4.png' is another one"),
+        (another, "80 images of 10 classes now, first of all class3/4.png is another one"),
         (in_another_class, "80 images of 10 classes now, with other classes"),
     ],
 )

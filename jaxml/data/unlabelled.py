@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,22 +56,28 @@ def find(root: str | Path, *, boxes: str | Path = "") -> Pictures:
     """Every file in `root` and its folders, sorted; hidden ones do not count.
 
     `boxes` is a CSV file with columns file (path within `root`), left, top, width, height, in pixels, to which
-    pictures are then cropped. Raises ValueError if `root` is no folder or holds no file, or for a bad file of boxes.
+    pictures are then cropped. Raises ValueError if `root` is no folder or holds no file, if a folder in it can not be
+    read, or for a bad file of boxes.
     """
     top = expand(root, "--images")
     if not top.is_dir():
         raise ValueError(f"{text(root)} is not a folder of pictures")
     top = top.resolve()
     names = []
-    for path in top.rglob("*"):
-        within = path.relative_to(top)
-        hidden = any(part.startswith(".") for part in within.parts)
+    for place, folders, files in os.walk(top, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         # A link to nothing, a pipe and the like are listed as unreadable later, like any other damage.
-        if not hidden and not path.is_dir():
-            names.append(within.as_posix())
+        names += [
+            (Path(place) / name).relative_to(top).as_posix() for name in files if not name.startswith(".")
+        ]
     if not names:
         raise ValueError(f"{text(root)} holds no pictures")
     return Pictures(top, tuple(sorted(names)), _boxes(boxes) if boxes else None)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that can not be read would otherwise be left out, with all its pictures."""
+    raise ValueError(f"--images: the folder {text(error.filename)} can not be read ({error.strerror})")
 
 
 def single(path: str | Path, among: Pictures) -> Pictures:

@@ -123,7 +123,7 @@ def multi_similarity(
         alpha: above 0, sharpness for positives.
         beta: above 0, sharpness for negatives.
         base: similarity from which pairs weigh heavily.
-        epsilon: how far from violating a pair may be; 2 and more take all.
+        epsilon: how far from violating a pair may be; more than 2 takes all.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
