@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -114,6 +115,7 @@ def reason(error: BaseException | None) -> str:
 
 @cache
 def _checkpointer() -> ocp.Checkpointer:
+    _mute_late_threads()
     # No CheckpointManager: it caches what it has listed, creates folders where it reads, and cleans up in threads.
     first = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
     handler = ocp.CompositeCheckpointHandler(
@@ -122,6 +124,20 @@ def _checkpointer() -> ocp.Checkpointer:
         meta=ocp.JsonCheckpointHandler(multiprocessing_options=first),
     )
     return ocp.Checkpointer(handler, multiprocessing_options=first)
+
+
+def _mute_late_threads() -> None:
+    """Leave out the tracebacks of threads that report to an event loop which an error of orbax has closed.
+
+    The error itself is raised; dozens of these tracebacks came after its message, so that the message was not the last.
+    """
+    before = sys.unraisablehook
+
+    def hook(report: Any) -> None:
+        if str(report.exc_value) != "Event loop is closed":
+            before(report)
+
+    sys.unraisablehook = hook
 
 
 @contextmanager

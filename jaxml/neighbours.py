@@ -48,8 +48,8 @@ def neighbours(
 
 def _points(x: np.ndarray) -> np.ndarray:
     """Numbers [N] of embeddings [N, D], the same for equal ones."""
-    whole = (x + 0.0).view(f"V{x.itemsize * x.shape[1]}")  # + 0.0: the zero that is -0.0 is the same zero
-    return np.unique(whole.ravel(), return_inverse=True)[1]
+    rows = np.ascontiguousarray(x + 0.0)  # the zero that is -0.0 is the same zero
+    return np.unique(rows.view(f"V{x.itemsize * x.shape[1]}").ravel(), return_inverse=True)[1]
 
 
 def _interval(

@@ -2,7 +2,9 @@
 
 import os
 import stat
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -185,3 +187,13 @@ def test_too_little_space_is_said_before_writing(checkpoints, monkeypatch):
     with pytest.raises(CheckpointError, match="no room for checkpoint 2"):
         checkpoints.save(2, state(), score=None, meta={})
     assert checkpoints.steps() == [1]
+
+
+def test_threads_that_report_to_a_closed_event_loop_say_nothing_after_the_error(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    checkpoint_folder._mute_late_threads()
+    late, other = (SimpleNamespace(exc_value=RuntimeError(text)) for text in ("Event loop is closed", "else"))
+    for report in (late, other):
+        sys.unraisablehook(report)
+    assert heard == [other]

@@ -106,3 +106,11 @@ def test_differences_of_equal_embeddings_are_taken_once(monkeypatch):
     taken.clear()
     found(np.random.default_rng(3).normal(size=(300, 8)), 250)
     assert sum(taken) == 0
+
+
+def test_embeddings_may_lie_in_memory_in_any_order():
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    wanted = [near for _, near in neighbours(x, 5)]
+    for other in (np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], x[::-1].copy()[::-1]):
+        for near, want in zip((near for _, near in neighbours(other, 5)), wanted, strict=True):
+            np.testing.assert_array_equal(near, want)
