@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxml import mining as miners
 from jaxml.distances import DISTANCES, largest, pairwise
-from jaxml.losses import blocks, checks, selected, sorted_sweep, sweep
+from jaxml.losses import blocks, checks, selected, sweep
 from jaxml.losses.formulas import FORMULAS
 
 Array = jax.Array
@@ -123,55 +123,6 @@ def _triplet(
     block_size: int | None,
     axis_name: str | None,
 ) -> tuple[Array, dict[str, Array]]:
-    in_blocks = partial(_in_blocks, choice=choice, block_size=block_size, axis_name=axis_name)
-    args = (x, labels, references, options, key)
-    if choice.formula == "soft" or choice.mining not in sorted_sweep.MINING:
-        sums = in_blocks(*args)
-    else:
-        in_order = partial(_in_order, choice=choice, block_size=block_size, axis_name=axis_name)
-        # Gathers cost a CPU little, and an accelerator more than all else.
-        sums = jax.lax.platform_dependent(*args, cpu=in_blocks, default=in_order)
-    return blocks.ratio(sums.value, sums.active), {"active": sums.active, "valid": sums.mined}
-
-
-def _in_order(
-    x: Array,
-    labels: Array,
-    references: blocks.References | None,
-    options: dict[str, Array],
-    key: Array | None,
-    *,
-    choice: Choice,
-    block_size: int | None,
-    axis_name: str | None,
-) -> sweep.Sums:
-    """Sums over all devices, in a batch sorted by label."""
-    del key
-    return sorted_sweep.triplets(
-        x,
-        labels,
-        references,
-        {name: options[name] for name in ("margin", "quantile")},
-        formula=choice.formula,
-        mining=choice.mining,
-        distance=choice.distance,
-        block_size=block_size,
-        axis_name=axis_name,
-    )
-
-
-def _in_blocks(
-    x: Array,
-    labels: Array,
-    references: blocks.References | None,
-    options: dict[str, Array],
-    key: Array | None,
-    *,
-    choice: Choice,
-    block_size: int | None,
-    axis_name: str | None,
-) -> sweep.Sums:
-    """Sums over all devices, a block of anchors at a time."""
     batch = blocks.batch(x, labels, references, axis_name)
     extra: Any = ()
     if key is not None:
@@ -183,7 +134,7 @@ def _in_blocks(
     value, aux = blocks.sum_rows(
         partial(_rows, choice), batch, options, bound=bound, block_size=block_size, extra=extra
     )
-    return sweep.Sums(value, aux["active"], aux["valid"])
+    return blocks.ratio(value, aux["active"]), aux
 
 
 def _measure(choice: Choice) -> tuple[str, int]:
