@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,26 +25,44 @@ def log1p(e: Array) -> Array:
     return 2.0 * z * series
 
 
-FORMULAS = ("hinge", "squared_hinge", "soft", "ratio", "ratio_original", "softplus")
-HINGES = ("hinge", "squared_hinge")
+class Formula(NamedTuple):
+    """What a triplet costs as a function of x = d_ap - d_an, to which the hinges add the margin."""
 
-VALUES: dict[str, Callable[[Array], Array]] = {
-    "hinge": lambda x: jnp.where(x > 0, x, 0.0),
-    "squared_hinge": lambda x: jnp.where(x > 0, x, 0.0),
-    "ratio": lambda x: 2.0 * jnp.square(jax.nn.sigmoid(x)),
-    "ratio_original": lambda x: 2.0 * jax.nn.sigmoid(x),
-    "softplus": lambda x: jnp.maximum(x, 0.0) + log1p(jnp.exp(-jnp.abs(x))),
-}
-"""Value of x = d_ap - d_an, with the margin added for the hinges; soft needs d_pn as well, see `soft`."""
+    value: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+    """Derivative of the value."""
+    squared: bool = False
+    """Whether distances are squared first."""
+    hinge: bool = False
+    """Whether the slope is 1 above zero and 0 below."""
 
-SLOPES: dict[str, Callable[[Array], Array]] = {
-    "hinge": lambda x: (x > 0).astype(jnp.float32),
-    "squared_hinge": lambda x: (x > 0).astype(jnp.float32),
-    "ratio": lambda x: 4.0 * jnp.square(jax.nn.sigmoid(x)) * jax.nn.sigmoid(-x),
-    "ratio_original": lambda x: 2.0 * jax.nn.sigmoid(x) * jax.nn.sigmoid(-x),
-    "softplus": jax.nn.sigmoid,
+
+def _softplus(x: Array) -> Array:
+    return jnp.maximum(x, 0.0) + log1p(jnp.exp(-jnp.abs(x)))
+
+
+def _positive(x: Array) -> Array:
+    return (x > 0).astype(jnp.float32)
+
+
+def _ratio_slope(x: Array) -> Array:
+    return 2.0 * jax.nn.sigmoid(x) * jax.nn.sigmoid(-x)
+
+
+OF_DIFFERENCE = {
+    "hinge": Formula(lambda x: jnp.where(x > 0, x, 0.0), _positive, hinge=True),
+    "squared_hinge": Formula(lambda x: jnp.where(x > 0, x, 0.0), _positive, squared=True, hinge=True),
+    "ratio": Formula(
+        lambda x: 2.0 * jnp.square(jax.nn.sigmoid(x)), lambda x: 2.0 * jax.nn.sigmoid(x) * _ratio_slope(x)
+    ),
+    "ratio_original": Formula(lambda x: 2.0 * jax.nn.sigmoid(x), _ratio_slope),
+    "softplus": Formula(_softplus, jax.nn.sigmoid),
 }
-"""Derivative of the value."""
+
+FORMULAS = (*OF_DIFFERENCE, "soft")
+"""All formulas; soft needs the distance of positive and negative as well, see `soft`."""
+
+HINGES = tuple(name for name, formula in OF_DIFFERENCE.items() if formula.hinge)
 
 
 def soft(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> Array:
@@ -57,7 +76,7 @@ def values(formula: str, d_ap: Array, d_an: Array, d_pn: Array | None, margin: A
         assert d_pn is not None
         return soft(d_ap, d_an, d_pn, margin)
     x = d_ap - d_an
-    return VALUES[formula](x + margin if formula in HINGES else x)
+    return OF_DIFFERENCE[formula].value(x + margin if formula in HINGES else x)
 
 
 def triplet_distances(

@@ -60,7 +60,7 @@ def triplets(formula: str, kind: str, distances: Array, margin: Array, block: Bl
     """Sums over all triplets of a block, for a formula of d_ap - d_an and a window of negatives.
 
     Args:
-        formula: one of formulas.VALUES.
+        formula: a key of formulas.OF_DIFFERENCE.
         kind: one of WINDOWS.
         distances: float32 [b, M], squared for squared_hinge.
         margin: float32 scalar.
@@ -130,7 +130,7 @@ def _hinge_forward(kind: str, distances: Array, margin: Array, block: Block) -> 
 def _smooth_forward(formula: str, kind: str, distances: Array, margin: Array, block: Block) -> Any:
     rows = jnp.arange(distances.shape[0])
     far = jnp.where(block.masks.negative, distances, jnp.inf)
-    value_of, slope_of = formulas.VALUES[formula], formulas.SLOPES[formula]
+    value_of, slope_of = formulas.OF_DIFFERENCE[formula][:2]
 
     def step(carry: Any) -> Any:
         k, value, mined, gradient = carry

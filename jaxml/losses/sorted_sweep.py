@@ -1,0 +1,320 @@
+"""All triplets of a batch at once: never a cube, never a list of indices, no gather and no scatter on the way.
+
+The batch is sorted by label, so that the positives of all anchors are rolled rows (`ordering`), and negatives are
+compared tile by tile with limits that the positives set (`tiles`). Value and gradient come from the same sweep.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxml import mining
+from jaxml.distances import l2_normalize, largest
+from jaxml.losses import blocks, formulas, tiles
+from jaxml.losses.ordering import Own, Rows, Slots, order, over_classes, pull, slots, zeros
+from jaxml.losses.sweep import WINDOWS, Sums
+from jaxml.losses.tiles import METRICS, Limits, Side
+
+Array = jax.Array
+
+MINING = (*WINDOWS, "local", "local_class", "easy_positive")
+CHUNK = 16
+"""Slots that one sweep over the negatives compares: more would overflow registers, fewer repeat matrix products."""
+FEW = 4
+"""Slots of a sweep where no class has more."""
+ENTRIES, WIDE = 2**21, 4096
+"""Entries of a tile, which with what is computed of them fit a TPU's VMEM and a GPU's L2, and anchors in a tile."""
+KEPT = 64
+"""Slots whose distances are kept while a quantile of them is looked for."""
+
+
+class Plan(NamedTuple):
+    """What is fixed at compile time."""
+
+    formula: str
+    mining: str
+    metric: str
+    block_size: int | None
+    mirrored: bool
+    """Every candidate is an anchor, here or on another device."""
+
+
+class Facts(NamedTuple):
+    """Integer facts about L sorted rows, without gradient."""
+
+    group: Array
+    start: Array
+    end: Array
+    own: Array
+    """int32 [B]: rows that are this device's anchors, increasing."""
+    anchor: Array | None
+    candidate: Array | None
+
+
+def triplets(
+    x: Array,
+    labels: Array,
+    references: blocks.References | None,
+    options: dict[str, Array],
+    *,
+    formula: str,
+    mining: str,
+    distance: str,
+    block_size: int | None,
+    axis_name: str | None,
+) -> Sums:
+    """Sums over the mined triplets of the anchors of all devices.
+
+    Args:
+        x: float32 [B, D].
+        labels: int32 [B].
+        references: candidates in place of the batch.
+        options: `margin` and `quantile`, float32 [].
+        formula: a key of formulas.OF_DIFFERENCE.
+        mining: one of MINING.
+        distance: one of distances.DISTANCES.
+        block_size: anchors in a tile; chosen for the device if None.
+        axis_name: mapped axis the batch is divided over.
+    """
+    metric, power = distance, 1
+    if formulas.OF_DIFFERENCE[formula].squared:
+        metric = "squared" if distance == "euclidean" else f"{distance}, squared"
+        power = 2
+    if distance == "cosine":
+        x = l2_normalize(x)
+    count = x.shape[0]
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * count
+    x, labels = blocks.gather((x, labels), axis_name)
+    anchors = labels.shape[0]
+    place = jnp.arange(anchors, dtype=jnp.int32)
+    own = (place >= first) & (place < first + count)
+    anchor = candidate = None
+    if references is not None:
+        r, there = references.embeddings, jnp.ones(references.labels.shape, bool)
+        if references.mask is not None:
+            there = references.mask
+            # They are looked at nowhere, but a product of 0 and NaN is NaN.
+            r = jnp.where(there[:, None], r, 0.0)
+        r = l2_normalize(r) if distance == "cosine" else r
+        x, labels = jnp.concatenate([x, r]), jnp.concatenate([labels, references.labels])
+        anchor = jnp.arange(labels.shape[0]) < anchors
+        candidate = jnp.concatenate([jnp.zeros(anchors, bool), there])
+        own = jnp.concatenate([own, jnp.zeros_like(there)])
+    x, labels, own, anchor, candidate = blocks.vary((x, labels, own, anchor, candidate), axis_name)
+    rows, group, start, end = order(labels)
+    if references is None and axis_name is not None:
+        # Any division of the anchors will do: neighbours in sorted order lie side by side in memory.
+        mine = first + jnp.arange(count, dtype=jnp.int32)
+    elif references is None:
+        mine = place
+    else:
+        (mine,) = jnp.nonzero(own[rows], size=count)
+    if candidate is not None:
+        anchor, candidate = anchor[rows], candidate[rows]
+    facts = Facts(group, start, end, mine.astype(jnp.int32), anchor, candidate)
+    plan = Plan(formula, mining, metric, block_size, references is None)
+    options = blocks.vary(jax.tree.map(lambda o: jnp.asarray(o, jnp.float32), options), axis_name)
+    sums = _sums(plan, x[rows], options, facts)
+    sums = sums._replace(value=sums.value * blocks.sound(largest(x, x, distance) ** power))
+    return jax.tree.map(partial(blocks.over_devices, axis_name=axis_name), sums)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sums(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> Sums:
+    return _forward(plan, x, options, facts)[0]
+
+
+def _forward(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> Any:
+    sums, gradient = _compute(plan, x, options, facts)
+    of_margin = sums.active if formulas.OF_DIFFERENCE[plan.formula].hinge else jnp.zeros_like(sums.active)
+    return sums, (gradient, of_margin)
+
+
+def _backward(plan: Plan, residuals: Any, cotangents: Sums) -> Any:
+    gradient, of_margin = (r * cotangents.value for r in residuals)
+    return gradient, {"margin": of_margin, "quantile": jnp.zeros_like(of_margin)}, None
+
+
+_sums.defvjp(_forward, _backward)
+
+
+def _compute(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> tuple[Sums, Array]:
+    """The sums, and the gradient [L, D] of their value."""
+    margin, metric, hinge = (
+        options["margin"],
+        METRICS[plan.metric],
+        formulas.OF_DIFFERENCE[plan.formula].hinge,
+    )
+    rows = _rows(plan, x, facts)
+    own = Own(facts.own, rows)
+    candidate = jnp.ones_like(rows.group, bool) if rows.candidate is None else rows.candidate
+    candidates = Side(rows.x, rows.size, jnp.where(candidate, rows.group, -1))
+    mine = facts.own
+    anchors = candidates if own.all else Side(rows.x[mine], rows.size[mine], rows.group[mine])
+    negatives = jnp.sum(candidate) - own.take(over_classes(candidate.astype(jnp.int32), rows))
+    choose = _choice(plan, rows, options["quantile"], metric)
+
+    def step(carry: Any) -> Any:
+        first, sums, of_anchors, of_rows = carry
+        held = slots(rows, first, CHUNK)
+        use = held.filled & choose(first, held)
+        limits = _limits(plan, held, use, metric, margin, x.shape[1])
+        # Sums relative to it are not large against their total.
+        middle = (
+            jnp.sum(jnp.where(use, limits.near, 0.0), axis=0) / jnp.maximum(jnp.sum(use, axis=0), 1) + margin
+        )
+        my_limits, my_middle, my_use = jax.tree.map(own.take, (limits, middle, use))
+        used = jnp.minimum(rows.largest - first, CHUNK)
+        found, more_of_anchors, of_candidates = _negatives(
+            plan, anchors, my_limits, my_middle, candidates, limits, used
+        )
+        value = jnp.sum(found.value)
+        if hinge:
+            above = jnp.where(my_use, my_limits.near + margin - my_middle[None, :], 0.0)
+            value += jnp.sum(found.number * above)
+        weights = jnp.where(use, own.put(found.slope) * metric.weight(held.square), 0.0)
+        of_rows = of_rows + pull(rows, first, held, weights)
+        if of_candidates is not None:
+            of_rows = of_rows + of_candidates
+        pairs = jnp.sum(my_use.astype(jnp.float32), axis=0)
+        more = Sums(value, jnp.sum(found.number), jnp.sum(pairs * negatives.astype(jnp.float32)))
+        return first + CHUNK, jax.tree.map(jnp.add, sums, more), of_anchors + more_of_anchors, of_rows
+
+    zero = zeros((), x)
+    start = (jnp.int32(1), Sums(zero, zero, zero), zeros(anchors.x.shape, x), zeros(x.shape, x))
+    _, sums, of_anchors, of_rows = lax.while_loop(lambda carry: carry[0] < rows.largest, step, start)
+    if not hinge or plan.mining in WINDOWS[1:]:
+        sums = sums._replace(mined=sums.active)
+    return sums, of_rows + own.put_rows(of_anchors)
+
+
+def _rows(plan: Plan, x: Array, facts: Facts) -> Rows:
+    size, blank = jnp.ones(x.shape[0]), None
+    if plan.metric.startswith("cosine"):
+        blank = jnp.where(jnp.any(x != 0, axis=1), 0.0, 1.0)
+    else:
+        # Distances do not change when all rows move; near the origin their products cancel least.
+        x = x - jnp.mean(x, axis=0, keepdims=True)
+        size = jnp.sum(x * x, axis=1)
+    largest = jnp.max(facts.end - facts.start)
+    return Rows(x, size, blank, facts.group, facts.start, facts.end, largest, facts.anchor, facts.candidate)
+
+
+def _choice(plan: Plan, rows: Rows, quantile: Array, metric: tiles.Metric) -> Any:
+    """Function (first slot, slots) -> bool [T, L], which positives are mined."""
+    if plan.mining in ("local", "local_class"):
+        limit = _quantile(rows, quantile, metric, per_class=plan.mining == "local_class")
+        return lambda first, held: metric.value(held.square) <= limit[None, :]
+    if plan.mining == "easy_positive":
+        nearest = _nearest(rows, metric)
+        return lambda first, held: jnp.arange(held.square.shape[0])[:, None] + first == nearest[None, :]
+    return lambda first, held: True
+
+
+def _nearest(rows: Rows, metric: tiles.Metric) -> Array:
+    """Slot of the nearest positive of each row, int32 [L]."""
+
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        first, best, slot = carry
+        held = slots(rows, first, CHUNK)
+        near = jnp.where(held.filled, metric.value(held.square), jnp.inf)
+        nearer = jnp.min(near, axis=0) < best
+        slot = jnp.where(nearer, first + jnp.argmin(near, axis=0).astype(jnp.int32), slot)
+        return first + CHUNK, jnp.minimum(best, jnp.min(near, axis=0)), slot
+
+    start = (jnp.int32(1), zeros(rows.size.shape, rows.x) + jnp.inf, 0 * rows.start)
+    return lax.while_loop(lambda carry: carry[0] < rows.largest, step, start)[2]
+
+
+def _quantile(rows: Rows, quantile: Array, metric: tiles.Metric, *, per_class: bool) -> Array:
+    """The quantile of each anchor's distances to its positives, or of all such distances of its class, float32 [L].
+
+    Bisects on the bits of the distance, which order as non-negative floats do: 31 counts give the exact value of one
+    of the distances, without sorting them.
+    """
+
+    def near(first: Array, count: int) -> Array:
+        held = slots(rows, first, count)
+        return jnp.where(held.filled, metric.value(held.square), jnp.inf)
+
+    kept = near(jnp.int32(1), KEPT)
+
+    def within(limit: Array) -> Array:
+        def more(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            first, count = carry
+            below = near(first, CHUNK) <= limit[None, :]
+            return first + CHUNK, count + jnp.sum(below, axis=0, dtype=jnp.int32)
+
+        start = (jnp.int32(1 + KEPT), jnp.sum(kept <= limit[None, :], axis=0, dtype=jnp.int32))
+        count = lax.while_loop(lambda carry: carry[0] < rows.largest, more, start)[1]
+        return over_classes(count, rows) if per_class else count
+
+    greatest = float(jnp.finfo(jnp.float32).max)
+    wanted = mining.last_place(quantile, within(zeros(rows.size.shape, rows.x) + greatest)) + 1
+
+    def step(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        enough = within(lax.bitcast_convert_type(middle, jnp.float32)) >= wanted
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    low = 0 * rows.start
+    high = low + lax.bitcast_convert_type(jnp.float32(greatest), jnp.int32)
+    low, _ = lax.fori_loop(0, 31, step, (low, high))
+    # A hair more: what uses the limit may round a distance differently than what found it.
+    return lax.bitcast_convert_type(low, jnp.float32) * (1.0 + 1e-6)
+
+
+def _limits(plan: Plan, held: Slots, use: Array, metric: tiles.Metric, margin: Array, width: int) -> Limits:
+    """Which distances of negatives count, by the windows of jaxml.losses.triplet."""
+    near = metric.value(held.square)
+    # Distances that differ by no more than their rounding are equal, whichever way they were computed.
+    slack = tiles.rounding(width) * held.scale
+    low = None
+    high = near + margin if formulas.OF_DIFFERENCE[plan.formula].hinge else jnp.full_like(near, jnp.inf)
+    if plan.mining == "semi_hard":
+        low, high = metric.value(held.square + slack), near + margin
+    elif plan.mining == "original_semi_hard":
+        high = jnp.minimum(high, metric.value(jnp.maximum(held.square - slack, 0.0)))
+    return Limits(low, jnp.where(use, high, -jnp.inf), near)
+
+
+def _negatives(
+    plan: Plan,
+    anchors: Side,
+    limits: Limits,
+    middle: Array,
+    candidates: Side,
+    all_limits: Limits,
+    used: Array,
+) -> tuple[tiles.Sums, Array, Array | None]:
+    """`tiles.sweep` with tiles of a size that stays on the chip."""
+    formula = formulas.OF_DIFFERENCE[plan.formula]
+    width = min(plan.block_size or WIDE, anchors.x.shape[0])
+
+    def sweep(slots: int) -> tuple[tiles.Sums, Array, Array | None]:
+        mine, others = (jax.tree.map(lambda a: a[:slots], side) for side in (limits, all_limits))
+        sums, of_anchors, of_candidates = tiles.sweep(
+            anchors,
+            mine,
+            middle,
+            candidates,
+            others if plan.mirrored and formula.hinge else None,
+            used,
+            compare=tiles.hinge if formula.hinge else partial(tiles.smooth, formula),
+            metric=METRICS[plan.metric],
+            tile=(max(8, ENTRIES // width), width),
+        )
+        empty = ((0, CHUNK - slots), (0, 0))
+        sums = sums._replace(number=jnp.pad(sums.number, empty), slope=jnp.pad(sums.slope, empty))
+        return sums, of_anchors, of_candidates
+
+    if not formula.hinge:
+        return sweep(CHUNK)
+    # Every comparison costs time, whether its slots are filled or not.
+    return lax.cond(used <= FEW, partial(sweep, FEW), partial(sweep, CHUNK))
