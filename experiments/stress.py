@@ -1,7 +1,7 @@
 """Hurt tiny runs and the files they read in every way that is known to happen, and see that nothing is silently wrong.
 
-    python experiments/stress.py                       # all checks, 10 to 15 minutes on 2 CPU cores
-    python experiments/stress.py --quick               # a few of each, a minute or two
+    python experiments/stress.py                       # all checks, up to an hour on 2 busy CPU cores
+    python experiments/stress.py --quick               # a few of each, minutes
     python experiments/stress.py --only killed signals
 
 Prints a line per check and writes stress.json and stress.md to --out; exit code 1 if one of them failed. A check that
