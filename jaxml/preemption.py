@@ -101,6 +101,8 @@ class StopSignals:
         return f"stopped by {_name(self._by)}; {self.saved}, continue with --resume"
 
     def _handle(self, number: int, _) -> None:
+        if number == signal.SIGHUP:
+            self._leave_terminals()  # before anybody sees `received` and writes there
         if self.received:
             return
         self._by = signal.Signals(number)
@@ -133,8 +135,6 @@ class StopSignals:
                 self._by = signal.Signals(number)
             if first is None and number != signal.SIGTERM and self._stepping:
                 _write(f"\n{_name(number)}: the step is finished and saved; a second signal ends at once\n")
-            if number == signal.SIGHUP:
-                self._leave_terminals()
             first = first or now
 
     def _leave_terminals(self) -> None:
