@@ -22,6 +22,8 @@ CASES = [
     *((formula, "all", "euclidean") for formula in OF_DIFFERENCE if formula != "hinge"),
     ("softplus", "semi_hard", "euclidean"),
     ("ratio", "local", "euclidean"),
+    *(("soft", mining, "euclidean") for mining in MINING),
+    ("soft", "all", "cosine"),
     ("hinge", "all", "squared"),
     ("hinge", "semi_hard", "cosine"),
     ("squared_hinge", "all", "cosine"),
@@ -80,8 +82,9 @@ def test_agrees_with_loop(case):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("mining", MINING)
-def test_agrees_with_loop_against_references(mining, masked):
-    plan = {"formula": "hinge", "mining": mining, "distance": "euclidean"}
+@pytest.mark.parametrize("formula", ["hinge", "soft"])
+def test_agrees_with_loop_against_references(formula, mining, masked):
+    plan = {"formula": formula, "mining": mining, "distance": "euclidean"}
     ours = jax.jit(lambda x, y, references: value_and_gradients(x, y, references, **plan))
     checked = 0
     for seed in range(8):
@@ -89,7 +92,7 @@ def test_agrees_with_loop_against_references(mining, masked):
         there = np.arange(len(ry)) % 3 > 0 if masked else np.ones(len(ry), bool)
         want, (of_x, of_there) = loops.value_and_gradients(
             lambda x, r, y=y, ry=ry[there]: loops.triplet(
-                x, y.tolist(), r, ry.tolist(), margin=0.3, mining=mining
+                x, y.tolist(), r, ry.tolist(), margin=0.3, formula=formula, mining=mining
             ),
             x,
             r[there],

@@ -93,7 +93,7 @@ def zeros(shape: tuple[int, ...], like: Array) -> Array:
 def slots(rows: Rows, first: Array, count: int) -> Slots:
     """The slots `first` to `first + count - 1` of all rows."""
     place = jnp.arange(rows.x.shape[0], dtype=jnp.int32)
-    K, tripled = rows.largest, _Tripled(rows)
+    K, doubled = rows.largest, _Doubled(rows)
 
     def slot(t: Array) -> tuple[Array, ...]:
         j = first + t
@@ -102,7 +102,7 @@ def slots(rows: Rows, first: Array, count: int) -> Slots:
         down = (place - (K - j) >= rows.start) & exists & ~up
 
         def held(name: str) -> Array:
-            above, below = tripled(name, j), tripled(name, j - K)
+            above, below = doubled(name, j), doubled(name, j - K)
             return jnp.where(up if above.ndim == 1 else up[:, None], above, below)
 
         difference = rows.x - held("x")
@@ -110,7 +110,7 @@ def slots(rows: Rows, first: Array, count: int) -> Slots:
         if rows.blank is not None:
             square = square + rows.blank + held("blank")
         if rows.candidate is not None:
-            up, down = up & tripled("candidate", j), down & tripled("candidate", j - K)
+            up, down = up & doubled("candidate", j), down & doubled("candidate", j - K)
         if rows.anchor is not None:
             up, down = up & rows.anchor, down & rows.anchor
         return square, rows.size + held("size"), up, down
@@ -118,9 +118,20 @@ def slots(rows: Rows, first: Array, count: int) -> Slots:
     return Slots(*_by_slots(slot, count, jnp.minimum(K - first, count)))
 
 
+def of_held(rows: Rows, first: Array, held: Slots, a: Array) -> Array:
+    """What an array [L] says of the row in each slot, [T, L]; anything where the slot is empty."""
+    doubled, count = _doubled(a), held.up.shape[0]
+    return jnp.stack(
+        [
+            jnp.where(held.up[t], _shifted(doubled, first + t), _shifted(doubled, first + t - rows.largest))
+            for t in range(count)
+        ]
+    )
+
+
 def pull(rows: Rows, first: Array, held: Slots, weights: Array) -> Array:
     """Sum over slots of w (x_i - x_p) for row i, of w (x_p - x_i) for the row p in it: [L, D] from w [T, L]."""
-    K, tripled = rows.largest, _Tripled(rows)
+    K, doubled = rows.largest, _Doubled(rows)
     count = weights.shape[0]
     together = min(TOGETHER, count)
 
@@ -133,10 +144,10 @@ def pull(rows: Rows, first: Array, held: Slots, weights: Array) -> Array:
         w = of_slot(weights)
         up, down = jnp.where(of_slot(held.up), w, 0.0), jnp.where(of_slot(held.down), w, 0.0)
         # What a row gets as the positive of others.
-        from_below, from_above = _shifted(_triple(up), -j), _shifted(_triple(down), K - j)
+        from_below, from_above = _shifted(_doubled(up), -j), _shifted(_doubled(down), K - j)
         total = (up + down + from_below + from_above)[:, None] * rows.x
-        total -= up[:, None] * tripled("x", j) + down[:, None] * tripled("x", j - K)
-        return total - from_below[:, None] * tripled("x", -j) - from_above[:, None] * tripled("x", K - j)
+        total -= up[:, None] * doubled("x", j) + down[:, None] * doubled("x", j - K)
+        return total - from_below[:, None] * doubled("x", -j) - from_above[:, None] * doubled("x", K - j)
 
     def some(i: Array) -> Array:
         return sum((slot(i * together + t) for t in range(together)), start=jnp.float32(0.0))
@@ -202,12 +213,12 @@ def _moves(own: Array, total: int) -> list[tuple[int, Array]]:
     return moves
 
 
-class _Tripled:
-    """Arrays of `Rows` three times, one after the other, from which rolled ones are cut."""
+class _Doubled:
+    """Arrays of `Rows` twice, one after the other, from which rolled ones are cut."""
 
     def __init__(self, rows: Rows):
         self._arrays = {
-            name: _triple(a)
+            name: _doubled(a)
             for name in ("x", "size", "blank", "candidate")
             if (a := getattr(rows, name)) is not None
         }
@@ -216,14 +227,14 @@ class _Tripled:
         return _shifted(self._arrays[name], by)
 
 
-def _triple(a: Array) -> Array:
-    return jnp.concatenate([a, a, a])
+def _doubled(a: Array) -> Array:
+    return jnp.concatenate([a, a])
 
 
-def _shifted(tripled: Array, by: Array) -> Array:
-    """Entry i + by at i; what lies beyond the ends belongs to other classes and is not looked at."""
-    count = tripled.shape[0] // 3
-    return lax.dynamic_slice_in_dim(tripled, count + jnp.clip(by, -count, count), count)
+def _shifted(doubled: Array, by: Array) -> Array:
+    """Entry i + by at i, counted around the ends, which is where other classes are and nobody looks."""
+    count = doubled.shape[0] // 2
+    return lax.dynamic_slice_in_dim(doubled, jnp.where(by < 0, count + by, by), count)
 
 
 def _by_slots(function: Callable[[Array], tuple[Array, ...]], count: int, used: Array) -> tuple[Array, ...]:

@@ -15,8 +15,9 @@ from jax import lax
 
 from jaxml import mining
 from jaxml.distances import l2_normalize, largest
-from jaxml.losses import blocks, formulas, tiles
-from jaxml.losses.ordering import Own, Rows, Slots, order, over_classes, pull, slots, zeros
+from jaxml.losses import blocks, formulas, soft_tiles, tiles
+from jaxml.losses.ordering import Own, Rows, Slots, of_held, order, over_classes, pull, slots, zeros
+from jaxml.losses.soft_tiles import Pairs
 from jaxml.losses.sweep import WINDOWS, Sums
 from jaxml.losses.tiles import METRICS, Limits, Side
 
@@ -43,6 +44,11 @@ class Plan(NamedTuple):
     mirrored: bool
     """Every candidate is an anchor, here or on another device."""
 
+    @property
+    def hinge(self) -> bool:
+        """Whether numbers of triplets are the gradient."""
+        return self.formula in formulas.HINGES
+
 
 class Facts(NamedTuple):
     """Integer facts about L sorted rows, without gradient."""
@@ -51,7 +57,8 @@ class Facts(NamedTuple):
     start: Array
     end: Array
     own: Array
-    """int32 [B]: rows that are this device's anchors, increasing."""
+    """int32 [B]: rows that are this device's anchors, increasing; for the formula soft its part of all rows, which may
+    end beyond the last one."""
     anchor: Array | None
     candidate: Array | None
 
@@ -75,14 +82,14 @@ def triplets(
         labels: int32 [B].
         references: candidates in place of the batch.
         options: `margin` and `quantile`, float32 [].
-        formula: a key of formulas.OF_DIFFERENCE.
+        formula: one of formulas.FORMULAS.
         mining: one of MINING.
         distance: one of distances.DISTANCES.
         block_size: anchors in a tile; chosen for the device if None.
         axis_name: mapped axis the batch is divided over.
     """
     metric, power = distance, 1
-    if formulas.OF_DIFFERENCE[formula].squared:
+    if formula in formulas.OF_DIFFERENCE and formulas.OF_DIFFERENCE[formula].squared:
         metric = "squared" if distance == "euclidean" else f"{distance}, squared"
         power = 2
     if distance == "cosine":
@@ -107,7 +114,13 @@ def triplets(
         own = jnp.concatenate([own, jnp.zeros_like(there)])
     x, labels, own, anchor, candidate = blocks.vary((x, labels, own, anchor, candidate), axis_name)
     rows, group, start, end = order(labels)
-    if references is None and axis_name is not None:
+    if formula == "soft":
+        # Rows are divided, anchors or not: those in which an anchor's positive is found do a part of the work.
+        part = -(-labels.shape[0] // (1 if axis_name is None else lax.axis_size(axis_name)))
+        mine = (0 if axis_name is None else lax.axis_index(axis_name)) * part + jnp.arange(
+            part, dtype=jnp.int32
+        )
+    elif references is None and axis_name is not None:
         # Any division of the anchors will do: neighbours in sorted order lie side by side in memory.
         mine = first + jnp.arange(count, dtype=jnp.int32)
     elif references is None:
@@ -130,8 +143,9 @@ def _sums(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> Sums
 
 
 def _forward(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> Any:
-    sums, gradient = _compute(plan, x, options, facts)
-    of_margin = sums.active if formulas.OF_DIFFERENCE[plan.formula].hinge else jnp.zeros_like(sums.active)
+    soft = plan.formula == "soft"
+    sums, gradient = (_compute_soft if soft else _compute)(plan, x, options, facts)
+    of_margin = sums.active if soft or plan.hinge else jnp.zeros_like(sums.active)
     return sums, (gradient, of_margin)
 
 
@@ -145,11 +159,7 @@ _sums.defvjp(_forward, _backward)
 
 def _compute(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> tuple[Sums, Array]:
     """The sums, and the gradient [L, D] of their value."""
-    margin, metric, hinge = (
-        options["margin"],
-        METRICS[plan.metric],
-        formulas.OF_DIFFERENCE[plan.formula].hinge,
-    )
+    margin, metric = options["margin"], METRICS[plan.metric]
     rows = _rows(plan, x, facts)
     own = Own(facts.own, rows)
     candidate = jnp.ones_like(rows.group, bool) if rows.candidate is None else rows.candidate
@@ -162,7 +172,7 @@ def _compute(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> t
     def step(carry: Any) -> Any:
         first, sums, of_anchors, of_rows = carry
         held = slots(rows, first, CHUNK)
-        use = held.filled & choose(first, held)
+        use = held.filled & choose(_places(first), metric.value(held.square), lambda a: a[None, :])
         limits = _limits(plan, held, use, metric, margin, x.shape[1])
         # Sums relative to it are not large against their total.
         middle = (
@@ -174,7 +184,7 @@ def _compute(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> t
             plan, anchors, my_limits, my_middle, candidates, limits, used
         )
         value = jnp.sum(found.value)
-        if hinge:
+        if plan.hinge:
             above = jnp.where(my_use, my_limits.near + margin - my_middle[None, :], 0.0)
             value += jnp.sum(found.number * above)
         weights = jnp.where(use, own.put(found.slope) * metric.weight(held.square), 0.0)
@@ -188,9 +198,70 @@ def _compute(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> t
     zero = zeros((), x)
     start = (jnp.int32(1), Sums(zero, zero, zero), zeros(anchors.x.shape, x), zeros(x.shape, x))
     _, sums, of_anchors, of_rows = lax.while_loop(lambda carry: carry[0] < rows.largest, step, start)
-    if not hinge or plan.mining in WINDOWS[1:]:
+    if not plan.hinge or plan.mining in WINDOWS[1:]:
         sums = sums._replace(mined=sums.active)
     return sums, of_rows + own.put_rows(of_anchors)
+
+
+def _compute_soft(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> tuple[Sums, Array]:
+    """`_compute` of the formula soft."""
+    margin, metric = options["margin"], METRICS[plan.metric]
+    rows = _rows(plan, x, facts)
+    anchor, candidate = (
+        jnp.ones_like(rows.group, bool) if mask is None else mask for mask in (rows.anchor, rows.candidate)
+    )
+    choose = _choice(plan, rows, options["quantile"], metric)
+    candidates = Side(rows.x, rows.size, jnp.where(candidate, rows.group, -1))
+    rows = rows._replace(anchor=None, candidate=None)
+    total, count = x.shape[0], facts.own.shape[0]
+    height = min(plan.block_size or max(8, ENTRIES // total), count)
+    count += -count % height
+    place = facts.own[0]
+
+    def own(a: Array, empty: float = 0, axis: int = 0) -> Array:
+        """The part of this device, rows that lie beyond the last one included."""
+        padding = [(0, count) if i == axis else (0, 0) for i in range(a.ndim)]
+        return lax.dynamic_slice_in_dim(jnp.pad(a, padding, constant_values=empty), place, count, axis)
+
+    mine = Side(own(rows.x), own(rows.size), own(rows.group, -1))
+
+    def step(carry: Any) -> Any:
+        first, sums, of_mine, of_rows = carry
+        held = slots(rows, first, CHUNK)
+        near = metric.value(held.square)
+        of_other = partial(of_held, rows, first, held)
+        forward = held.filled & anchor[None, :] & of_other(candidate)
+        forward &= choose(_places(first), near, lambda a: a[None, :])
+        backward = held.filled & candidate[None, :] & of_other(anchor)
+        backward &= choose(rows.largest - _places(first), near, of_other)
+        limits = [_limits(plan, held, use, metric, margin, x.shape[1]) for use in (forward, backward)]
+        found, of_mine_more, of_rows_more = soft_tiles.sweep(
+            Pairs(mine, own(held.up, axis=1), *(_own_limits(own, these) for these in limits)),
+            soft_tiles.others(rows, place, count, first),
+            candidates,
+            jnp.minimum(rows.largest - first, CHUNK),
+            windows=plan.mining in WINDOWS[1:],
+            metric=metric,
+            height=height,
+        )
+        number = jnp.sum(found.number)
+        value = found.value + number * margin
+        whole = jnp.pad(jnp.zeros_like(near), ((0, 0), (0, count)))
+        weights = lax.dynamic_update_slice_in_dim(whole, found.number, place, 1)[:, :total]
+        of_rows = of_rows + of_rows_more + pull(rows, first, held, weights * metric.weight(held.square))
+        sums = jax.tree.map(jnp.add, sums, Sums(value, number, number))
+        return first + CHUNK, sums, of_mine + of_mine_more, of_rows
+
+    zero = zeros((), x)
+    start = (jnp.int32(1), Sums(zero, zero, zero), zeros(mine.x.shape, x), zeros(x.shape, x))
+    _, sums, of_mine, of_rows = lax.while_loop(lambda carry: carry[0] < rows.largest, step, start)
+    whole = zeros((total + count, x.shape[1]), x)
+    return sums, of_rows + lax.dynamic_update_slice_in_dim(whole, of_mine, place, 0)[:total]
+
+
+def _own_limits(own: Any, limits: Limits) -> Limits:
+    low = None if limits.low is None else own(limits.low, axis=1)
+    return Limits(low, own(limits.high, -jnp.inf, axis=1), own(limits.near, axis=1))
 
 
 def _rows(plan: Plan, x: Array, facts: Facts) -> Rows:
@@ -206,14 +277,21 @@ def _rows(plan: Plan, x: Array, facts: Facts) -> Rows:
 
 
 def _choice(plan: Plan, rows: Rows, quantile: Array, metric: tiles.Metric) -> Any:
-    """Function (first slot, slots) -> bool [T, L], which positives are mined."""
+    """Which positives are mined: a function (slots [T, 1], distances [T, L], of) -> bool [T, L].
+
+    `of` makes [T, L] of an array [L] that belongs to the anchor, whichever of the two that is.
+    """
     if plan.mining in ("local", "local_class"):
         limit = _quantile(rows, quantile, metric, per_class=plan.mining == "local_class")
-        return lambda first, held: metric.value(held.square) <= limit[None, :]
+        return lambda place, near, of: near <= of(limit)
     if plan.mining == "easy_positive":
         nearest = _nearest(rows, metric)
-        return lambda first, held: jnp.arange(held.square.shape[0])[:, None] + first == nearest[None, :]
-    return lambda first, held: True
+        return lambda place, near, of: place == of(nearest)
+    return lambda place, near, of: True
+
+
+def _places(first: Array) -> Array:
+    return first + jnp.arange(CHUNK, dtype=jnp.int32)[:, None]
 
 
 def _nearest(rows: Rows, metric: tiles.Metric) -> Array:
@@ -276,7 +354,7 @@ def _limits(plan: Plan, held: Slots, use: Array, metric: tiles.Metric, margin: A
     # Distances that differ by no more than their rounding are equal, whichever way they were computed.
     slack = tiles.rounding(width) * held.scale
     low = None
-    high = near + margin if formulas.OF_DIFFERENCE[plan.formula].hinge else jnp.full_like(near, jnp.inf)
+    high = near + margin if plan.hinge else jnp.full_like(near, jnp.inf)
     if plan.mining == "semi_hard":
         low, high = metric.value(held.square + slack), near + margin
     elif plan.mining == "original_semi_hard":

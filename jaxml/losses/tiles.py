@@ -8,7 +8,7 @@ so that an anchor's limits lie along rows, as they are kept, and counts of negat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -122,25 +122,25 @@ def sweep(
     """
     count, total = anchors.x.shape[0], candidates.x.shape[0]
     height, width = min(tile[0], total), min(tile[1], count)
-    anchors, limits, middle = _filled((anchors, limits, middle), width)
-    candidates, mirrored = _filled((candidates, mirrored), height)
+    anchors, limits, middle = filled((anchors, limits, middle), width)
+    candidates, mirrored = filled((candidates, mirrored), height)
     one = partial(_tile, used=used, compare=compare, metric=metric)
 
     def column(i: Array) -> tuple[Sums, Array, Array | None]:
         """All candidates against some anchors."""
-        own = _part((anchors, limits, middle), i, width)
+        own = part((anchors, limits, middle), i, width)
         if height == candidates.x.shape[0]:
             return one(own, (candidates, mirrored))
 
         def step(j: Array, carry: Any) -> Any:
             sums, of_anchors, of_candidates = carry
-            more, of_a, of_c = one(own, _part((candidates, mirrored), j, height))
+            more, of_a, of_c = one(own, part((candidates, mirrored), j, height))
             if of_c is not None:
                 of_c = lax.dynamic_slice_in_dim(of_candidates, j * height, height) + of_c
                 of_candidates = lax.dynamic_update_slice_in_dim(of_candidates, of_c, j * height, 0)
             return jax.tree.map(jnp.add, sums, more), of_anchors + of_a, of_candidates
 
-        first = one(own, _part((candidates, mirrored), jnp.int32(0), height))
+        first = one(own, part((candidates, mirrored), jnp.int32(0), height))
         of_c = None
         if first[2] is not None:
             rest = candidates.x.shape[0] - height
@@ -169,10 +169,7 @@ def _tile(
 ) -> tuple[Sums, Array, Array | None]:
     """`sweep` of one tile: own anchors, limits and middle against other candidates and their limits."""
     (anchors, limits, middle), (candidates, mirrored) = own, others
-    scale = candidates.size[:, None] + anchors.size[None, :]
-    s = scale - 2.0 * lax.dot_general(candidates.x, anchors.x, (((1,), (1,)), ((), ())), precision=HIGHEST)
-    # Written so that a number that is none stays one.
-    s = jnp.where(s <= rounding(anchors.x.shape[1]) * scale, 0.0, s)
+    s = square(candidates, anchors)
     negative = (candidates.group[:, None] != anchors.group[None, :]) & (candidates.group >= 0)[:, None]
     distances = jnp.where(negative, metric.value(s), jnp.inf)
     sums, slopes = compare(distances, limits, mirrored, middle, used)
@@ -188,6 +185,14 @@ def _tile(
     )
 
 
+def square(a: Side, b: Side) -> Array:
+    """Squared distances of the rows of a [n, D] and b [m, D], [n, m]; 0 where no more than rounding is left."""
+    scale = a.size[:, None] + b.size[None, :]
+    s = scale - 2.0 * lax.dot_general(a.x, b.x, (((1,), (1,)), ((), ())), precision=HIGHEST)
+    # Written so that a number that is none stays one.
+    return jnp.where(s <= rounding(a.x.shape[1]) * scale, 0.0, s)
+
+
 def hinge(
     distances: Array, limits: Limits, mirrored: Limits | None, middle: Array, used: Array
 ) -> tuple[Sums, Array]:
@@ -199,13 +204,13 @@ def hinge(
     """
     del used
     slots = limits.high.shape[0]
-    c = _sum(inside(distances, limits, t).astype(jnp.float32) for t in range(slots))
+    c = reduced(jnp.add, (inside(distances, limits, t).astype(jnp.float32) for t in range(slots)))
     # Written out as the opposite: XLA would keep the masks in memory to use them twice.
     others = [jnp.sum(outside(distances, limits, t).astype(jnp.float32), axis=0) for t in range(slots)]
     number = distances.shape[0] - jnp.stack(others)
     value = jnp.sum(jnp.where(c > 0, c * (middle[None, :] - distances), 0.0), axis=0)
     if mirrored is not None:
-        c += _sum(inside(distances.T, mirrored, t).T.astype(jnp.float32) for t in range(slots))
+        c += reduced(jnp.add, (inside(distances.T, mirrored, t).T.astype(jnp.float32) for t in range(slots)))
     return Sums(value, number, number), c
 
 
@@ -245,8 +250,13 @@ def smooth(
 
 def inside(d: Array, limits: Limits, t: int) -> Array:
     """Which distances [m, b] are within the limits of slot t."""
-    below = d < limits.high[t][None, :]
-    return below if limits.low is None else below & (d > limits.low[t][None, :])
+    return within(d, jax.tree.map(lambda a: a[t][None, :], limits))
+
+
+def within(d: Array, limits: Limits) -> Array:
+    """Which distances are within limits that broadcast against them."""
+    below = d < limits.high
+    return below if limits.low is None else below & (d > limits.low)
 
 
 def outside(d: Array, limits: Limits, t: int) -> Array:
@@ -255,11 +265,12 @@ def outside(d: Array, limits: Limits, t: int) -> Array:
     return above if limits.low is None else above | (d <= limits.low[t][None, :])
 
 
-def _sum(terms: Any) -> Array:
-    return reduce(jnp.add, terms)
+def reduced(function: Callable[[Array, Array], Array], terms: Iterable[Array]) -> Array:
+    """The terms joined two by two."""
+    return reduce(function, terms)
 
 
-def _filled(tree: tuple[Any, ...], multiple: int) -> tuple[Any, ...]:
+def filled(tree: tuple[Any, ...], multiple: int) -> tuple[Any, ...]:
     """Rows up to a multiple; those added are no candidates, and nothing is inside their limits."""
 
     def fill(x: Array, value: float, axis: int = 0) -> Array:
@@ -277,7 +288,7 @@ def _filled(tree: tuple[Any, ...], multiple: int) -> tuple[Any, ...]:
     return tuple(map(part, tree))
 
 
-def _part(tree: tuple[Any, ...], i: Array, count: int) -> tuple[Any, ...]:
+def part(tree: tuple[Any, ...], i: Array, count: int) -> tuple[Any, ...]:
     """The i-th `count` rows; limits [T, n] are cut along their second axis."""
 
     def part(value: Any) -> Any:

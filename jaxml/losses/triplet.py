@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxml import mining as miners
 from jaxml.distances import DISTANCES, largest, pairwise
-from jaxml.losses import blocks, checks, selected, sweep
+from jaxml.losses import blocks, checks, selected, sorted_sweep, sweep
 from jaxml.losses.formulas import FORMULAS
 
 Array = jax.Array
@@ -123,6 +123,37 @@ def _triplet(
     block_size: int | None,
     axis_name: str | None,
 ) -> tuple[Array, dict[str, Array]]:
+    blockwise = partial(_blockwise, choice=choice, block_size=block_size, axis_name=axis_name)
+    if choice.mining not in sorted_sweep.MINING:
+        sums = blockwise(x, labels, references, options, key)
+    else:
+        in_order = partial(
+            sorted_sweep.triplets,
+            formula=choice.formula,
+            mining=choice.mining,
+            distance=choice.distance,
+            block_size=block_size,
+            axis_name=axis_name,
+        )
+        options = {name: options[name] for name in ("margin", "quantile")}
+        sums = jax.lax.platform_dependent(
+            x, labels, references, options, cpu=partial(blockwise, key=None), default=in_order
+        )
+    return blocks.ratio(sums.value, sums.active), {"active": sums.active, "valid": sums.mined}
+
+
+def _blockwise(
+    x: Array,
+    labels: Array,
+    references: blocks.References | None,
+    options: dict[str, Array],
+    key: Array | None,
+    *,
+    choice: Choice,
+    block_size: int | None,
+    axis_name: str | None,
+) -> sweep.Sums:
+    """Sums over the triplets of all devices, a block of anchors at a time: the CPU's way, and that of mining a few."""
     batch = blocks.batch(x, labels, references, axis_name)
     extra: Any = ()
     if key is not None:
@@ -134,7 +165,7 @@ def _triplet(
     value, aux = blocks.sum_rows(
         partial(_rows, choice), batch, options, bound=bound, block_size=block_size, extra=extra
     )
-    return blocks.ratio(value, aux["active"]), aux
+    return sweep.Sums(value, aux["active"], aux["valid"])
 
 
 def _measure(choice: Choice) -> tuple[str, int]:
