@@ -1,18 +1,18 @@
 """`tiles.sweep` of a hinge as one kernel for TPUs, written in Pallas: nothing of a tile leaves the chip.
 
-The vector unit is what bounds it, so it compares little. Limits are sorted: a distance below one of them is below all
-greater ones too, and one comparison and one selection a limit give how many it is below. That number is kept as counts
-of eight bits, four in an integer, of which sums over negatives take one addition for four limits. The matrix unit works
-at the same time, for the products of some anchors stand between the comparisons of others.
+The vector unit is what bounds it, so it compares little. Limits are sorted, and a distance below one of them is below
+all greater ones: it is compared with every fourth limit, then with the three before the first that it is not below. How
+many limits it is below is kept as counts of eight bits, four in an integer, so that sums over negatives take one
+addition for four limits. The matrix unit works at the same time, for the products of some anchors stand between the
+comparisons of others.
 
 Rows lie along lanes, as [D, rows], so that D needs no padding; a tile is [candidates, anchors] as in `tiles`.
 """
 
 from __future__ import annotations
 
-import itertools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
@@ -27,7 +27,8 @@ from jaxml.losses.tiles import HIGHEST, Limits, Metric, Side, Sums, rounding
 
 Array = jax.Array
 Kinds = list[Array]
-"""No limits, or upper limits, or upper and lower ones: float32 [T, n], each kind from the greatest to the least."""
+"""No limits, upper limits, or upper and lower ones: float32 [T, n], each kind from the greatest to the least, T a
+multiple of WORD."""
 
 LANES, SUBLANES = 128, 8
 """Shape of a register. LANES is also the number of anchors, and of candidates, that are compared at a time."""
@@ -69,7 +70,7 @@ def sweep(
     own, slots = _sorted(limits)
     others = [] if mirrored is None else _sorted(mirrored)[0]
     value, numbers, of_anchors = _sweep(anchors, own, middle, candidates, others, metric)
-    number = reduce(operator.sub, map(_unsorted, numbers, slots))
+    number = reduce(operator.sub, map(_unsorted, numbers, slots))[: limits.high.shape[0]]
     sums = Sums(value, number, number)
     if mirrored is not None:
         return sums, of_anchors, None
@@ -84,7 +85,9 @@ def _sorted(limits: Limits) -> tuple[Kinds, list[Array]]:
     if limits.low is not None:
         # A slot in which nothing can be inside would count less than nothing.
         kinds = [jnp.where(limits.low < limits.high, kind, -jnp.inf) for kind in (limits.high, limits.low)]
-    slot = lax.broadcasted_iota(jnp.int32, limits.high.shape, 0)
+    empty = ((0, -limits.high.shape[0] % WORD), (0, 0))
+    kinds = [jnp.pad(kind, empty, constant_values=-jnp.inf) for kind in kinds]
+    slot = lax.broadcasted_iota(jnp.int32, kinds[0].shape, 0)
     pairs = [lax.sort((-kind, slot), dimension=0, num_keys=1) for kind in kinds]
     return [-kind for kind, _ in pairs], [slots for _, slots in pairs]
 
@@ -115,7 +118,7 @@ def _sweep(
     rows = (SUBLANES, SUBLANES, depth, *(kind.shape[0] for kind in limits))
     # Arrays made only in thought, which know over which devices they vary.
     out = [jax.eval_shape(partial(zeros, (n, total)), own[0].x) for n in rows]
-    words = [(-(-kind.shape[0] // WORD) * SUBLANES, width) for kind in limits]
+    words = [(kind.shape[0] // WORD * SUBLANES, width) for kind in limits]
     value, weight, pulled, *numbers = pl.pallas_call(
         partial(_kernel, metric=metric, uncertain=rounding(depth)),
         grid=(total // width, others[0].x.shape[1] // height),
@@ -186,22 +189,16 @@ def _kernel(
             for kind, below, count in zip(limits, BELOW, counts, strict=False):
                 words = _words(far, [kind[t : t + 1, at] for t in range(kind.shape[0])], below)
                 count[:, at] += jnp.concatenate([_folded(word) for word in words])
-                inside.append(_total(words))
-            c = _difference(inside, s)
+                inside.append(reduce(jnp.add, words))
+            c = _total(_difference(inside)) if inside else jnp.zeros_like(s)
             value[:, at] += _folded(c * (middle[:, at] - distances))
-            c += _difference(
-                [
-                    _last(
-                        far,
-                        list(jnp.split(kind, kind.shape[1], axis=1)),
-                        below,
-                        itertools.count(1),
-                        jnp.float32,
-                    )
-                    for kind, below in zip(theirs, BELOW, strict=False)
-                ],
-                s,
-            )
+            if theirs:
+                c += _difference(
+                    [
+                        _number(far, [kind[:, t : t + 1] for t in range(kind.shape[1])], below)
+                        for kind, below in zip(theirs, BELOW, strict=False)
+                    ]
+                )
             w = c * metric.weight(s)
             weight[:, at] += _folded(w)
             return w
@@ -223,39 +220,58 @@ def _kernel(
             number[t : t + 1, :] += jnp.sum(_count(word, t % WORD), axis=0, keepdims=True)
 
 
-def _difference(kinds: list[Array], like: Array) -> Array:
-    """What is below upper limits without what is below lower ones."""
-    return reduce(operator.sub, kinds) if kinds else jnp.zeros_like(like)
+def _difference(kinds: list[Array]) -> Array:
+    """What is below upper limits without what is below lower ones, of which there are no more in any count."""
+    return reduce(operator.sub, kinds)
 
 
 def _dot(a: Array, b: Array) -> Array:
     return lax.dot(a, b, precision=HIGHEST, preferred_element_type=jnp.float32)
 
 
-def _last(distances: Array, limits: list[Array], below: Below, marks: Iterable[float], dtype: Any) -> Array:
-    """The mark of the least limit that a distance is below, 0 where there is none."""
-    mark_of = jnp.zeros(distances.shape, dtype)
-    for limit, mark in zip(limits, marks, strict=False):
-        mark_of = jnp.where(below(distances, limit), jnp.asarray(mark, dtype), mark_of)
-    return mark_of
-
-
 def _words(distances: Array, limits: list[Array], below: Below) -> list[Array]:
     """Integers of WORD counts, one for each limit: 1 where a distance is below it."""
-    marks = [sum(1 << BITS * k for k in range(n)) for n in range(1, WORD + 1)]
-    starts = range(0, len(limits), WORD)
-    return [_last(distances, limits[i : i + WORD], below, marks, jnp.int32) for i in starts]
+    *marks, whole = (sum(1 << BITS * k for k in range(n)) for n in range(1, WORD + 1))
+    full, part = _search(distances, limits, below, [jnp.int32(mark) for mark in marks])
+    following = [jnp.where(mask, part, 0) for mask in full[:-1]]
+    return [jnp.where(mask, whole, rest) for mask, rest in zip(full, [part, *following], strict=True)]
+
+
+def _number(distances: Array, limits: list[Array], below: Below) -> Array:
+    """The number of limits that a distance is below."""
+    full, part = _search(distances, limits, below, [jnp.float32(n) for n in range(1, WORD)])
+    whole = _last(full[:-1], [jnp.float32(n * WORD) for n in range(1, len(full))], jnp.zeros_like(part))
+    return jnp.where(full[-1], jnp.float32(len(limits)), whole + part)
+
+
+def _search(
+    distances: Array, limits: list[Array], below: Below, marks: list[Array]
+) -> tuple[list[Array], Array]:
+    """Whether a distance is below all of each WORD limits, and the mark of its place in the first that it is not."""
+    full = [below(distances, limit) for limit in limits[WORD - 1 :: WORD]]
+    part = limits[: WORD - 1]
+    for i, mask in enumerate(full[:-1], 1):
+        part = [jnp.where(mask, limits[i * WORD + k], limit) for k, limit in enumerate(part)]
+    return full, _last(
+        [below(distances, limit) for limit in part], marks, jnp.zeros_like(marks[0], shape=distances.shape)
+    )
+
+
+def _last(masks: list[Array], marks: list[Array], mark: Array) -> Array:
+    """The mark of the last mask that holds."""
+    for mask, value in zip(masks, marks, strict=True):
+        mark = jnp.where(mask, value, mark)
+    return mark
 
 
 def _count(word: Array, k: int) -> Array:
     return ((word >> (BITS * k)) & ((1 << BITS) - 1)).astype(jnp.float32)
 
 
-def _total(words: list[Array]) -> Array:
-    """The sum of all counts, which is less than one count can hold."""
-    total = reduce(jnp.add, words)
-    total += total >> (2 * BITS)
-    return _count(total + (total >> BITS), 0)
+def _total(word: Array) -> Array:
+    """The sum of all counts of an integer, which is less than one count can hold."""
+    word += word >> (2 * BITS)
+    return _count(word + (word >> BITS), 0)
 
 
 def _folded(tile: Array) -> Array:
