@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxml import mining
 from jaxml.distances import l2_normalize, largest
-from jaxml.losses import blocks, formulas, soft_tiles, tiles
+from jaxml.losses import blocks, formulas, soft_tiles, tiles, tiles_tpu
 from jaxml.losses.ordering import Own, Rows, Slots, of_held, order, over_classes, pull, slots, zeros
 from jaxml.losses.soft_tiles import Pairs
 from jaxml.losses.sweep import WINDOWS, Sums
@@ -371,28 +371,31 @@ def _negatives(
     all_limits: Limits,
     used: Array,
 ) -> tuple[tiles.Sums, Array, Array | None]:
-    """`tiles.sweep` with tiles of a size that stays on the chip."""
-    formula = formulas.OF_DIFFERENCE[plan.formula]
+    """`tiles.sweep` with tiles of a size that stays on the chip, or as one kernel where there is one."""
     width = min(plan.block_size or WIDE, anchors.x.shape[0])
+
+    metric = METRICS[plan.metric]
+    in_tiles = partial(
+        tiles.sweep,
+        compare=tiles.hinge if plan.hinge else partial(tiles.smooth, formulas.OF_DIFFERENCE[plan.formula]),
+        metric=metric,
+        tile=(max(8, ENTRIES // width), width),
+    )
+    fused = plan.hinge and tiles_tpu.block(anchors.x.shape[1]) is not None
 
     def sweep(slots: int) -> tuple[tiles.Sums, Array, Array | None]:
         mine, others = (jax.tree.map(lambda a: a[:slots], side) for side in (limits, all_limits))
-        sums, of_anchors, of_candidates = tiles.sweep(
-            anchors,
-            mine,
-            middle,
-            candidates,
-            others if plan.mirrored and formula.hinge else None,
-            used,
-            compare=tiles.hinge if formula.hinge else partial(tiles.smooth, formula),
-            metric=METRICS[plan.metric],
-            tile=(max(8, ENTRIES // width), width),
-        )
+        args = (anchors, mine, middle, candidates, others if plan.mirrored and plan.hinge else None, used)
+        if fused:
+            kernel = partial(tiles_tpu.sweep, metric=metric)
+            sums, of_anchors, of_candidates = lax.platform_dependent(*args, tpu=kernel, default=in_tiles)
+        else:
+            sums, of_anchors, of_candidates = in_tiles(*args)
         empty = ((0, CHUNK - slots), (0, 0))
         sums = sums._replace(number=jnp.pad(sums.number, empty), slope=jnp.pad(sums.slope, empty))
         return sums, of_anchors, of_candidates
 
-    if not formula.hinge:
+    if not plan.hinge:
         return sweep(CHUNK)
     # Every comparison costs time, whether its slots are filled or not.
     return lax.cond(used <= FEW, partial(sweep, FEW), partial(sweep, CHUNK))
