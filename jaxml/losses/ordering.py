@@ -25,7 +25,7 @@ class Rows(NamedTuple):
     """L rows sorted by label."""
 
     x: Array
-    """float32 [L, D]"""
+    """float32 [D, L]: rows lie along the last axis, which a TPU fills up to a multiple of 128."""
     size: Array
     """float32 [L]: |x|^2; 1 for every row where the distance is cosine."""
     blank: Array | None
@@ -92,7 +92,7 @@ def zeros(shape: tuple[int, ...], like: Array) -> Array:
 
 def slots(rows: Rows, first: Array, count: int) -> Slots:
     """The slots `first` to `first + count - 1` of all rows."""
-    place = jnp.arange(rows.x.shape[0], dtype=jnp.int32)
+    place = jnp.arange(rows.size.shape[0], dtype=jnp.int32)
     K, doubled = rows.largest, _Doubled(rows)
 
     def slot(t: Array) -> tuple[Array, ...]:
@@ -103,10 +103,10 @@ def slots(rows: Rows, first: Array, count: int) -> Slots:
 
         def held(name: str) -> Array:
             above, below = doubled(name, j), doubled(name, j - K)
-            return jnp.where(up if above.ndim == 1 else up[:, None], above, below)
+            return jnp.where(up if above.ndim == 1 else up[None, :], above, below)
 
         difference = rows.x - held("x")
-        square = jnp.sum(difference * difference, axis=1)
+        square = jnp.sum(difference * difference, axis=0)
         if rows.blank is not None:
             square = square + rows.blank + held("blank")
         if rows.candidate is not None:
@@ -130,7 +130,7 @@ def of_held(rows: Rows, first: Array, held: Slots, a: Array) -> Array:
 
 
 def pull(rows: Rows, first: Array, held: Slots, weights: Array) -> Array:
-    """Sum over slots of w (x_i - x_p) for row i, of w (x_p - x_i) for the row p in it: [L, D] from w [T, L]."""
+    """Sum over slots of w (x_i - x_p) for row i, of w (x_p - x_i) for the row p in it: [D, L] from w [T, L]."""
     K, doubled = rows.largest, _Doubled(rows)
     count = weights.shape[0]
     together = min(TOGETHER, count)
@@ -145,9 +145,9 @@ def pull(rows: Rows, first: Array, held: Slots, weights: Array) -> Array:
         up, down = jnp.where(of_slot(held.up), w, 0.0), jnp.where(of_slot(held.down), w, 0.0)
         # What a row gets as the positive of others.
         from_below, from_above = _shifted(_doubled(up), -j), _shifted(_doubled(down), K - j)
-        total = (up + down + from_below + from_above)[:, None] * rows.x
-        total -= up[:, None] * doubled("x", j) + down[:, None] * doubled("x", j - K)
-        return total - from_below[:, None] * doubled("x", -j) - from_above[:, None] * doubled("x", K - j)
+        total = (up + down + from_below + from_above)[None, :] * rows.x
+        total -= up[None, :] * doubled("x", j) + down[None, :] * doubled("x", j - K)
+        return total - from_below[None, :] * doubled("x", -j) - from_above[None, :] * doubled("x", K - j)
 
     def some(i: Array) -> Array:
         return sum((slot(i * together + t) for t in range(together)), start=jnp.float32(0.0))
@@ -162,7 +162,7 @@ class Own:
     """This device's anchors among all rows: B increasing places, adjacent ones where all rows are anchors somewhere."""
 
     def __init__(self, places: Array, rows: Rows):
-        self._places, self._total = places, rows.x.shape[0]
+        self._places, self._total = places, rows.size.shape[0]
         self._adjacent = rows.anchor is None
         self.all = places.shape[0] == self._total
         self._moves = [] if self._adjacent else _moves(places, self._total)
@@ -190,11 +190,10 @@ class Own:
         return a
 
     def put_rows(self, a: Array) -> Array:
-        """[B, D] -> [L, D]."""
-        if self.all:
-            return a
-        whole = zeros((self._total, a.shape[1]), a)
-        return whole.at[self._places].set(a, unique_indices=True)
+        """[D, B] -> [D, L]."""
+        if self.all or self._adjacent:
+            return self.put(a)
+        return zeros((a.shape[0], self._total), a).at[:, self._places].set(a, unique_indices=True)
 
 
 def _moves(own: Array, total: int) -> list[tuple[int, Array]]:
@@ -228,13 +227,13 @@ class _Doubled:
 
 
 def _doubled(a: Array) -> Array:
-    return jnp.concatenate([a, a])
+    return jnp.concatenate([a, a], axis=-1)
 
 
 def _shifted(doubled: Array, by: Array) -> Array:
     """Entry i + by at i, counted around the ends, which is where other classes are and nobody looks."""
-    count = doubled.shape[0] // 2
-    return lax.dynamic_slice_in_dim(doubled, jnp.where(by < 0, count + by, by), count)
+    count = doubled.shape[-1] // 2
+    return lax.dynamic_slice_in_dim(doubled, jnp.where(by < 0, count + by, by), count, doubled.ndim - 1)
 
 
 def _by_slots(function: Callable[[Array], tuple[Array, ...]], count: int, used: Array) -> tuple[Array, ...]:

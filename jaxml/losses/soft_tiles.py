@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxml.losses import tiles
-from jaxml.losses.ordering import TOGETHER, Rows, zeros
+from jaxml.losses.ordering import TOGETHER, zeros
 from jaxml.losses.tiles import HIGHEST, Limits, Metric, Side, Sums
 
 Array = jax.Array
@@ -47,12 +47,11 @@ class Others(NamedTuple):
     """int32 []: K, the size of the largest class."""
 
 
-def others(rows: Rows, place: Array, count: int, slot: Array) -> Others:
+def others(rows: Side, place: Array, count: int, slot: Array, largest: Array) -> Others:
     """Where the rows are found that are in the slots of `count` rows from `place` on."""
     fill = jnp.zeros((count, rows.x.shape[1]))
     x = jnp.concatenate([rows.x, rows.x, fill])
-    size = jnp.concatenate([rows.size, rows.size, fill[:, 0]])
-    return Others(x, size, place, slot, rows.largest)
+    return Others(x, jnp.concatenate([rows.size, rows.size, fill[:, 0]]), place, slot, largest)
 
 
 def sweep(

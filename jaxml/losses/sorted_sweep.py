@@ -163,9 +163,9 @@ def _compute(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> t
     rows = _rows(plan, x, facts)
     own = Own(facts.own, rows)
     candidate = jnp.ones_like(rows.group, bool) if rows.candidate is None else rows.candidate
-    candidates = Side(rows.x, rows.size, jnp.where(candidate, rows.group, -1))
+    candidates = Side(rows.x.T, rows.size, jnp.where(candidate, rows.group, -1))
     mine = facts.own
-    anchors = candidates if own.all else Side(rows.x[mine], rows.size[mine], rows.group[mine])
+    anchors = candidates if own.all else Side(candidates.x[mine], rows.size[mine], rows.group[mine])
     negatives = jnp.sum(candidate) - own.take(over_classes(candidate.astype(jnp.int32), rows))
     choose = _choice(plan, rows, options["quantile"], metric)
 
@@ -190,17 +190,17 @@ def _compute(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> t
         weights = jnp.where(use, own.put(found.slope) * metric.weight(held.square), 0.0)
         of_rows = of_rows + pull(rows, first, held, weights)
         if of_candidates is not None:
-            of_rows = of_rows + of_candidates
+            of_rows = of_rows + of_candidates.T
         pairs = jnp.sum(my_use.astype(jnp.float32), axis=0)
         more = Sums(value, jnp.sum(found.number), jnp.sum(pairs * negatives.astype(jnp.float32)))
-        return first + CHUNK, jax.tree.map(jnp.add, sums, more), of_anchors + more_of_anchors, of_rows
+        return first + CHUNK, jax.tree.map(jnp.add, sums, more), of_anchors + more_of_anchors.T, of_rows
 
     zero = zeros((), x)
-    start = (jnp.int32(1), Sums(zero, zero, zero), zeros(anchors.x.shape, x), zeros(x.shape, x))
+    start = (jnp.int32(1), Sums(zero, zero, zero), zeros(anchors.x.T.shape, x), zeros(rows.x.shape, x))
     _, sums, of_anchors, of_rows = lax.while_loop(lambda carry: carry[0] < rows.largest, step, start)
     if not plan.hinge or plan.mining in WINDOWS[1:]:
         sums = sums._replace(mined=sums.active)
-    return sums, of_rows + own.put_rows(of_anchors)
+    return sums, (of_rows + own.put_rows(of_anchors)).T
 
 
 def _compute_soft(plan: Plan, x: Array, options: dict[str, Array], facts: Facts) -> tuple[Sums, Array]:
@@ -211,7 +211,7 @@ def _compute_soft(plan: Plan, x: Array, options: dict[str, Array], facts: Facts)
         jnp.ones_like(rows.group, bool) if mask is None else mask for mask in (rows.anchor, rows.candidate)
     )
     choose = _choice(plan, rows, options["quantile"], metric)
-    candidates = Side(rows.x, rows.size, jnp.where(candidate, rows.group, -1))
+    candidates = Side(rows.x.T, rows.size, jnp.where(candidate, rows.group, -1))
     rows = rows._replace(anchor=None, candidate=None)
     total, count = x.shape[0], facts.own.shape[0]
     height = min(plan.block_size or max(8, ENTRIES // total), count)
@@ -223,7 +223,7 @@ def _compute_soft(plan: Plan, x: Array, options: dict[str, Array], facts: Facts)
         padding = [(0, count) if i == axis else (0, 0) for i in range(a.ndim)]
         return lax.dynamic_slice_in_dim(jnp.pad(a, padding, constant_values=empty), place, count, axis)
 
-    mine = Side(own(rows.x), own(rows.size), own(rows.group, -1))
+    mine = Side(own(candidates.x), own(rows.size), own(rows.group, -1))
 
     def step(carry: Any) -> Any:
         first, sums, of_mine, of_rows = carry
@@ -237,7 +237,7 @@ def _compute_soft(plan: Plan, x: Array, options: dict[str, Array], facts: Facts)
         limits = [_limits(plan, held, use, metric, margin, x.shape[1]) for use in (forward, backward)]
         found, of_mine_more, of_rows_more = soft_tiles.sweep(
             Pairs(mine, own(held.up, axis=1), *(_own_limits(own, these) for these in limits)),
-            soft_tiles.others(rows, place, count, first),
+            soft_tiles.others(candidates, place, count, first, rows.largest),
             candidates,
             jnp.minimum(rows.largest - first, CHUNK),
             windows=plan.mining in WINDOWS[1:],
@@ -248,15 +248,15 @@ def _compute_soft(plan: Plan, x: Array, options: dict[str, Array], facts: Facts)
         value = found.value + number * margin
         whole = jnp.pad(jnp.zeros_like(near), ((0, 0), (0, count)))
         weights = lax.dynamic_update_slice_in_dim(whole, found.number, place, 1)[:, :total]
-        of_rows = of_rows + of_rows_more + pull(rows, first, held, weights * metric.weight(held.square))
+        of_rows = of_rows + of_rows_more.T + pull(rows, first, held, weights * metric.weight(held.square))
         sums = jax.tree.map(jnp.add, sums, Sums(value, number, number))
         return first + CHUNK, sums, of_mine + of_mine_more, of_rows
 
     zero = zeros((), x)
-    start = (jnp.int32(1), Sums(zero, zero, zero), zeros(mine.x.shape, x), zeros(x.shape, x))
+    start = (jnp.int32(1), Sums(zero, zero, zero), zeros(mine.x.shape, x), zeros(rows.x.shape, x))
     _, sums, of_mine, of_rows = lax.while_loop(lambda carry: carry[0] < rows.largest, step, start)
     whole = zeros((total + count, x.shape[1]), x)
-    return sums, of_rows + lax.dynamic_update_slice_in_dim(whole, of_mine, place, 0)[:total]
+    return sums, of_rows.T + lax.dynamic_update_slice_in_dim(whole, of_mine, place, 0)[:total]
 
 
 def _own_limits(own: Any, limits: Limits) -> Limits:
@@ -273,7 +273,7 @@ def _rows(plan: Plan, x: Array, facts: Facts) -> Rows:
         x = x - jnp.mean(x, axis=0, keepdims=True)
         size = jnp.sum(x * x, axis=1)
     largest = jnp.max(facts.end - facts.start)
-    return Rows(x, size, blank, facts.group, facts.start, facts.end, largest, facts.anchor, facts.candidate)
+    return Rows(x.T, size, blank, facts.group, facts.start, facts.end, largest, facts.anchor, facts.candidate)
 
 
 def _choice(plan: Plan, rows: Rows, quantile: Array, metric: tiles.Metric) -> Any:
