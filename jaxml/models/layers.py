@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Array = jax.Array
@@ -83,19 +84,34 @@ class BatchNorm(nn.Module):
         return norm(x)
 
 
+@jax.custom_jvp
+def relu(x: Array) -> Array:
+    """max(x, 0), with gradient 0 where `x` is at most 0."""
+    return jnp.maximum(x, 0)
+
+
+@relu.defjvp
+def _relu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # jax.nn.relu compares `x` with 0, so that a step keeps `x` beside the result, which the next layer keeps anyway.
+    # Nor would `y > 0` do: XLA makes `x > 0` of it.
+    y = relu(*primals)
+    return y, jnp.where(y != 0, *tangents, 0)
+
+
 def max_pool(x: Array, *, window: int, stride: int, padding: int = 0, ceil: bool = False) -> Array:
     """Maximum over square windows, [b, H, W, C] -> [b, H', W', C]; `ceil` keeps a last, partial window.
 
-    Written as maxima of shifted strided slices, columns first and then rows: the gradient of XLA's own pooling
-    (select-and-scatter) is several times slower on CPU. The gradient goes to the first of equal maxima in
-    reading order, as in PyTorch; where windows neither overlap nor leave a rest, equal maxima share it.
+    The gradient goes to the first of equal maxima in reading order, as in PyTorch; where windows neither overlap nor
+    leave a rest, equal maxima share it.
     """
     b, h, w, c = x.shape
     if window == stride and padding == h % stride == w % stride == 0:
         return x.reshape(b, h // stride, stride, w // stride, stride, c).max(axis=(2, 4))
-    for axis in (2, 1):
-        x = reduce(_first_maximum, _window_elements(x, axis, window, stride, padding, -jnp.inf, ceil))
-    return x
+    native, of_slices = (
+        partial(form, window=window, stride=stride, padding=padding, ceil=ceil)
+        for form in (_native_max, _max_of_slices)
+    )
+    return lax.platform_dependent(x, tpu=native, default=of_slices)
 
 
 def avg_pool(x: Array, *, window: int, stride: int, padding: int = 0) -> Array:
@@ -165,17 +181,36 @@ def _convolve_in_blocks(x: Array, kernel: Array, padding: list[tuple[int, int]])
     return y.reshape(-1, 2 * out[0], 2 * out[1], features)[:, : size[0], : size[1]]
 
 
+def _native_max(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
+    """XLA's own pooling, for a TPU, where strided slices move three times as much memory."""
+    after = [_rest(size, window, stride, padding, ceil) for size in x.shape[1:3]]
+    padding_of_axes = ((0, 0), *((padding, rest) for rest in after), (0, 0))
+    lowest = np.array(-np.inf, x.dtype)
+    return lax.reduce_window(
+        x, lowest, lax.max, (1, window, window, 1), (1, stride, stride, 1), padding_of_axes
+    )
+
+
+def _max_of_slices(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
+    """Maxima of shifted strided slices, columns first and then rows.
+
+    The gradient of XLA's own pooling, a select-and-scatter, takes several times as long on a CPU; on a GPU it is a
+    scatter that moves twice the memory.
+    """
+    for axis in (2, 1):
+        x = reduce(_first_maximum, _window_elements(x, axis, window, stride, padding, -jnp.inf, ceil))
+    return x
+
+
 def _window_elements(
     x: Array, axis: int, window: int, stride: int, padding: int, fill: float, ceil: bool = False
 ) -> list[Array]:
     """First, second, ... elements of all windows along `axis`, each one strided slice."""
     size = x.shape[axis]
-    out = _output_size(size, window, stride, 2 * padding, ceil)
-    after = (out - 1) * stride + window - size - padding
     widths = [(0, 0, 0)] * x.ndim
-    widths[axis] = (padding, max(after, 0), 0)
+    widths[axis] = (padding, _rest(size, window, stride, padding, ceil), 0)
     x = lax.pad(x, jnp.array(fill, x.dtype), widths)
-    span = (out - 1) * stride + 1
+    span = (_output_size(size, window, stride, 2 * padding, ceil) - 1) * stride + 1
     return [lax.slice_in_dim(x, shift, shift + span, stride, axis) for shift in range(window)]
 
 
@@ -186,6 +221,12 @@ def _output_size(size: int, window: int, stride: int, padding: int, ceil: bool =
             f"images: too small for this backbone, a window of {window} px meets a map of {size} px"
         )
     return (-(-span // stride) if ceil else span // stride) + 1
+
+
+def _rest(size: int, window: int, stride: int, padding: int, ceil: bool) -> int:
+    """Padding after the last element, so that the last window is whole."""
+    out = _output_size(size, window, stride, 2 * padding, ceil)
+    return max((out - 1) * stride + window - size - padding, 0)
 
 
 @jax.custom_jvp
