@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.models.layers import BatchNorm, Conv, _native_max, avg_pool, dropout, max_pool, relu
+from jaxml.models.layers import BatchNorm, Conv, _reduce_windows, avg_pool, dropout, max_pool, relu
 
 
 def windows(x, window, stride, padding, ceil, fill):
@@ -26,6 +26,14 @@ def windows(x, window, stride, padding, ceil, fill):
             yield i, j, top - padding, left - padding, padded[top : top + window, left : left + window]
 
 
+def max_on_a_tpu(x, **sides):
+    return _reduce_windows(x, jax.lax.max, -jnp.inf, **sides)
+
+
+def mean_on_a_tpu(x, **sides):
+    return _reduce_windows(x, jax.lax.add, 0.0, **sides, ceil=False) / sides["window"] ** 2
+
+
 POOLS = [
     ((9, 7), {"window": 3, "stride": 2, "ceil": True}),
     ((10, 8), {"window": 3, "stride": 2, "ceil": True}),
@@ -40,7 +48,7 @@ POOLS = [
 
 
 @pytest.mark.parametrize(("shape", "options"), POOLS)
-@pytest.mark.parametrize("form", [_native_max, max_pool], ids=["tpu", "cpu"])
+@pytest.mark.parametrize("form", [max_on_a_tpu, max_pool], ids=["tpu", "cpu"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_max_pool_and_its_gradient_with_ties(shape, options, form, dtype):
     random = np.random.default_rng(0)
@@ -100,12 +108,19 @@ def test_relu_and_its_gradient():
     assert np.isnan(relu(jnp.nan))
 
 
-def test_avg_pool_counts_padding():
-    x = np.random.default_rng(1).standard_normal((1, 6, 5, 2)).astype(np.float32)
-    out = avg_pool(jnp.asarray(x), window=3, stride=1, padding=1)
+@pytest.mark.parametrize("form", [mean_on_a_tpu, avg_pool], ids=["tpu", "cpu"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_avg_pool_counts_padding(form, stride):
+    random = np.random.default_rng(1)
+    x = random.standard_normal((1, 6, 5, 2)).astype(np.float32)
+    out, pullback = jax.vjp(partial(form, window=3, stride=stride, padding=1), jnp.asarray(x))
+    cotangent = random.standard_normal(out.shape).astype(np.float32)
+    gradient = np.zeros((1, 8, 7, 2))
     for c in range(2):
-        for i, j, _, _, window in windows(x[0, :, :, c], 3, 1, 1, False, 0.0):
+        for i, j, top, left, window in windows(x[0, :, :, c], 3, stride, 1, False, 0.0):
             np.testing.assert_allclose(out[0, i, j, c], window.sum() / 9, rtol=1e-5, atol=1e-6)
+            gradient[0, top + 1 : top + 4, left + 1 : left + 4, c] += cotangent[0, i, j, c] / 9
+    np.testing.assert_allclose(pullback(cotangent)[0], gradient[:, 1:-1, 1:-1], rtol=1e-5, atol=1e-6)
 
 
 SHAPES = [((3, 2), 2), ((1, 1), 1), ((1, 1), 2), ((5, 4), 1), ((2, 3), 1), ((3, 3), 1)]

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxml.models.layers import BatchNorm, Conv, avg_pool, max_pool, relu
+from jaxml.models.layers import BatchNorm, Conv, avg_pool, max_pool
 
 Array = jax.Array
 
@@ -39,7 +39,7 @@ class ConvNorm(nn.Module):
             name="conv",
         )(x)
         norm = BatchNorm(self.frozen, self.axis_name, epsilon=1e-3, dtype=self.dtype, name="bn")
-        return relu(norm(x, train))
+        return nn.relu(norm(x, train))
 
 
 class _Layer(Protocol):

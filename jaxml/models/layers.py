@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
@@ -13,6 +14,7 @@ from jax import lax
 
 Array = jax.Array
 Initializer = jax.nn.initializers.Initializer
+_Operation = Callable[[Array, Array], Array]
 
 HE_NORMAL = jax.nn.initializers.he_normal()
 
@@ -86,14 +88,14 @@ class BatchNorm(nn.Module):
 
 @jax.custom_jvp
 def relu(x: Array) -> Array:
-    """max(x, 0), with gradient 0 where `x` is at most 0."""
+    """max(x, 0), with gradient 0 where `x` is at most 0; for the output of a convolution, without BatchNorm between."""
     return jnp.maximum(x, 0)
 
 
 @relu.defjvp
 def _relu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # jax.nn.relu compares `x` with 0, so that a step keeps `x` beside the result, which the next layer keeps anyway.
-    # Nor would `y > 0` do: XLA makes `x > 0` of it.
+    # jax.nn.relu compares `x` with 0, so that a step on a TPU keeps `x` beside the result, which the next layer needs
+    # anyway. Nor would `y > 0` do: XLA makes `x > 0` of it. (BatchNorm keeps its input and makes `x` from it again.)
     y = relu(*primals)
     return y, jnp.where(y != 0, *tangents, 0)
 
@@ -106,19 +108,25 @@ def max_pool(x: Array, *, window: int, stride: int, padding: int = 0, ceil: bool
     """
     b, h, w, c = x.shape
     if window == stride and padding == h % stride == w % stride == 0:
+        # On a TPU XLA's own pooling would move a quarter of the memory, but equal maxima would not share the gradient.
         return x.reshape(b, h // stride, stride, w // stride, stride, c).max(axis=(2, 4))
-    native, of_slices = (
-        partial(form, window=window, stride=stride, padding=padding, ceil=ceil)
-        for form in (_native_max, _max_of_slices)
+    sides = (window, stride, padding, ceil)
+    return lax.platform_dependent(
+        x,
+        tpu=lambda x: _reduce_windows(x, lax.max, -jnp.inf, *sides),
+        default=lambda x: _reduce_slices(x, _first_maximum, -jnp.inf, *sides),
     )
-    return lax.platform_dependent(x, tpu=native, default=of_slices)
 
 
 def avg_pool(x: Array, *, window: int, stride: int, padding: int = 0) -> Array:
     """Mean over square windows, [b, H, W, C] -> [b, H', W', C]; zeros of the padding count, as in PyTorch."""
-    for axis in (2, 1):
-        x = reduce(jnp.add, _window_elements(x, axis, window, stride, padding, 0.0))
-    return x / (window * window)
+    sides = (window, stride, padding, False)
+    total = lax.platform_dependent(
+        x,
+        tpu=lambda x: _reduce_windows(x, lax.add, 0.0, *sides),
+        default=lambda x: _reduce_slices(x, jnp.add, 0.0, *sides),
+    )
+    return total / (window * window)
 
 
 def dropout(x: Array, rate: float, keys: Array | None, *, layer: int, channels: bool = False) -> Array:
@@ -181,37 +189,32 @@ def _convolve_in_blocks(x: Array, kernel: Array, padding: list[tuple[int, int]])
     return y.reshape(-1, 2 * out[0], 2 * out[1], features)[:, : size[0], : size[1]]
 
 
-def _native_max(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
-    """XLA's own pooling, for a TPU, where strided slices move three times as much memory."""
-    after = [_rest(size, window, stride, padding, ceil) for size in x.shape[1:3]]
-    padding_of_axes = ((0, 0), *((padding, rest) for rest in after), (0, 0))
-    lowest = np.array(-np.inf, x.dtype)
-    return lax.reduce_window(
-        x, lowest, lax.max, (1, window, window, 1), (1, stride, stride, 1), padding_of_axes
-    )
+def _reduce_windows(
+    x: Array, operation: _Operation, start: float, window: int, stride: int, padding: int, ceil: bool
+) -> Array:
+    """`operation` over all windows in XLA's own way, for a TPU: there slices of stride 2 move four times the memory."""
+    ends = [(padding, _rest(size, window, stride, padding, ceil)) for size in x.shape[1:3]]
+    size, strides = (1, window, window, 1), (1, stride, stride, 1)
+    start_of_type = np.array(start, x.dtype)
+    return lax.reduce_window(x, start_of_type, operation, size, strides, ((0, 0), *ends, (0, 0)))
 
 
-def _max_of_slices(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
-    """Maxima of shifted strided slices, columns first and then rows.
+def _reduce_slices(
+    x: Array, operation: _Operation, start: float, window: int, stride: int, padding: int, ceil: bool
+) -> Array:
+    """`operation` over all windows, as one of shifted strided slices, columns first and then rows.
 
-    The gradient of XLA's own pooling, a select-and-scatter, takes several times as long on a CPU; on a GPU it is a
+    The gradient of XLA's own maxima, a select-and-scatter, takes several times as long on a CPU; on a GPU it is a
     scatter that moves twice the memory.
     """
     for axis in (2, 1):
-        x = reduce(_first_maximum, _window_elements(x, axis, window, stride, padding, -jnp.inf, ceil))
+        size = x.shape[axis]
+        widths = [(0, 0, 0)] * x.ndim
+        widths[axis] = (padding, _rest(size, window, stride, padding, ceil), 0)
+        padded = lax.pad(x, jnp.array(start, x.dtype), widths)
+        span = (_output_size(size, window, stride, 2 * padding, ceil) - 1) * stride + 1
+        x = reduce(operation, [lax.slice_in_dim(padded, i, i + span, stride, axis) for i in range(window)])
     return x
-
-
-def _window_elements(
-    x: Array, axis: int, window: int, stride: int, padding: int, fill: float, ceil: bool = False
-) -> list[Array]:
-    """First, second, ... elements of all windows along `axis`, each one strided slice."""
-    size = x.shape[axis]
-    widths = [(0, 0, 0)] * x.ndim
-    widths[axis] = (padding, _rest(size, window, stride, padding, ceil), 0)
-    x = lax.pad(x, jnp.array(fill, x.dtype), widths)
-    span = (_output_size(size, window, stride, 2 * padding, ceil) - 1) * stride + 1
-    return [lax.slice_in_dim(x, shift, shift + span, stride, axis) for shift in range(window)]
 
 
 def _output_size(size: int, window: int, stride: int, padding: int, ceil: bool = False) -> int:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxml.models.layers import BatchNorm, Conv, max_pool, relu
+from jaxml.models.layers import BatchNorm, Conv, max_pool
 
 Array = jax.Array
 
@@ -34,13 +34,13 @@ class Bottleneck(nn.Module):
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
         norm = partial(BatchNorm, self.frozen, self.axis_name, dtype=self.dtype)
         y = norm(name="bn1")(conv(self.channels, (1, 1), name="conv1")(x), self.train)
-        y = conv(self.channels, (3, 3), self.strides, (1, 1), name="conv2")(relu(y))
+        y = conv(self.channels, (3, 3), self.strides, (1, 1), name="conv2")(nn.relu(y))
         y = norm(name="bn2")(y, self.train)
-        y = norm(name="bn3")(conv(4 * self.channels, (1, 1), name="conv3")(relu(y)), self.train)
+        y = norm(name="bn3")(conv(4 * self.channels, (1, 1), name="conv3")(nn.relu(y)), self.train)
         if self.project:
             x = conv(4 * self.channels, (1, 1), self.strides, name="downsample_0")(x)
             x = norm(name="downsample_1")(x, self.train)
-        return relu(x + y)
+        return nn.relu(x + y)
 
 
 class ResNet50(nn.Module):
@@ -57,7 +57,7 @@ class ResNet50(nn.Module):
         del keys
         options = {"frozen": self.frozen, "axis_name": self.axis_name, "dtype": self.dtype}
         x = Conv(64, (7, 7), 2, (3, 3), use_bias=False, dtype=self.dtype, name="conv1")(x)
-        x = relu(BatchNorm(**options, name="bn1")(x, train))
+        x = nn.relu(BatchNorm(**options, name="bn1")(x, train))
         x = max_pool(x, window=3, stride=2, padding=1)
         block = nn.remat(Bottleneck) if self.remat else Bottleneck
         for stage, (channels, blocks) in enumerate(STAGES, start=1):
