@@ -145,6 +145,16 @@ def test_conv_against_loops(kernel_size, strides):
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("platform", "convolution"), [("cpu", False), ("cuda", True), ("tpu", False)])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_the_platform_compiled_for_decides_what_a_one_by_one_convolution_is(platform, convolution, strides):
+    conv, x = Conv(4, (1, 1), strides), jnp.ones((1, 6, 6, 3))
+    apply = jax.jit(lambda kernel, x: conv.apply({"params": {"kernel": kernel, "bias": jnp.ones(4)}}, x))
+    program = apply.trace(jnp.ones((1, 1, 3, 4)), x).lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.convolution" in program) == convolution
+    assert ("dot_general" in program) != convolution
+
+
 @pytest.mark.parametrize("kernel_size", [(5, 4), (2, 3), (5, 5)])
 def test_gradient_of_conv_in_blocks(kernel_size):
     random = np.random.default_rng(3)
