@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.data.augment import augment, center
+from jaxml.data.augment import _by_gathers, _by_products, _places, augment, center
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 20, 20, 3), np.uint8)
@@ -75,6 +75,30 @@ def interpolate(image, size):
 def test_resizing_is_linear_interpolation(size):
     got = np.asarray(CENTER(jnp.asarray(IMAGES[:2]), size=size, mean=(0, 0, 0), std=(1, 1, 1))) * 255
     np.testing.assert_allclose(got, [interpolate(image, size) for image in IMAGES[:2]], atol=1e-3)
+
+
+@pytest.mark.parametrize("form", [_by_gathers, _by_products])
+def test_both_forms_interpolate(form):
+    rows, columns = _places(3.3, 15.1, 9, 20, jnp.bool_(False)), _places(-0.4, 20.2, 12, 20, jnp.bool_(True))
+    expected = np.zeros((9, 12, 3))
+    for r, c in np.ndindex(9, 12):
+        for y, x in np.ndindex(2, 2):
+            (i, down), (j, right) = (
+                (int(p[side][n]), float(p[2][n])) for p, side, n in ((rows, y, r), (columns, x, c))
+            )
+            weight = (down if y else 1 - down) * (right if x else 1 - right)
+            expected[r, c] += weight * IMAGES[0, i, j].astype(np.float64)
+    np.testing.assert_allclose(form(jnp.asarray(IMAGES[0]), rows, columns), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("platform", "products"), [("cpu", False), ("cuda", False), ("tpu", True)])
+def test_the_platform_compiled_for_decides_how_to_crop(platform, products):
+    options = {"size": 16, "crop_area": (0.4, 1.0), "flip": True, "jitter": 0.0, "mean": MEAN, "std": STD}
+    program = AUGMENT.trace(IMAGES, KEYS, **options).lower(lowering_platforms=(platform,)).as_text()
+    assert ("dot_general" in program) == products
+    assert ("stablehlo.gather" in program) != products
+    # Rounded to bfloat16, a TPU's default, pixels would be off by more than one of 255.
+    assert program.count("precision = [HIGHEST, HIGHEST]") == program.count("dot_general")
 
 
 def test_crops_have_the_area_and_aspect_asked_for_and_lie_within_the_image(windows):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.models.layers import BatchNorm, Conv, avg_pool, dropout, max_pool
+from jaxml.models.layers import BatchNorm, Conv, _reduce_windows, avg_pool, dropout, max_pool, relu
 
 
 def windows(x, window, stride, padding, ceil, fill):
@@ -26,43 +26,72 @@ def windows(x, window, stride, padding, ceil, fill):
             yield i, j, top - padding, left - padding, padded[top : top + window, left : left + window]
 
 
-@pytest.mark.parametrize(
-    ("shape", "options"),
-    [
-        ((9, 7), {"window": 3, "stride": 2, "ceil": True}),
-        ((10, 8), {"window": 3, "stride": 2, "ceil": True}),
-        ((10, 9), {"window": 3, "stride": 2}),
-        ((9, 8), {"window": 3, "stride": 2, "padding": 1}),
-        ((7, 6), {"window": 2, "stride": 2}),
-    ],
-)
-def test_max_pool_and_its_gradient_with_ties(shape, options):
+def max_on_a_tpu(x, **sides):
+    return _reduce_windows(x, jax.lax.max, -jnp.inf, **sides)
+
+
+def mean_on_a_tpu(x, **sides):
+    return _reduce_windows(x, jax.lax.add, 0.0, **sides, ceil=False) / sides["window"] ** 2
+
+
+POOLS = [
+    ((9, 7), {"window": 3, "stride": 2, "ceil": True}),
+    ((10, 8), {"window": 3, "stride": 2, "ceil": True}),
+    ((10, 9), {"window": 3, "stride": 2}),
+    ((9, 8), {"window": 3, "stride": 2, "padding": 1}),
+    ((7, 6), {"window": 2, "stride": 2}),
+    ((8, 6), {"window": 3, "stride": 2, "padding": 1, "ceil": True}),
+    ((6, 7), {"window": 3, "stride": 1, "padding": 1}),
+    ((11, 8), {"window": 3, "stride": 3}),
+    ((9, 11), {"window": 2, "stride": 3}),
+]
+
+
+@pytest.mark.parametrize(("shape", "options"), POOLS)
+@pytest.mark.parametrize("form", [max_on_a_tpu, max_pool], ids=["tpu", "cpu"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_max_pool_and_its_gradient_with_ties(shape, options, form, dtype):
     random = np.random.default_rng(0)
     # Few distinct values: most windows hold ties, whose gradient goes to the first in reading order.
     x = random.integers(-2, 2, (2, *shape, 3)).astype(np.float32)
-    expected, cotangent_of, places = {}, {}, {}
+    expected, places = {}, {}
+    whole = {"padding": 0, "ceil": False} | options
     for b in range(2):
         for c in range(3):
-            for i, j, top, left, window in windows(
-                x[b, :, :, c],
-                options["window"],
-                options["stride"],
-                options.get("padding", 0),
-                options.get("ceil", False),
-                -np.inf,
-            ):
+            for i, j, top, left, window in windows(x[b, :, :, c], **whole, fill=-np.inf):
                 expected[b, i, j, c] = window.max()
                 y, z = np.unravel_index(window.argmax(), window.shape)
                 places[b, i, j, c] = (b, top + y, left + z, c)
-    out, pullback = jax.vjp(partial(max_pool, **options), jnp.asarray(x))
+    out, pullback = jax.vjp(partial(form, **whole), jnp.asarray(x, dtype))
     assert out.shape == tuple(max(key[axis] for key in expected) + 1 for axis in range(4))
-    cotangent = random.standard_normal(out.shape).astype(np.float32)
+    # Small whole numbers, so that sums are exact in bfloat16 and the forms agree to the last bit.
+    cotangent = random.integers(-8, 9, out.shape).astype(np.float32)
     gradient = np.zeros(x.shape)
     for place, value in expected.items():
         assert out[place] == value
         gradient[places[place]] += cotangent[place]
-        cotangent_of[place] = cotangent[place]
-    np.testing.assert_allclose(pullback(cotangent)[0], gradient, atol=1e-6)
+    np.testing.assert_array_equal(pullback(jnp.asarray(cotangent, dtype))[0].astype(np.float32), gradient)
+
+
+@pytest.mark.parametrize(("platform", "native"), [("cpu", False), ("cuda", False), ("tpu", True)])
+def test_the_platform_compiled_for_decides_how_to_pool(platform, native):
+    gradient = jax.jit(jax.grad(lambda x: max_pool(x, window=3, stride=2).sum()))
+    program = gradient.trace(jnp.ones((1, 9, 9, 2))).lower(lowering_platforms=(platform,)).as_text()
+    assert ("select_and_scatter" in program) == native
+
+
+@pytest.mark.parametrize("check_vma", [True, False, None], ids=["shard_map", "unchecked", "pmap"])
+def test_max_pool_on_several_devices(check_vma):
+    x = np.random.default_rng(0).integers(-2, 2, (8, 9, 8, 3)).astype(np.float32)
+    gradient = jax.grad(lambda x: jnp.sum(jnp.sin(max_pool(x, window=3, stride=2, padding=1))))
+    if check_vma is None:
+        found = jax.pmap(gradient)(x.reshape(4, 2, 9, 8, 3)).reshape(x.shape)
+    else:
+        mesh, parts = jax.sharding.Mesh(jax.devices(), ("batch",)), jax.sharding.PartitionSpec("batch")
+        found = jax.jit(
+            jax.shard_map(gradient, mesh=mesh, in_specs=parts, out_specs=parts, check_vma=check_vma)
+        )(x)
+    np.testing.assert_array_equal(found, gradient(x))
 
 
 def test_max_pool_passes_nan_on():
@@ -71,12 +100,27 @@ def test_max_pool_passes_nan_on():
     assert np.isnan(max_pool(x, window=2, stride=2)).sum() == 1
 
 
-def test_avg_pool_counts_padding():
-    x = np.random.default_rng(1).standard_normal((1, 6, 5, 2)).astype(np.float32)
-    out = avg_pool(jnp.asarray(x), window=3, stride=1, padding=1)
+def test_relu_and_its_gradient():
+    x = jnp.array([-jnp.inf, -2.0, -0.0, 0.0, 0.5, 3.0, jnp.inf])
+    y, pullback = jax.vjp(relu, x)
+    np.testing.assert_array_equal(y, [0, 0, 0, 0, 0.5, 3, np.inf])
+    np.testing.assert_array_equal(pullback(jnp.arange(1.0, 8.0))[0], [0, 0, 0, 0, 5, 6, 7])
+    assert np.isnan(relu(jnp.nan))
+
+
+@pytest.mark.parametrize("form", [mean_on_a_tpu, avg_pool], ids=["tpu", "cpu"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_avg_pool_counts_padding(form, stride):
+    random = np.random.default_rng(1)
+    x = random.standard_normal((1, 6, 5, 2)).astype(np.float32)
+    out, pullback = jax.vjp(partial(form, window=3, stride=stride, padding=1), jnp.asarray(x))
+    cotangent = random.standard_normal(out.shape).astype(np.float32)
+    gradient = np.zeros((1, 8, 7, 2))
     for c in range(2):
-        for i, j, _, _, window in windows(x[0, :, :, c], 3, 1, 1, False, 0.0):
+        for i, j, top, left, window in windows(x[0, :, :, c], 3, stride, 1, False, 0.0):
             np.testing.assert_allclose(out[0, i, j, c], window.sum() / 9, rtol=1e-5, atol=1e-6)
+            gradient[0, top + 1 : top + 4, left + 1 : left + 4, c] += cotangent[0, i, j, c] / 9
+    np.testing.assert_allclose(pullback(cotangent)[0], gradient[:, 1:-1, 1:-1], rtol=1e-5, atol=1e-6)
 
 
 SHAPES = [((3, 2), 2), ((1, 1), 1), ((1, 1), 2), ((5, 4), 1), ((2, 3), 1), ((3, 3), 1)]
@@ -99,6 +143,16 @@ def test_conv_against_loops(kernel_size, strides):
         expected[b, i, j, c] = (patch * kernel[..., c]).sum() + bias[c]
     assert out.shape[1:3] == tuple((padded.shape[1 + a] - kernel_size[a]) // strides + 1 for a in (0, 1))
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("platform", "convolution"), [("cpu", False), ("cuda", True), ("tpu", False)])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_the_platform_compiled_for_decides_what_a_one_by_one_convolution_is(platform, convolution, strides):
+    conv, x = Conv(4, (1, 1), strides), jnp.ones((1, 6, 6, 3))
+    apply = jax.jit(lambda kernel, x: conv.apply({"params": {"kernel": kernel, "bias": jnp.ones(4)}}, x))
+    program = apply.trace(jnp.ones((1, 1, 3, 4)), x).lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.convolution" in program) == convolution
+    assert ("dot_general" in program) != convolution
 
 
 @pytest.mark.parametrize("kernel_size", [(5, 4), (2, 3), (5, 5)])

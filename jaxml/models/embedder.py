@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxml import config
 from jaxml.models.backbones import BACKBONES
-from jaxml.models.layers import Conv, dropout
+from jaxml.models.layers import Conv, dropout, relu
 
 Array = jax.Array
 
@@ -46,7 +46,7 @@ class Embedder(nn.Module):
         # The head is small, and its output feeds distances: it stays in float32.
         x = x.astype(jnp.float32)
         if isinstance(self.head, Conv):
-            return _pool(nn.relu(self.head(x)), self.pooling)
+            return _pool(relu(self.head(x)), self.pooling)
         return x if self.head is None else self.head(x)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Array = jax.Array
 Initializer = jax.nn.initializers.Initializer
+_Operation = Callable[[Array, Array], Array]
 
 HE_NORMAL = jax.nn.initializers.he_normal()
 
@@ -38,17 +41,19 @@ class Conv(nn.Module):
         x = x.astype(self.dtype)
         for axis in (0, 1):
             _output_size(x.shape[1 + axis], self.kernel_size[axis], self.strides, 2 * self.padding[axis])
+        padding = [(pad, pad) for pad in self.padding]
+        convolve = partial(_convolve, strides=self.strides, padding=padding)
         if self.kernel_size == (1, 1) and self.padding == (0, 0):
-            # The same sum as a matrix product: on CPU twice as fast as XLA's convolution, gradients included.
-            y = _product(x[:, :: self.strides, :: self.strides], kernel[0, 0])
+            # The same sum as a matrix product: on CPU twice as fast as XLA's convolution, gradients included, and on a
+            # TPU it moves no more memory. On a GPU it moves up to 1.7 times as much, and with strides XLA's compiler
+            # may abort.
+            product = partial(_product_of_pixels, strides=self.strides)
+            y = lax.platform_dependent(x, kernel, cuda=convolve, default=product)
+        elif self.strides == 1 and x.shape[-1] < 16:  # channels that do not fill a vector
+            in_blocks = partial(_convolve_in_blocks, padding=padding)
+            y = lax.platform_dependent(x, kernel, cpu=in_blocks, default=convolve)
         else:
-            padding = [(pad, pad) for pad in self.padding]
-            convolve = partial(_convolve, strides=self.strides, padding=padding)
-            if self.strides == 1 and x.shape[-1] < 16:  # channels that do not fill a vector
-                in_blocks = partial(_convolve_in_blocks, padding=padding)
-                y = lax.platform_dependent(x, kernel, cpu=in_blocks, default=convolve)
-            else:
-                y = convolve(x, kernel)
+            y = convolve(x, kernel)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
@@ -83,26 +88,47 @@ class BatchNorm(nn.Module):
         return norm(x)
 
 
+@jax.custom_jvp
+def relu(x: Array) -> Array:
+    """max(x, 0), with gradient 0 where `x` is at most 0; for the output of a convolution, without BatchNorm between."""
+    return jnp.maximum(x, 0)
+
+
+@relu.defjvp
+def _relu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # jax.nn.relu compares `x` with 0, so that a step on a TPU keeps `x` beside the result, which the next layer needs
+    # anyway. Nor would `y > 0` do: XLA makes `x > 0` of it. (BatchNorm keeps its input and makes `x` from it again.)
+    y = relu(*primals)
+    return y, jnp.where(y != 0, *tangents, 0)
+
+
 def max_pool(x: Array, *, window: int, stride: int, padding: int = 0, ceil: bool = False) -> Array:
     """Maximum over square windows, [b, H, W, C] -> [b, H', W', C]; `ceil` keeps a last, partial window.
 
-    Written as maxima of shifted strided slices, columns first and then rows: the gradient of XLA's own pooling
-    (select-and-scatter) is several times slower on CPU. The gradient goes to the first of equal maxima in
-    reading order, as in PyTorch; where windows neither overlap nor leave a rest, equal maxima share it.
+    The gradient goes to the first of equal maxima in reading order, as in PyTorch; where windows neither overlap nor
+    leave a rest, equal maxima share it.
     """
     b, h, w, c = x.shape
     if window == stride and padding == h % stride == w % stride == 0:
+        # On a TPU XLA's own pooling would move a quarter of the memory, but equal maxima would not share the gradient.
         return x.reshape(b, h // stride, stride, w // stride, stride, c).max(axis=(2, 4))
-    for axis in (2, 1):
-        x = reduce(_first_maximum, _window_elements(x, axis, window, stride, padding, -jnp.inf, ceil))
-    return x
+    sides = (window, stride, padding, ceil)
+    return lax.platform_dependent(
+        x,
+        tpu=lambda x: _reduce_windows(x, lax.max, -jnp.inf, *sides),
+        default=lambda x: _reduce_slices(x, _first_maximum, -jnp.inf, *sides),
+    )
 
 
 def avg_pool(x: Array, *, window: int, stride: int, padding: int = 0) -> Array:
     """Mean over square windows, [b, H, W, C] -> [b, H', W', C]; zeros of the padding count, as in PyTorch."""
-    for axis in (2, 1):
-        x = reduce(jnp.add, _window_elements(x, axis, window, stride, padding, 0.0))
-    return x / (window * window)
+    sides = (window, stride, padding, False)
+    total = lax.platform_dependent(
+        x,
+        tpu=lambda x: _reduce_windows(x, lax.add, 0.0, *sides),
+        default=lambda x: _reduce_slices(x, jnp.add, 0.0, *sides),
+    )
+    return total / (window * window)
 
 
 def dropout(x: Array, rate: float, keys: Array | None, *, layer: int, channels: bool = False) -> Array:
@@ -121,6 +147,10 @@ def dropout(x: Array, rate: float, keys: Array | None, *, layer: int, channels: 
         return jax.random.bernoulli(jax.random.fold_in(key, layer), 1.0 - rate, shape)
 
     return jnp.where(jax.vmap(keep)(keys), x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def _product_of_pixels(x: Array, kernel: Array, strides: int) -> Array:
+    return _product(x[:, ::strides, ::strides], kernel[0, 0])
 
 
 def _product(x: Array, matrix: Array) -> Array:
@@ -165,18 +195,32 @@ def _convolve_in_blocks(x: Array, kernel: Array, padding: list[tuple[int, int]])
     return y.reshape(-1, 2 * out[0], 2 * out[1], features)[:, : size[0], : size[1]]
 
 
-def _window_elements(
-    x: Array, axis: int, window: int, stride: int, padding: int, fill: float, ceil: bool = False
-) -> list[Array]:
-    """First, second, ... elements of all windows along `axis`, each one strided slice."""
-    size = x.shape[axis]
-    out = _output_size(size, window, stride, 2 * padding, ceil)
-    after = (out - 1) * stride + window - size - padding
-    widths = [(0, 0, 0)] * x.ndim
-    widths[axis] = (padding, max(after, 0), 0)
-    x = lax.pad(x, jnp.array(fill, x.dtype), widths)
-    span = (out - 1) * stride + 1
-    return [lax.slice_in_dim(x, shift, shift + span, stride, axis) for shift in range(window)]
+def _reduce_windows(
+    x: Array, operation: _Operation, start: float, window: int, stride: int, padding: int, ceil: bool
+) -> Array:
+    """`operation` over all windows in XLA's own way, for a TPU: there slices of stride 2 move four times the memory."""
+    ends = [(padding, _rest(size, window, stride, padding, ceil)) for size in x.shape[1:3]]
+    size, strides = (1, window, window, 1), (1, stride, stride, 1)
+    start_of_type = np.array(start, x.dtype)
+    return lax.reduce_window(x, start_of_type, operation, size, strides, ((0, 0), *ends, (0, 0)))
+
+
+def _reduce_slices(
+    x: Array, operation: _Operation, start: float, window: int, stride: int, padding: int, ceil: bool
+) -> Array:
+    """`operation` over all windows, as one of shifted strided slices, columns first and then rows.
+
+    The gradient of XLA's own maxima, a select-and-scatter, takes several times as long on a CPU; on a GPU it is a
+    scatter that moves twice the memory.
+    """
+    for axis in (2, 1):
+        size = x.shape[axis]
+        widths = [(0, 0, 0)] * x.ndim
+        widths[axis] = (padding, _rest(size, window, stride, padding, ceil), 0)
+        padded = lax.pad(x, jnp.array(start, x.dtype), widths)
+        span = (_output_size(size, window, stride, 2 * padding, ceil) - 1) * stride + 1
+        x = reduce(operation, [lax.slice_in_dim(padded, i, i + span, stride, axis) for i in range(window)])
+    return x
 
 
 def _output_size(size: int, window: int, stride: int, padding: int, ceil: bool = False) -> int:
@@ -186,6 +230,12 @@ def _output_size(size: int, window: int, stride: int, padding: int, ceil: bool =
             f"images: too small for this backbone, a window of {window} px meets a map of {size} px"
         )
     return (-(-span // stride) if ceil else span // stride) + 1
+
+
+def _rest(size: int, window: int, stride: int, padding: int, ceil: bool) -> int:
+    """Padding after the last element, so that the last window is whole."""
+    out = _output_size(size, window, stride, 2 * padding, ceil)
+    return max((out - 1) * stride + window - size - padding, 0)
 
 
 @jax.custom_jvp

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxml.models.layers import Conv, max_pool
+from jaxml.models.layers import Conv, max_pool, relu
 
 Array = jax.Array
 
@@ -29,10 +29,10 @@ class Fire(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Both expansions of `x`, concatenated."""
-        x = nn.relu(Conv(self.squeeze, (1, 1), dtype=self.dtype, name="squeeze")(x))
+        x = relu(Conv(self.squeeze, (1, 1), dtype=self.dtype, name="squeeze")(x))
         one = Conv(self.expand, (1, 1), dtype=self.dtype, name="expand1x1")(x)
         three = Conv(self.expand, (3, 3), padding=(1, 1), dtype=self.dtype, name="expand3x3")(x)
-        return jnp.concatenate([nn.relu(one), nn.relu(three)], axis=-1)
+        return relu(jnp.concatenate([one, three], axis=-1))
 
 
 class SqueezeNet(nn.Module):
@@ -53,7 +53,7 @@ class SqueezeNet(nn.Module):
         del train, keys
         channels, side = self.stem
         fire = nn.remat(Fire) if self.remat else Fire
-        x = nn.relu(Conv(channels, (side, side), strides=2, dtype=self.dtype, name="features_0")(x))
+        x = relu(Conv(channels, (side, side), strides=2, dtype=self.dtype, name="features_0")(x))
         for index, sizes in enumerate(self.plan, start=2):
             if sizes is None:
                 x = max_pool(x, window=3, stride=2, ceil=True)
