@@ -129,7 +129,7 @@ def _tile(
         parts = [slot(i * together + t) for t in range(together)]
         # One logarithm of a product of a few numbers between a half and 1.
         product = tiles.reduced(jnp.multiply, (p[2] for p in parts))
-        terms = terms + tiles.reduced(jnp.add, (p[1] for p in parts)) - jnp.log(product)
+        terms = terms + jnp.sum(tiles.reduced(jnp.add, (p[1] for p in parts)) - jnp.log(product), axis=0)
         if windows:
             more = jnp.stack([p[3] for p in parts])
             number = lax.dynamic_update_slice_in_dim(number, more, i * together, 0)
@@ -139,11 +139,10 @@ def _tile(
     if not windows:
         negatives = jnp.sum(negative, axis=1, dtype=jnp.float32)
         number = jnp.where(pairs.forward.high > -jnp.inf, negatives[None, :], number)
-    start = (number, zeros(d.shape, rows.x), zeros(d.shape, rows.x))
+    start = (number, zeros(d.shape[1:], rows.x), zeros(d.shape, rows.x))
     number, terms, shares = lax.fori_loop(0, -(-used // TOGETHER), some, start)
     w = -shares * metric.weight(s)
     of_rows = jnp.sum(w, axis=1)[:, None] * rows.x - lax.dot(w, candidates.x, precision=HIGHEST)
     pulled = lax.dot_general(w, rows.x, (((0,), (0,)), ((), ())), precision=HIGHEST)
     of_candidates = jnp.sum(w, axis=0)[:, None] * candidates.x - pulled
-    # Whole rows are added up first, which are not spread over lanes.
-    return Sums(jnp.sum(terms, axis=0), number, number), of_rows, of_candidates
+    return Sums(terms, number, number), of_rows, of_candidates
