@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -177,11 +178,27 @@ def _part(module: Module, computation: Computation, i: Instruction, depth: int =
         if parts:
             return parts.most_common(1)[0][0]
     if depth:
-        for user in computation.users.get(i.name, []):
-            part = _part(module, computation, user, depth - 1)
+        for where, user in _users(module, computation, i):
+            part = _part(module, where, user, depth - 1)
             if part != "other":
                 return part
     return "other"
+
+
+def _users(
+    module: Module, computation: Computation, i: Instruction
+) -> Iterator[tuple[Computation, Instruction]]:
+    """Who takes an instruction's result, in a loop's body too, with the computation in which that is."""
+    for user in computation.users.get(i.name, []):
+        loops = [x for x in computation.users.get(user.name, []) if user.op == "tuple" and x.op == "while"]
+        for loop in loops:
+            body = module.computations[loop.called("body")]
+            places = [n for n, name in enumerate(user.operands) if name == i.name]
+            yield from (
+                (body, x) for x in body.instructions if x.op == "get-tuple-element" and x.index in places
+            )
+        if not loops:
+            yield computation, user
 
 
 def _number(module: Module, i: Instruction, op: str) -> int:

@@ -14,6 +14,17 @@ GIB = 2**30
 NUMBER, ARRANGEMENT = r"[1-9]\d{0,4}", r"[1-9]\d{0,2}(x[1-9]\d{0,2}){1,2}"
 
 
+COMPILE_ONLY = {
+    # The process itself computes on the CPU; a TPU's compiler must look for no TPU, and shares its library with others.
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+"""Environment of a process that compiles for chips that it does not have."""
+
+
 @dataclass(frozen=True)
 class Chip:
     """Published figures of one chip."""
@@ -76,11 +87,7 @@ class Target:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "TPU_", "LIBTPU_"))}
         return {
             **clean,
-            # The process itself computes on the CPU; a TPU's compiler must look for no TPU of this machine's.
-            "JAX_PLATFORMS": "cpu",
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "TPU_STDERR_LOG_LEVEL": "3",
+            **COMPILE_ONLY,
             **(
                 {"XLA_FLAGS": f"--xla_force_host_platform_device_count={self.count}"}
                 if self.kind == "cpu"
@@ -137,7 +144,7 @@ def target(name: str) -> Target:
 
     Raises ValueError for another name.
     """
-    kind, _, shape = name.partition(":")
+    kind, colon, shape = name.partition(":")
     if kind == "cpu":
         from jaxml.data.resident import host_memory
 
@@ -150,7 +157,7 @@ def target(name: str) -> Target:
         )
     numbered = kind in ("cpu", "h100")
     form, said = (NUMBER, "a number of chips") if numbered else (ARRANGEMENT, "their arrangement")
-    if shape and not re.fullmatch(form, shape):
+    if colon and not re.fullmatch(form, shape):
         raise ValueError(f"--for {name}: give {said}, such as {chip.example}")
     count = math.prod(int(x) for x in (shape or "1").split("x"))
     if kind == "h100" and count > 8 and count % 8:
