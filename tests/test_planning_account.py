@@ -79,7 +79,7 @@ ROW = 128 * 4
 
 
 def test_a_loop_counts_as_often_as_it_turns():
-    found = account(LOOP)
+    found = account(parse(LOOP))
     # Five turns: a block is read and written, and the counter's four bytes; the other operand lies in VMEM.
     assert found.hbm_bytes["network"] == 5 * (2 * 8 * ROW + 4)
     # Four rows of a thousand are read; where they go and the places lie in VMEM.
@@ -87,20 +87,28 @@ def test_a_loop_counts_as_often_as_it_turns():
     assert (found.gathers_in_loops, found.scatters_in_loops, found.open_loops) == (1, 0, 0)
 
 
+def test_what_the_compiler_adds_belongs_to_who_uses_it():
+    """A copy into a loop, which has no name of its own, is for the part that reads it there."""
+    text = LOOP.replace(
+        "  %start = ", "  %moved = f32[1000,128]{1,0:T(8,128)} copy(%b.1)\n  %start = "
+    ).replace("%a, %b.1, %c.1,", "%a, %moved, %c.1,")
+    assert account(parse(text)).hbm_bytes["loss"] == 5 * 4 * ROW + 2 * 1000 * ROW
+
+
 def test_a_loop_that_the_data_end_counts_once_and_is_said():
     text = LOOP.replace("%kept = s32[] copy(%seven)", "%kept = s32[] parameter(3)")
-    found = account(text)
+    found = account(parse(text))
     assert found.hbm_bytes["network"] == 2 * 8 * ROW + 4
     assert found.open_loops == 1
 
 
 def test_a_limit_that_changes_in_the_loop_is_not_known():
-    found = account(LOOP.replace("%places, %limit)", "%places, %next)"))
+    found = account(parse(LOOP.replace("%places, %limit)", "%places, %next)")))
     assert found.open_loops == 1
 
 
 def test_collectives_and_products():
-    found = account(COLLECTIVES, devices=8)
+    found = account(parse(COLLECTIVES), devices=8)
     assert found.operations == {"network": {"bfloat16": 2 * 16 * 32 * 256}}
     assert found.collectives == {
         "all-gather": Collective(1, 64 * 32 * 4),
@@ -121,7 +129,7 @@ def test_buffers_are_filled_up_to_tiles_and_lie_in_memories():
 
 def test_a_text_that_is_no_program_is_an_error():
     with pytest.raises(ValueError, match="no ENTRY computation"):
-        account("nothing")
+        parse("nothing")
 
 
 def test_products_in_a_loop_of_jax():
@@ -131,7 +139,7 @@ def test_products_in_a_loop_of_jax():
         return jax.lax.fori_loop(0, 6, lambda _, x: x @ y, x)
 
     square = jax.ShapeDtypeStruct((64, 64), jnp.float32)
-    found = account(jax.jit(f).lower(square, square).compile().as_text())
+    found = account(parse(jax.jit(f).lower(square, square).compile().as_text()))
     assert found.precisions == {"float32": 6 * 2 * 64**3}
 
 
@@ -140,6 +148,6 @@ def test_a_convolution_counts_no_padding():
         return jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 8, 8, 3), (3, 3, 3, 4))]
-    found = account(jax.jit(f).lower(*shapes).compile().as_text())
+    found = account(parse(jax.jit(f).lower(*shapes).compile().as_text()))
     # Along an axis of 8 a kernel of 3 meets 3 * 8 - 2 pixels.
     assert found.precisions == {"float32": 2 * 2 * 3 * 4 * 22 * 22}

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jaxml.planning.hlo import Computation, Instruction, Module, parse
+from jaxml.planning.hlo import Computation, Instruction, Module
 from jaxml.planning.loops import Scope, turns
 from jaxml.planning.operations import operations
 from jaxml.planning.traffic import traffic
@@ -74,9 +74,8 @@ class Account:
         return found
 
 
-def account(text: str, devices: int = 1) -> Account:
-    """Account of the program in `compiled.as_text()`, which runs on this many devices."""
-    module = parse(text)
+def account(module: Module, devices: int = 1) -> Account:
+    """Account of a program, from `hlo.parse(compiled.as_text())`, which runs on this many devices."""
     found = Account()
     _walk(found, module, Scope(module.entry), 1.0, False, devices)
     return found

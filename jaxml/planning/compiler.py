@@ -103,10 +103,10 @@ def run(request: Request) -> Compiled | TooLarge:
 
 def describe(compiled: Any, devices: int) -> tuple[Memory, Account]:
     """Memory and account of a program that jax has compiled for this many devices."""
-    text, sizes = compiled.as_text(), compiled.memory_analysis()
+    module, sizes = parse(compiled.as_text()), compiled.memory_analysis()
     pixels = sum(
         i.buffers[0].stored
-        for i in parse(text).entry.parameters.values()
+        for i in module.entry.parameters.values()
         if i.buffers[0].dtype == "u8" and len(i.buffers[0].dims) >= 4
     )
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
@@ -116,7 +116,7 @@ def describe(compiled: Any, devices: int) -> tuple[Memory, Account]:
         temporary=sizes.temp_size_in_bytes,
         program=sizes.generated_code_size_in_bytes + results,
     )
-    return memory, account(text, devices)
+    return memory, account(module, devices)
 
 
 def _compile(request: Request) -> Compiled | TooLarge:

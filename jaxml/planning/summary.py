@@ -141,4 +141,5 @@ def _bytes(count: float) -> str:
 
 
 def _operations(count: float) -> str:
-    return f"{count / 1e12:.2f} T" if count >= 1e11 else f"{count / 1e9:.2f} G"
+    unit, letter = next(((u, x) for u, x in ((1e12, "T"), (1e9, "G")) if count >= u / 10), (1e6, "M"))
+    return f"{count / unit:.2f} {letter}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxml.planning.account import account
+from jaxml.planning.hlo import parse
 
 PATH = Path(__file__).with_name("accounts.csv")
 KEY = ("target", "program")
@@ -27,7 +28,7 @@ Row = dict[str, int]
 
 def row(compiled: Any, devices: int) -> Row:
     """The account of a compiled program."""
-    found = account(compiled.as_text(), devices)
+    found = account(parse(compiled.as_text()), devices)
     values = (
         sum(found.hbm_bytes.values()),
         sum(found.precisions.values()),
