@@ -11,6 +11,7 @@ from jaxml.planning.summary import MEMORY
 from jaxml.planning.targets import GIB
 
 INK, MUTED, LINE = "#1c2530", "#667382", "#d5dbe1"
+REFUSED = "#c0504d"
 COLOURS = ("#2f6f9f", "#e08a3c", "#4c9a6a", "#8a64a8", "#9aa5b1")
 
 
@@ -66,24 +67,31 @@ def _memory(axes, plan: Plan, step: Compiled) -> None:
 
 
 def _batches(axes, plan: Plan) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     known = sorted((b for b in plan.tried if b.memory), key=lambda b: b.images)
     axes.plot([b.images for b in known], [b.memory / GIB for b in known], color=LINE, zorder=1)
-    for fits, colour, label in ((True, COLOURS[2], "fits"), (False, "#c0504d", "does not fit")):
-        some = [b for b in known if b.fits is fits]
-        axes.scatter(
-            [b.images for b in some], [b.memory / GIB for b in some], color=colour, label=label, zorder=2
-        )
+    for fits, colour, label in ((True, COLOURS[2], "fits"), (False, REFUSED, "does not fit")):
+        if some := [b for b in known if b.fits is fits]:
+            axes.scatter(
+                [b.images for b in some], [b.memory / GIB for b in some], color=colour, label=label, zorder=2
+            )
     axes.axhline(plan.target.chip.memory / GIB, color=INK, linewidth=1.2, linestyle="--")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("images a step", fontsize=9, color=MUTED)
     _style(axes, "Batches compiled, GiB a chip")
-    axes.legend(fontsize=9, frameon=False, loc="lower right")
+    if known:
+        axes.legend(fontsize=9, frameon=False, loc="lower right")
 
 
 def _parts(axes, title: str, values: dict[str, float]) -> None:
     bars = axes.barh(PARTS, [values[name] for name in PARTS], height=0.6, color=COLOURS[0])
-    axes.bar_label(bars, fmt="{:,.3g}", padding=3, fontsize=9, color=INK)
+    labels = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()]
+    axes.bar_label(bars, labels, padding=3, fontsize=9, color=INK)
+    axes.xaxis.set_major_formatter("{x:,g}")
     axes.invert_yaxis()
     axes.margins(x=0.18)
     _style(axes, title)
