@@ -95,6 +95,12 @@ def test_what_the_compiler_adds_belongs_to_who_uses_it():
     assert account(parse(text)).hbm_bytes["loss"] == 5 * 4 * ROW + 2 * 1000 * ROW
 
 
+def test_a_loop_of_one_turn_is_none():
+    found = account(parse(LOOP.replace("constant(7)", "constant(3)")))
+    assert found.hbm_bytes["loss"] == 4 * ROW
+    assert found.gathers_in_loops == 0
+
+
 def test_a_loop_that_the_data_end_counts_once_and_is_said():
     text = LOOP.replace("%kept = s32[] copy(%seven)", "%kept = s32[] parameter(3)")
     found = account(parse(text))

@@ -90,7 +90,9 @@ def _walk(found: Account, module: Module, scope: Scope, times: float, looped: bo
             count = turns(module, scope, i)
             found.open_loops += count is None
             body = Scope(module.computations[i.called("body")], scope, i)
-            _walk(found, module, body, times * (1 if count is None else count), True, devices)
+            # A loop of one turn is none: in such a one `train.resident_steps` puts a single step.
+            times_inside, looped_inside = times * (1 if count is None else count), looped or count != 1
+            _walk(found, module, body, times_inside, looped_inside, devices)
         elif i.op == "conditional":
             _add(found, _dearest_branch(module, scope, i, times, looped, devices))
         elif i.op == "call":
