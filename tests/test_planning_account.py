@@ -125,6 +125,32 @@ def test_collectives_and_products():
     assert found.link_bytes == 0.75 * 64 * 32 * 4 + 2 * 0.75 * 16 * 32 * 4 + 3 * 4 * 32 * 4
 
 
+def test_collectives_that_run_beside_others():
+    text = """HloModule asynchronous
+
+%scatter (p: f32[64,32]) -> f32[16,32] {
+  %p = f32[64,32]{1,0} parameter(0)
+  ROOT %part = f32[16,32]{1,0} reduce-scatter(%p), replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%plus
+}
+
+ENTRY %main (a: f32[64,32]) -> f32[16,32] {
+  %a = f32[64,32]{1,0} parameter(0)
+  %all = ((f32[64,32]{1,0}), (f32[256,32]{1,0})) all-gather-start(%a), replica_groups={{0,1,2,3}}, dimensions={0}
+  %rows = f32[256,32]{1,0} all-gather-done(%all)
+  %begun = ((f32[64,32]{1,0}), f32[16,32]{1,0}, u32[]) async-start(%a), calls=%scatter
+  ROOT %done = f32[16,32]{1,0} async-done(%begun)
+}
+"""
+    found = account(parse(text), devices=4)
+    part = 16 * 32 * 4
+    assert found.collectives == {
+        "all-gather": Collective(1, 16 * part),
+        "reduce-scatter": Collective(1, part),
+    }
+    # Each is started once: operands are read and results written.
+    assert sum(found.hbm_bytes.values()) == (4 + 16) * part + (4 + 1) * part
+
+
 def test_buffers_are_filled_up_to_tiles_and_lie_in_memories():
     (buffer,) = parse(
         "ENTRY %main (a: bf16[3,5,200]) -> bf16[3,5,200] {\n"

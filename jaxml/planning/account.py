@@ -116,18 +116,26 @@ def _count(
     _sum(found.hbm_bytes, {part: traffic(module, computation, i)}, times)
     if counts := operations(module, computation, i):
         _sum(found.operations.setdefault(part, {}), counts, times)
-    kind, group = i.op.removesuffix("-start"), _group(i, devices)
-    if kind in COLLECTIVES and group > 1:
-        buffers = i.buffers
-        if i.op.endswith("-start") and kind != "all-reduce":
-            buffers = buffers[len(i.operands) : 2 * len(i.operands)]  # the operands stand before the results
-        size = sum(buffer.size for buffer in buffers)
-        before = found.collectives.get(kind, Collective(0, 0))
-        found.collectives[kind] = Collective(before.number + times, before.result_bytes + times * size)
-        found.link_bytes += times * _sent(kind, size, group)
+    inside = module.computations[i.called("calls")].instructions if i.op == "async-start" else [i]
+    for collective in inside:
+        _count_collective(found, collective, times, devices)
     if looped:
         found.gathers_in_loops += _number(module, i, "gather")
         found.scatters_in_loops += _number(module, i, "scatter")
+
+
+def _count_collective(found: Account, i: Instruction, times: float, devices: int) -> None:
+    """Add an instruction if it is a collective among several devices."""
+    kind, group = i.op.removesuffix("-start"), _group(i, devices)
+    if kind not in COLLECTIVES or group == 1:
+        return
+    buffers = i.buffers
+    if i.op.endswith("-start") and kind != "all-reduce":
+        buffers = buffers[len(i.operands) : 2 * len(i.operands)]  # the operands stand before the results
+    size = sum(buffer.size for buffer in buffers)
+    before = found.collectives.get(kind, Collective(0, 0))
+    found.collectives[kind] = Collective(before.number + times, before.result_bytes + times * size)
+    found.link_bytes += times * _sent(kind, size, group)
 
 
 def _dearest_branch(

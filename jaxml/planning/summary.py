@@ -141,5 +141,7 @@ def _bytes(count: float) -> str:
 
 
 def _operations(count: float) -> str:
+    if not count:
+        return "0"
     unit, letter = next(((u, x) for u, x in ((1e12, "T"), (1e9, "G")) if count >= u / 10), (1e6, "M"))
     return f"{count / unit:.2f} {letter}"

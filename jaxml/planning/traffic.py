@@ -18,7 +18,9 @@ def traffic(module: Module, computation: Computation, i: Instruction) -> float:
     if i.op.endswith("-start"):
         # Operands stand in the result before what is computed; all-reduce-start gives its results alone.
         results = i.buffers if i.op == "all-reduce-start" else i.buffers[len(i.operands) :][: len(i.operands)]
-        read = sum(min(_size(computation, name), sum(r.stored for r in results)) for name in i.operands)
+        read = sum(_size(computation, name) for name in i.operands)
+        if i.op.removesuffix("-start") in TAKE:
+            read = min(read, sum(r.stored for r in results))
         return read + sum(r.in_main_memory for r in results)
     if i.op == "custom-call" and "ConcatBitcast" in i.attributes:
         return 0  # a TPU's name for arrays that were placed side by side from the beginning
