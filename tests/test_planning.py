@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
-from jaxml import distributed
+from jaxml import distributed, fit, train
 from jaxml.config import Config, Data, Loss, Model
-from jaxml.planning import compiler, targets
+from jaxml.planning import compiler, program, targets
 from jaxml.planning.account import Account, Collective
 from jaxml.planning.compiler import Compiled, Memory, Request, TooLarge
 from jaxml.planning.plan import SEARCH, plan
@@ -268,3 +270,32 @@ def test_wrong_options_are_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: the batch of 128 cannot be divided among 3 chips")
     assert not out.exists()
+
+
+class Chosen(Exception):
+    """A function and how its arguments are divided."""
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("source", ["resident", "tf_data"])
+def test_the_step_is_the_one_that_training_calls(platform, source, monkeypatch):
+    def parallel(function, in_axes, devices, out_axes=None):
+        raise Chosen(function.func.__name__, function.args[1:], in_axes, out_axes)
+
+    monkeypatch.setattr(train, "parallel", parallel)
+    monkeypatch.setattr(train, "replicate", lambda tree, devices: tree)
+    config = dataclasses.replace(PRESETS["glyphs_simple"], data=dataclasses.replace(Data(), input=source))
+    devices = [SimpleNamespace(platform=platform)]
+    labels = np.repeat(np.arange(20), 4)
+    images = SimpleNamespace(
+        index=SimpleNamespace(labels=labels),
+        classes=lambda part: np.arange(20),
+        resident=np.zeros((80, 64, 64, 3), np.uint8) if source == "resident" else None,
+    )
+    learner, _ = train.create(config, 20)
+    run = SimpleNamespace(config=config, devices=devices, images=images, learner=learner)
+    with pytest.raises(Chosen) as wanted:
+        fit.stepper(run, 0, None)
+    with pytest.raises(Chosen) as found:
+        program.lower(config, devices, 80, 20)
+    assert found.value.args == wanted.value.args
