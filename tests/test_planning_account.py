@@ -183,3 +183,22 @@ def test_a_convolution_counts_no_padding():
     found = account(parse(jax.jit(f).lower(*shapes).compile().as_text()))
     # Along an axis of 8 a kernel of 3 meets 3 * 8 - 2 pixels.
     assert found.precisions == {"float32": 2 * 2 * 3 * 4 * 22 * 22}
+
+
+CUDNN = """HloModule cudnn
+
+ENTRY %main (x: f32[2,8,8,3], k: f32[4,3,3,3], y: f32[2,6,6,4]) -> f32[2,6,6,4] {
+  %x = f32[2,8,8,3]{3,2,1,0} parameter(0)
+  %k = f32[4,3,3,3]{3,2,1,0} parameter(1)
+  %y = f32[2,6,6,4]{3,2,1,0} parameter(2)
+  %forward = (f32[2,6,6,4]{3,2,1,0}, u8[0]{0}) custom-call(%x, %k), window={size=3x3}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"
+  %of_input = (f32[2,8,8,3]{3,2,1,0}, u8[0]{0}) custom-call(%y, %k), window={size=3x3}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardInput"
+  %of_kernel = (f32[4,3,3,3]{3,2,1,0}, u8[0]{0}) custom-call(%x, %y), window={size=3x3}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"
+  ROOT %out = f32[2,6,6,4]{3,2,1,0} get-tuple-element(%forward), index=0
+}
+"""
+
+
+def test_gradients_of_a_convolution_take_as_many_operations_as_it():
+    once = 2 * (2 * 6 * 6 * 4) * (3 * 3 * 3)
+    assert account(parse(CUDNN)).precisions == {"float32": 3 * once}

@@ -8,6 +8,7 @@ from functools import cache
 
 from jaxml.planning.hlo import Computation, Instruction, Module
 
+Dims = tuple[int, ...]
 PRODUCTS = ("dot", "convolution", "custom-call")
 
 
@@ -38,7 +39,7 @@ def operations(module: Module, computation: Computation, i: Instruction) -> dict
         depths = re.findall(r"\d+", inside.group(1)) if inside else []
         count = 2 * i.buffers[0].elements * math.prod(left.dims[int(d)] for d in depths)
     elif "dim_labels=" in i.attributes:
-        count = _convolution(i, left.dims, right.dims)
+        count = _convolution(i.attributes, *_forward(i, left.dims, right.dims, i.buffers[0].dims))
     else:
         return {}
     return {_precision(left.dtype, i.attributes): count} if count else {}
@@ -52,14 +53,22 @@ def _precision(dtype: str, attributes: str) -> str:
     return "float32" if level == "default" else f"float32_{level}"
 
 
-def _convolution(i: Instruction, left: tuple[int, ...], right: tuple[int, ...]) -> int:
+def _forward(i: Instruction, left: Dims, right: Dims, result: Dims) -> tuple[Dims, Dims, Dims]:
+    """Input, kernel and output of the forward convolution, which is what cuDNN's gradients are described by."""
+    if "$convBackwardInput" in i.attributes:
+        return result, right, left
+    if "$convBackwardFilter" in i.attributes:
+        return left, result, right
+    return left, right, result
+
+
+def _convolution(attributes: str, left: Dims, right: Dims, result: Dims) -> int:
     """Operations on data: those on padding and on the zeros between dilated entries are not counted."""
-    found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", i.attributes)
+    found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
     if not found:
         return 0
     inputs, kernel, output = found.groups()
-    result = i.buffers[0].dims
-    window = re.search(r"window=\{([^}]*)\}", i.attributes)
+    window = re.search(r"window=\{([^}]*)\}", attributes)
     settings = dict(word.split("=") for word in window.group(1).split()) if window else {}
     pairs = 1
     for axis, label in enumerate(sorted(c for c in output if c.isdigit())):

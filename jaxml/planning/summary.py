@@ -31,6 +31,8 @@ def summary(plan: Plan) -> list[str]:
         lines += _step(plan, plan.step)
     if not plan.fits:
         lines += ["what helps:", *(f"  {line}" for line in advice(plan))]
+    if target.kind == "h100":
+        lines.append("not counted: the workspaces of cuDNN's convolutions, which are chosen on the device")
     lines.append(f"{_number(len(plan.tried), 'compilation')}, {plan.seconds:.0f} s; compiled, not measured")
     return lines
 
