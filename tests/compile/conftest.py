@@ -6,7 +6,8 @@ import table
 
 from jaxml.planning.targets import COMPILE_ONLY
 
-os.environ.update(COMPILE_ONLY)
+for name, value in COMPILE_ONLY.items():
+    os.environ.setdefault(name, value)
 found = {}
 
 
