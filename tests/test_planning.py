@@ -179,6 +179,8 @@ def test_a_batch_that_does_not_fit_is_said_not_to_and_what_helps():
     helps = " ".join(advice(found))
     for option in ("--data.input tf_data", "--model.dtype bfloat16", "--model.remat", "--train.chunk 8"):
         assert option in helps
+    # A chunk that fits, and divides the 32 images.
+    assert found.largest.images == 12
     done = dataclasses.replace(
         found,
         config=dataclasses.replace(

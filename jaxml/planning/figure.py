@@ -84,7 +84,7 @@ def _batches(axes, plan: Plan) -> None:
     axes.set_xlabel("images a step", fontsize=9, color=MUTED)
     _style(axes, "Batches compiled, GiB a chip")
     if known:
-        axes.legend(fontsize=9, frameon=False, loc="lower right")
+        axes.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
 def _parts(axes, title: str, values: dict[str, float]) -> None:

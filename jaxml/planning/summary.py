@@ -49,7 +49,10 @@ def advice(plan: Plan) -> list[str]:
         found.append("--model.dtype bfloat16: activations take half the memory")
     if not config.model.remat:
         found.append("--model.remat: activations are computed again, for about a third more operations")
-    chunk = max(1, plan.tried[0].images // plan.target.count // 4)
+    share = plan.tried[0].images // plan.target.count
+    fitting = plan.largest.images // plan.target.count if plan.largest else share // 4
+    # It has to divide a chip's share of the batch.
+    chunk = max((n for n in range(1, min(fitting, share) + 1) if share % n == 0), default=1)
     if not config.train.chunk:
         found.append(
             f"--train.chunk {chunk}: memory of {chunk} images a chip, gradient of the batch, for one more forward"
