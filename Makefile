@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-slow test-peers lint format benchmark clean
+.PHONY: quickstart test test-slow test-peers test-compile lint format benchmark clean
 
 # A run that is there goes on, or is scored again if it is finished.
 quickstart: $(VENV)/.base
@@ -13,13 +13,17 @@ quickstart: $(VENV)/.base
 		$(if $(wildcard runs/quickstart/config.json),--resume)
 
 test: $(VENV)/.test
-	$(PYTEST) -m "not peers and not slow"
+	$(PYTEST) -m "not peers and not slow and not compile"
 
 test-slow: $(VENV)/.test
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not compile"
 
 test-peers: $(VENV)/.peers
 	$(PYTEST) -m peers
+
+# What the compilers of TPU and GPU, which need neither, make of the kernels: see tests/compile.
+test-compile: $(VENV)-compile/.compile
+	$(VENV)-compile/bin/python -m pytest tests/compile -m "compile and not slow" --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -36,12 +40,12 @@ benchmark: $(VENV)/.base
 
 # What was installed and built; runs, benchmarks and all other results are the user's.
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-compile build *.egg-info
 
 # A marker file for each set of packages: installed again only when pyproject.toml changes.
-$(BIN)/python:
+$(BIN)/python $(VENV)-compile/bin/python:
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "jaxml needs Python 3.11, 3.12 or 3.13; set PYTHON="'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D:/bin=)
 
 $(VENV)/.base: pyproject.toml | $(BIN)/python
 	$(PIP) -e .
@@ -49,6 +53,11 @@ $(VENV)/.base: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(PIP) -e .[$*]
+	touch $@
+
+# An environment of its own: the compilers are large, and no other test may find an accelerator's plugin.
+$(VENV)-compile/.compile: pyproject.toml | $(VENV)-compile/bin/python
+	$(VENV)-compile/bin/python -m pip install --quiet --disable-pip-version-check -e .[compile]
 	touch $@
 
 # torchvision needs the very torch build it was made for unless its dependencies are left out.

@@ -49,6 +49,8 @@ def say(text: str) -> None:
 
 def everywhere(devices: list) -> list:
     """This process's devices and as many of every other process, in the same order on all."""
+    if jax.process_count() == 1:
+        return devices  # which may also be ones to compile for that are not there
     found: list = []
     for process in range(jax.process_count()):
         found += [d for d in jax.devices() if d.process_index == process][: len(devices)]

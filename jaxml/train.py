@@ -1,4 +1,7 @@
-"""The training step and the embedding step, on any number of devices; the only file that names pmap."""
+"""The training step and the embedding step, on any number of devices; the only file that names pmap.
+
+The parts of a step are named scopes, which profiles show and `jaxml.planning` counts by: input, network, loss, update.
+"""
 
 import dataclasses
 import inspect
@@ -128,16 +131,24 @@ def features(
     if keys is None:
         inputs = center(images, **normalisation)
         return jnp.asarray(learner.module.apply(variables, inputs, train=False)), batch_stats
-    augment_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    inputs = augment(
-        images, augment_keys, crop_area=data.crop_area, flip=data.flip, jitter=data.jitter, **normalisation
-    )
-    outputs, changed = learner.module.apply(
-        variables, inputs, train=True, keys=dropout_keys, mutable=["batch_stats"]
-    )
+    with jax.named_scope("input"):
+        augment_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        inputs = augment(
+            images,
+            augment_keys,
+            crop_area=data.crop_area,
+            flip=data.flip,
+            jitter=data.jitter,
+            **normalisation,
+        )
+    with jax.named_scope("network"):
+        outputs, changed = learner.module.apply(
+            variables, inputs, train=True, keys=dropout_keys, mutable=["batch_stats"]
+        )
     return outputs, changed.get("batch_stats", batch_stats)
 
 
+@jax.named_scope("loss")
 def objective(
     learner: Learner, loss_params: Any, outputs: Array, labels: Array, key: Array
 ) -> tuple[Array, Metrics]:
@@ -216,11 +227,13 @@ def train_step(
     count = images.shape[0]
     places = lax.axis_index(AXIS) * count + jnp.arange(count)
     step_key = jax.random.fold_in(jax.random.key(learner.config.train.seed), state.step)
-    keys = jax.vmap(partial(jax.random.fold_in, step_key))(places)
+    with jax.named_scope("input"):
+        keys = jax.vmap(partial(jax.random.fold_in, step_key))(places)
     value, aux, grads, stats = gradients(learner, state, images, labels, step_key, keys)
-    grads, stats = lax.pmean((grads, stats), AXIS)
-    updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("update"):
+        grads, stats = lax.pmean((grads, stats), AXIS)
+        updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
     # One number for each tensor, so that an error can name the one that is not finite.
     moved = optim.trainable(learner.config.optim, grads)
     squares = jnp.stack([jnp.sum(jnp.square(leaf)) for _, leaf in moved]) if moved else jnp.zeros(0)
@@ -238,13 +251,15 @@ def resident_step(
 ) -> tuple[TrainState, Metrics]:
     """One step on a batch drawn on the device from all images uint8 [N, S, S, 3]."""
     config = learner.config
-    indices, labels = sample(
-        config.train.seed, state.step, table, config.data.classes_per_batch, config.data.images_per_class
-    )
-    share = indices.shape[0] // lax.axis_size(AXIS)
-    start = lax.axis_index(AXIS) * share
-    indices, labels = (lax.dynamic_slice_in_dim(x, start, share) for x in (indices, labels))
-    return train_step(learner, state, images[indices], labels)
+    with jax.named_scope("input"):
+        indices, labels = sample(
+            config.train.seed, state.step, table, config.data.classes_per_batch, config.data.images_per_class
+        )
+        share = indices.shape[0] // lax.axis_size(AXIS)
+        start = lax.axis_index(AXIS) * share
+        indices, labels = (lax.dynamic_slice_in_dim(x, start, share) for x in (indices, labels))
+        drawn = images[indices]
+    return train_step(learner, state, drawn, labels)
 
 
 def resident_steps(
@@ -294,6 +309,11 @@ def parallel(function: Callable, in_axes: tuple, devices: list, out_axes: int | 
     )
     # pmap learns the number of devices from a divided argument, and the resident steps have none.
     return partial(call, np.arange(len(devices)))
+
+
+def lower(call: Any, *args: Any) -> jax.stages.Lowered:
+    """What `parallel` gave, for arguments whose divided ones are [devices, ...]; their shapes are enough."""
+    return call.func.lower(*call.args, *args)
 
 
 def replicate(tree: Any, devices: list) -> Any:

@@ -52,3 +52,15 @@ def test_quickstart_goes_on_with_a_run_that_is_there(checkout):
     assert (workdir / "notes.txt").read_text() == "mine"
     command = "experiments/train.py --preset glyphs_simple --workdir runs/quickstart"
     assert (checkout / "asked").read_text().splitlines() == [command, f"{command} --resume"]
+
+
+def test_compilers_have_an_environment_of_their_own(checkout):
+    """They are installed into it once, and its Python runs the tests."""
+    shutil.copytree(checkout / ".venv", checkout / ".venv-compile")
+    make(checkout, "test-compile")
+    make(checkout, "test-compile")
+    asked = [line.split(" --")[0] for line in (checkout / "asked").read_text().splitlines()]
+    tests = "-m pytest tests/compile -m compile and not slow"
+    assert asked == ["-m pip install", tests, tests]
+    make(checkout, "clean")
+    assert not (checkout / ".venv-compile").exists()

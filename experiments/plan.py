@@ -1,0 +1,88 @@
+"""Say what a training run will take on an accelerator, before one is rented: memory, traffic, largest batch.
+
+    python experiments/plan.py --preset cub_best --for v5e:4x4
+    python experiments/plan.py --preset cub_best --for h100:8 --model.dtype bfloat16 --data.classes_per_batch 256
+    python experiments/plan.py --preset glyphs_simple --for cpu
+
+The training step is compiled by the accelerator's own compiler, which needs no accelerator, no data set and no weights:
+pip install -e .[plan-tpu] for v5e, v5p and v6e, .[plan-gpu] for h100. Each compilation takes a minute or so; the search
+for the largest batch that fits takes up to five more. What is printed is the compiler's account, and a lower bound of
+time that follows from published peaks: nothing is measured. plan.json and plan.png are written to --out.
+
+Exit codes: 0 the batch fits, 1 an error that the last line names, 2 wrong options, 3 the batch does not fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from typing import Annotated
+
+import tyro
+
+from jaxml.cli import command, preset
+from jaxml.config import Config
+from jaxml.presets import PRESETS
+
+DOES_NOT_FIT = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What to plan, and for which chips."""
+
+    preset: str = "glyphs_simple"
+    """Configuration to start from: a name from jaxml.presets.PRESETS, or a JSON file such as a run's config.json."""
+    target: Annotated[str, tyro.conf.arg(name="for")] = "v5e:2x2"
+    """Chips: v5e:4x4 (v5e, v5p or v6e and their arrangement), h100:8, cpu."""
+    largest: bool = True
+    """Look for the largest batch that fits, with up to five more compilations."""
+    images: int = 0
+    """Images of the data set; 0 where its source says how many it has."""
+    classes: int = 0
+    """Classes of the data set; 0 where its source says how many it has."""
+    out: str = ""
+    """Folder for plan.json and plan.png; runs/plan-PRESET-CHIPS by default."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+def parse(words: list[str]) -> Arguments:
+    """Command line -> arguments; the preset gives the defaults of the configuration's options."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="glyphs_simple")
+    known, _ = first.parse_known_args(words)
+    if not known.preset.endswith(".json") and known.preset not in PRESETS:
+        first.error(f"--preset {known.preset}: give a JSON file, or one of {', '.join(PRESETS)}")
+    default = Arguments(known.preset, config=preset(known.preset))
+    return tyro.cli(Arguments, args=words, default=default, description=__doc__, use_underscores=True)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(words: list[str]) -> None:
+    arguments = parse(words)
+    # After parsing, so that --help and wrong options answer at once.
+    from jaxml import folders
+    from jaxml.files import write_json
+    from jaxml.planning import figure, summary, targets
+    from jaxml.planning.plan import plan
+    from jaxml.planning.program import data_set
+
+    target = targets.target(arguments.target)
+    images, classes = data_set(arguments.config, arguments.images, arguments.classes)
+    name = arguments.preset.removesuffix(".json").replace("/", "-")
+    out = arguments.out or f"runs/plan-{name}-{target.name.replace(':', '-')}"
+    with folders.output(out, "plan") as place:
+        found = plan(arguments.config, target, images, classes, search=arguments.largest, say=say)
+        write_json(place / "plan.json", found.to_dict())
+        figure.draw(found, place / "plan.png")
+    print("\n".join(summary.summary(found)))
+    print(f"written: {out}/plan.json and plan.png")
+    sys.exit(0 if found.fits else DOES_NOT_FIT)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,1 @@
+"""What a training step will need on an accelerator, found by its compiler alone: see `experiments/plan.py`."""

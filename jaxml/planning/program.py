@@ -1,0 +1,72 @@
+"""The program of a training step, for devices that need not be there: no data set and no pretrained weights."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxml import train
+from jaxml.config import Config
+from jaxml.data.sampling import ClassTable
+
+Shape = jax.ShapeDtypeStruct
+
+
+def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.stages.Lowered:
+    """One step of the run, as `fit.stepper` calls it, on a data set of this many images and classes to learn from.
+
+    `train.steps_per_call` does not count: its loop's body is this step.
+
+    Raises:
+      ValueError: the configuration is one that cannot be trained, or its batch cannot be divided among the devices.
+    """
+    data, count = config.data, len(devices)
+    batch = data.classes_per_batch * data.images_per_class
+    if batch % count:
+        raise ValueError(
+            f"the batch of {batch} cannot be divided among {count} chips: change data.classes_per_batch"
+        )
+    learner, state = train.create(config, classes)
+    state = jax.tree.map(lambda x: Shape(x.shape, x.dtype), state)
+    pixels = (data.stored_size, data.stored_size, 3)
+    if data.input == "resident" and config.train.mode == "batch":
+        members = (classes, max(1, images // classes))
+        table = ClassTable._make(Shape(shape, jnp.int32) for shape in (members, (classes,)))
+        step = (
+            partial(train.resident_step, learner)
+            if devices[0].platform == "cpu"
+            else partial(train.resident_steps, learner, 1)
+        )
+        call = train.parallel(step, in_axes=(None, None, None), devices=devices)
+        arguments: tuple = (state, Shape((images, *pixels), jnp.uint8), table)
+    else:
+        call = train.parallel(partial(train.train_step, learner), in_axes=(None, 0, 0), devices=devices)
+        share = (count, batch // count)
+        arguments = (state, Shape((*share, *pixels), jnp.uint8), Shape(share, jnp.int32))
+    return train.lower(call, *arguments)
+
+
+def data_set(config: Config, images: int, classes: int) -> tuple[int, int]:
+    """Numbers of images of the data set and of classes to learn from: those given, else those of a known source.
+
+    Raises ValueError for a source whose size is not known.
+    """
+    from jaxml.data import glyphs, splits
+
+    known = {
+        "glyphs": (len(glyphs.CHARACTERS) * glyphs.IMAGES_PER_CLASS, len(glyphs.CHARACTERS)),
+        **dict.fromkeys(("cub", "caltech_birds2011"), (11_788, 200)),
+        "cars196": (16_185, 196),
+        "stanford_online_products": (120_053, 22_634),
+    }
+    found = known.get(config.data.source, (0, 0))
+    if not (images or found[0]) or not (classes or found[1]):
+        raise ValueError(
+            f"data.source {config.data.source}: say how large it is, with --images and --classes (all that it has)"
+        )
+    parts = splits.split(config.data.split, classes or found[1])
+    learned = sum(len(parts[part]) for part in config.data.train_on.split("+"))
+    return images or found[0], learned

@@ -1,0 +1,128 @@
+"""The programs whose accounts are held: every loss, way of mining and formula, and the steps of the presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxml import losses, train
+from jaxml.losses.formulas import FORMULAS
+from jaxml.mining import MINING
+from jaxml.planning import program
+from jaxml.planning.targets import target
+from jaxml.presets import PRESETS
+
+WIDTH, CLASSES = 64, 100
+SLOW_PRESETS = ("cub_squeezenet", "cub_inception_original")  # minutes each, or nearly the same as cub_best
+Shape = jax.ShapeDtypeStruct
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Something to compile."""
+
+    target: str
+    name: str
+    lower: Callable[[list[Any]], jax.stages.Lowered]
+    """Called with the target's devices."""
+    slow: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """By which the table knows it."""
+        return self.target, self.name
+
+
+def loss(name: str, batch: int, options: dict[str, Any], devices: list[Any]) -> jax.stages.Lowered:
+    """Value and gradient of a loss on one chip, or divided among several."""
+    function = losses.LOSSES[name]
+    if options.get("mining") == "distance_weighted":
+        options = {**options, "key": jax.random.key(0)}
+    axis = train.AXIS if len(devices) > 1 else None
+
+    def value_and_gradients(x, labels, *parameters):
+        def total(arrays):
+            return function(arrays[0], labels, *arrays[1:], **options, axis_name=axis)
+
+        return jax.value_and_grad(total, has_aux=True)((x, *parameters))
+
+    parameters = []
+    if name in losses.PARAMETERS:
+        made = jax.eval_shape(
+            partial(losses.PARAMETERS[name], num_classes=CLASSES, feature_size=WIDTH), jax.random.key(0)
+        )
+        parameters = [Shape(made.shape, made.dtype)]
+    if axis is None:
+        here = NamedSharding(Mesh(np.array(devices), (train.AXIS,)), PartitionSpec())
+        call = jax.jit(value_and_gradients, in_shardings=here, out_shardings=here)
+        return call.lower(Shape((batch, WIDTH), jnp.float32), Shape((batch,), jnp.int32), *parameters)
+    share = (len(devices), batch // len(devices))
+    in_axes = (0, 0, *(None for _ in parameters))
+    call = train.parallel(value_and_gradients, in_axes, devices, out_axes=0)
+    return train.lower(call, Shape((*share, WIDTH), jnp.float32), Shape(share, jnp.int32), *parameters)
+
+
+def step(preset: str, devices: list[Any]) -> jax.stages.Lowered:
+    """The training step of a preset."""
+    config = PRESETS[preset]
+    return program.lower(config, devices, *program.data_set(config, 0, 0))
+
+
+def embedding(preset: str, devices: list[Any]) -> jax.stages.Lowered:
+    """The embedding step of a preset, which is what evaluation computes on a device."""
+    config = PRESETS[preset]
+    learner, state = train.create(config, CLASSES)
+    count, side = len(devices), config.data.stored_size
+    call = train.parallel(partial(train.embed_step, learner), (None, None, 0), devices, out_axes=0)
+    variables = jax.tree.map(lambda x: Shape(x.shape, x.dtype), (state.params, state.batch_stats))
+    return train.lower(
+        call, *variables, Shape((count, config.eval.batch_size // count, side, side, 3), jnp.uint8)
+    )
+
+
+def resnet(devices: list[Any]) -> jax.stages.Lowered:
+    """ResNet-50 in bfloat16, 32 images of 224 px on each chip, streamed."""
+    config = PRESETS["cub_best"]
+    data = dataclasses.replace(
+        config.data, input="tf_data", stored_size=256, size=224, classes_per_batch=8 * len(devices)
+    )
+    model = dataclasses.replace(config.model, backbone="resnet50", dtype="bfloat16")
+    config = dataclasses.replace(config, data=data, model=model)
+    return program.lower(config, devices, 11_788, data.classes_per_batch)
+
+
+def _loss(where: str, name: str, batch: int, **options: Any) -> Program:
+    title = " ".join([name, *map(str, options.values()), f"B={batch}"])
+    return Program(where, title, partial(loss, name, batch, options))
+
+
+PROGRAMS = [
+    *(_loss("v5e", "triplet", 1024, mining=mining) for mining in MINING),
+    *(_loss("v5e", "triplet", 1024, formula=formula) for formula in FORMULAS if formula != "hinge"),
+    *(_loss("v5e", name, 1024) for name in losses.LOSSES if name != "triplet"),
+    _loss("v5e", "triplet", 4096, mining="all"),
+    *(_loss("v5e:2x2", "triplet", 1024, mining=mining) for mining in ("all", "batch_hard")),
+    *(_loss("v5e:2x2", name, 1024) for name in ("multi_similarity", "proxy_anchor")),
+    *(
+        _loss("h100", "triplet", 1024, mining=mining)
+        for mining in ("all", "semi_hard", "hardest", "local_class")
+    ),
+    _loss("h100", "triplet", 1024, formula="soft"),
+    *(_loss("h100", name, 1024) for name in ("multi_similarity", "n_pairs", "proxy_anchor")),
+    _loss("h100", "triplet", 4096, mining="all"),
+    *(Program("v5e:2x2", f"step {name}", partial(step, name), slow=name in SLOW_PRESETS) for name in PRESETS),
+    Program("v5e:2x2", "embed cub_best", partial(embedding, "cub_best")),
+    Program("v5e:16x16", "step resnet50 bfloat16", resnet, slow=True),
+]
+
+
+def devices_of(where: str) -> list[Any]:
+    """The chips of a target."""
+    return target(where).devices()

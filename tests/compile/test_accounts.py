@@ -1,0 +1,33 @@
+"""What the compilers for TPU and GPU make of the kernels, against the committed table.
+
+make test-compile                                                                # is anything dearer by a tenth?
+.venv-compile/bin/python -m pytest tests/compile -m "compile and not slow" --renew    # write the table anew
+"""
+
+import importlib.util
+
+import pytest
+import table
+from programs import PROGRAMS, devices_of
+
+missing = importlib.util.find_spec("libtpu") is None
+pytestmark = [
+    pytest.mark.compile,
+    pytest.mark.skipif(missing, reason="needs the compilers: make test-compile"),
+]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(p, id=f"{p.target} {p.name}", marks=[pytest.mark.slow] * p.slow) for p in PROGRAMS],
+)
+def test_account(program, record_property, pytestconfig):
+    devices = devices_of(program.target)
+    found = table.row(program.lower(devices).compile(), len(devices))
+    record_property("account", (program.key, found))
+    if pytestconfig.getoption("--renew", default=False):
+        return
+    known = table.read().get(program.key)
+    assert known, f"{program.name} on {program.target} is not in {table.PATH.name}: renew it with --renew"
+    worse = table.regressions(program.key, found, known)
+    assert not worse, "\n".join([*worse, f"if that is meant, renew {table.PATH.name} with --renew"])
