@@ -80,7 +80,7 @@ def parts(learner: training.Learner, state: Any, images: Images, devices: list) 
     batch = data.classes_per_batch * data.images_per_class
     rng = np.random.default_rng(0)
     params = {name: value for name, value in state.params.items() if name != "loss"}
-    pixels = training.replicate(np.asarray(images.resident), devices)
+    pixels = training.replicate(training.in_lines(np.asarray(images.resident)), devices)
     drawn_from = training.replicate(class_table(images.index.labels, images.classes(data.train_on)), devices)
     inputs = rng.normal(size=(batch, data.size, data.size, 3)).astype(np.float32)
     seeds = np.arange(batch, dtype=np.uint32)
@@ -93,7 +93,9 @@ def parts(learner: training.Learner, state: Any, images: Images, devices: list) 
         indices = lax.dynamic_slice_in_dim(indices, lax.axis_index(AXIS) * share, share)
         look = {"size": data.size, "mean": backbone.mean, "std": backbone.std}
         look |= {"crop_area": data.crop_area, "flip": data.flip, "jitter": data.jitter}
-        return augment(pixels[indices], jax.vmap(jax.random.key)(seeds), **look)
+        return augment(
+            training.draw(pixels, indices, data.stored_size), jax.vmap(jax.random.key)(seeds), **look
+        )
 
     def network(params, stats, inputs, seeds):
         def total(params):

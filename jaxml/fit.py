@@ -114,7 +114,8 @@ def stepper(run: Run, first: int, embed: Callable) -> Callable:
     shape = (config.data.classes_per_batch, config.data.images_per_class)
     table = sampling.class_table(run.images.index.labels, run.images.classes(config.data.train_on))
     if run.images.resident is not None and config.train.mode == "batch":
-        pixels, table = training.replicate((np.asarray(run.images.resident), table), devices)
+        pixels = training.in_lines(np.asarray(run.images.resident))
+        pixels, table = training.replicate((pixels, table), devices)
         count = config.train.steps_per_call
         if devices[0].platform != "cpu":
             steps = partial(training.resident_steps, run.learner, count)

@@ -24,6 +24,8 @@ from jaxml.distances import l2_normalize
 from jaxml.models import pretrained
 
 AXIS = "batch"
+LINE = 128
+"""Bytes in a line of `in_lines`."""
 Array = jax.Array
 Metrics = dict[str, Array]
 
@@ -249,7 +251,7 @@ def train_step(
 def resident_step(
     learner: Learner, state: TrainState, images: Array, table: ClassTable
 ) -> tuple[TrainState, Metrics]:
-    """One step on a batch drawn on the device from all images uint8 [N, S, S, 3]."""
+    """One step on a batch drawn on the device from all images, `in_lines` [N, n, LINE]."""
     config = learner.config
     with jax.named_scope("input"):
         indices, labels = sample(
@@ -258,7 +260,7 @@ def resident_step(
         share = indices.shape[0] // lax.axis_size(AXIS)
         start = lax.axis_index(AXIS) * share
         indices, labels = (lax.dynamic_slice_in_dim(x, start, share) for x in (indices, labels))
-        drawn = images[indices]
+        drawn = draw(images, indices, config.data.stored_size)
     return train_step(learner, state, drawn, labels)
 
 
@@ -279,6 +281,24 @@ def resident_steps(
     _, shapes = jax.eval_shape(partial(resident_step, learner), state, images, table)
     rows = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), shapes)
     return lax.fori_loop(0, lax.optimization_barrier(jnp.int32(count)), body, (state, rows))
+
+
+def in_lines(images: np.ndarray) -> np.ndarray:
+    """Images uint8 [N, S, S, 3] as [N, n, LINE], zeros at the end, which is how the resident steps want them.
+
+    A TPU keeps arrays in tiles whose last axis is 128. Of [N, S, S, 3] it would make a copy in another layout at every
+    step before anything is drawn: 2.4 GB of traffic for 11,788 images of 160 x 160 px in place of 7 MB.
+    """
+    flat = images.reshape(len(images), -1)
+    if empty := -flat.shape[1] % LINE:
+        flat = np.pad(flat, ((0, 0), (0, empty)))
+    return flat.reshape(len(flat), -1, LINE)
+
+
+def draw(lines: Array, indices: Array, side: int) -> Array:
+    """The images of some indices [b], uint8 [b, side, side, 3], from all of them `in_lines`."""
+    flat = lines[indices].reshape(indices.shape[0], -1)
+    return flat[:, : side * side * 3].reshape(-1, side, side, 3)
 
 
 def embed_step(learner: Learner, params: Any, batch_stats: Any, images: Array) -> Array:

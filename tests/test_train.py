@@ -44,7 +44,8 @@ def run_steps(config, devices, steps, per_call=None):
         return state, jax.tree.map(lambda x: x[None], metrics)
 
     call = training.parallel(counted, in_axes=(None, None, None), devices=used)
-    state, pixels, table = training.replicate((state, IMAGES, class_table(LABELS, np.arange(10))), used)
+    pixels, table = training.in_lines(IMAGES), class_table(LABELS, np.arange(10))
+    state, pixels, table = training.replicate((state, pixels, table), used)
     states, rows = [], []
     for _ in range(0, steps, per_call or 1):
         state, metrics = call(state, pixels, table)
@@ -169,3 +170,12 @@ def test_embedding_at_another_size_and_mirrored():
 def test_networks_with_one_input_size_refuse_another():
     with pytest.raises(ValueError, match=r"eval\.size: simple takes images of one size only"):
         training.create(replace(CONFIG, eval=Eval(size=40)), 10)
+
+
+@pytest.mark.parametrize("side", [16, 20])  # the first fills whole lines
+def test_images_are_drawn_as_they_were_put_in_lines(side):
+    images = np.random.default_rng(1).integers(0, 256, (7, side, side, 3), np.uint8)
+    lines = training.in_lines(images)
+    assert lines.shape == (7, -(-side * side * 3 // 128), 128)
+    found = training.draw(lines, np.array([6, 0, 6]), side)
+    np.testing.assert_array_equal(found, images[[6, 0, 6]])

@@ -107,7 +107,7 @@ def describe(compiled: Any, devices: int) -> tuple[Memory, Account]:
     pixels = sum(
         i.buffers[0].stored
         for i in module.entry.parameters.values()
-        if i.buffers[0].dtype == "u8" and len(i.buffers[0].dims) >= 4
+        if i.buffers[0].dtype == "u8" and len(i.buffers[0].dims) >= 3
     )
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     memory = Memory(

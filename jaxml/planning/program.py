@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -41,7 +42,8 @@ def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.
             else partial(train.resident_steps, learner, 1)
         )
         call = train.parallel(step, in_axes=(None, None, None), devices=devices)
-        arguments: tuple = (state, Shape((images, *pixels), jnp.uint8), table)
+        lines = -(-math.prod(pixels) // train.LINE)
+        arguments: tuple = (state, Shape((images, lines, train.LINE), jnp.uint8), table)
     else:
         call = train.parallel(partial(train.train_step, learner), in_axes=(None, 0, 0), devices=devices)
         share = (count, batch // count)
