@@ -178,6 +178,17 @@ def test_numbers_are_traced(name):
     assert compiles == 1
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_once_without_jit_too(name):
+    (x, y), p, loss = batch(), parameters(name), losses.LOSSES[name]
+    numbers = {k: v for k, v in loss.__kwdefaults__.items() if isinstance(v, float)}
+    first = loss(x, y, *p, **numbers)[0]
+    with jax.no_tracing():
+        again = loss(x, y, *p, **{k: v * 3.0 for k, v in numbers.items()})[0]
+    assert np.isfinite(again)
+    assert not numbers or again != first
+
+
 @functools.cache
 def on_devices(place, n, how):
     """Loss, counts and gradients of weights before the loss, with the batch divided over n devices."""

@@ -45,7 +45,7 @@ class Block(NamedTuple):
     candidates: mining.Candidates
     masks: mining.Masks
     extra: Any
-    """Arrays without gradient that the loss asked for, one row per anchor."""
+    """Arrays that the loss asked for, one row per anchor."""
 
 
 Rows = Callable[[Array, Array, Any, Block], tuple[Array, Aux]]
@@ -69,7 +69,8 @@ def batch(x: Array, labels: Array, references: References | None, axis_name: str
         if mask is not None:
             found = jnp.where(mask[:, None], found, 0.0)
     else:
-        (found, found_labels, found_ids), mask = gather((x, labels, ids), axis_name), None
+        (found, found_labels), mask = gather((x, labels), axis_name), None
+        found_ids = jnp.arange(found.shape[0], dtype=jnp.int32)
     anchors, candidates = mining.facts(labels, ids, found_labels, found_ids, mask)
     x, found, anchors, candidates = vary((x, found, anchors, candidates), axis_name)
     return Batch(x, found, anchors, candidates, axis_name)
@@ -96,13 +97,14 @@ def sum_rows(
         options: float arrays with gradient, passed to `rows`.
         bound: float32 [], which no distance exceeds, from `distances.largest`.
         block_size: anchors in a block; chosen by `block_rows` if None.
-        extra: arrays [B, ...] without gradient, cut into blocks and passed to `rows`.
+        extra: arrays [B, ...], cut into blocks and passed to `rows`; those of floats have a gradient.
     """
     options = jax.tree.map(lambda o: jnp.asarray(o, jnp.float32), options)
     options, extra = vary((options, extra), batch.axis_name)
     block = min(block_size or block_rows(*shape(batch)), batch.x.shape[0])
-    shared, facts = (batch.found, options), (batch.anchors, extra)
-    value, aux = _sum_over_blocks(rows, block, batch.x, shared, facts, batch.candidates)
+    floats, others = (_only(extra, kind) for kind in (True, False))
+    own, shared, facts = (batch.x, floats), (batch.found, options), (batch.anchors, others)
+    value, aux = _sum_over_blocks(rows, block, own, shared, facts, batch.candidates)
     return jax.tree.map(partial(over_devices, axis_name=batch.axis_name), (value * sound(bound), aux))
 
 
@@ -136,28 +138,37 @@ def map_rows(
     anchors = batch.x.shape[0]
     block = min(block_size or block_rows(*shape(batch)), anchors)
     rows = jax.checkpoint(
-        lambda x, facts: _rows(function, x, (batch.found, options), facts, batch.candidates)
+        lambda own, facts: _rows(function, own, (batch.found, options), facts, batch.candidates)
     )
-    args = (batch.x, (batch.anchors, extra))
+    args = ((batch.x, extra), (batch.anchors, jax.tree.map(lambda _: None, extra)))
     if block == anchors:
         return rows(*args)
     return jax.lax.map(lambda args: rows(*args), _cut(args, block)).reshape(-1)[:anchors]
 
 
-def pair_counts(batch: Batch) -> tuple[Array, Array]:
-    """Numbers of positive and of negative pairs over all devices, float32; from the labels alone."""
-    candidates, positives = batch.candidates, batch.anchors.size
-    there = batch.found.shape[0] if candidates.mask is None else mining.number(candidates.mask)
-    negatives = there - positives
-    if candidates.ids is not None:
-        positives = positives - 1  # an anchor is among the candidates of its label
-    total = partial(over_devices, axis_name=batch.axis_name)
-    return total(jnp.sum(positives.astype(jnp.float32))), total(jnp.sum(negatives.astype(jnp.float32)))
+def turned(sides: Batch) -> Batch:
+    """The sides changed: every candidate is an anchor, and is compared with the anchors of all devices."""
+    everybody = References(*gather((sides.x, sides.anchors.labels), sides.axis_name))
+    return batch(sides.found, sides.candidates.labels, everybody, sides.axis_name)
+
+
+def pair_numbers(anchors: mining.Anchors, candidates: mining.Candidates) -> Array:
+    """Numbers of positives and of negatives of each anchor, float32 [2, b]; from the labels alone."""
+    there = candidates.labels.shape[0] if candidates.mask is None else mining.number(candidates.mask)
+    # An anchor is among the candidates of its label, unless these are references.
+    positives = anchors.size - (candidates.ids is not None)
+    numbers = jnp.stack([positives, there - anchors.size]) * anchors.real[None, :]
+    return numbers.astype(jnp.float32)
 
 
 def over_devices(x: Array, axis_name: str | None) -> Array:
     """Sum over devices."""
     return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+
+def number_of_devices(axis_name: str | None) -> int:
+    """Devices that the batch is divided over."""
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
 def ratio(value: float | Array, count: Array) -> Array:
@@ -201,50 +212,57 @@ def is_whole_batch(rows: Array, found: Array, candidates: mining.Candidates) -> 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _sum_over_blocks(
-    rows: Rows, block: int, x: Array, shared: Any, facts: Any, candidates: mining.Candidates
+    rows: Rows, block: int, own: Any, shared: Any, facts: Any, candidates: mining.Candidates
 ) -> tuple[Array, Aux]:
-    def sums(x: Array, facts: Any) -> tuple[Array, Aux]:
-        return _rows(rows, x, shared, facts, candidates)
+    def sums(own: Any, facts: Any) -> tuple[Array, Aux]:
+        return _rows(rows, own, shared, facts, candidates)
 
-    if block == x.shape[0]:
-        return sums(x, facts)
-    out = jax.lax.map(lambda args: sums(*args), _cut((x, facts), block))
+    if block == own[0].shape[0]:
+        return sums(own, facts)
+    out = jax.lax.map(lambda args: sums(*args), _cut((own, facts), block))
     return jax.tree.map(lambda s: jnp.sum(s, axis=0), out)
 
 
-def _rows(rows: Callable[..., Any], x: Array, shared: Any, facts: Any, candidates: mining.Candidates) -> Any:
-    (found, options), (anchors, extra) = shared, facts
+def _rows(rows: Callable[..., Any], own: Any, shared: Any, facts: Any, candidates: mining.Candidates) -> Any:
+    (x, floats), (found, options), (anchors, others) = own, shared, facts
+    extra = jax.tree.map(lambda a, b: b if a is None else a, floats, others, is_leaf=lambda a: a is None)
     if is_whole_batch(x, found, candidates):
         found = x  # the very same array, so that `pairwise` knows
     return rows(x, found, options, Block(anchors, candidates, mining.masks(anchors, candidates), extra))
 
 
-def _forward(rows: Rows, block: int, x: Array, shared: Any, facts: Any, candidates: Any) -> Any:
-    def sums_and_gradients(x: Array, facts: Any) -> Any:
-        def sums(x: Array, shared: Any) -> Any:
-            return _rows(rows, x, shared, facts, candidates)
+def _forward(rows: Rows, block: int, own: Any, shared: Any, facts: Any, candidates: Any) -> Any:
+    def sums_and_gradients(own: Any, facts: Any) -> Any:
+        def sums(own: Any, shared: Any) -> Any:
+            return _rows(rows, own, shared, facts, candidates)
 
-        value, pullback, aux = jax.vjp(sums, x, shared, has_aux=True)
+        value, pullback, aux = jax.vjp(sums, own, shared, has_aux=True)
         return (value, aux), pullback(jnp.ones_like(value))
 
-    if block == x.shape[0]:
-        return sums_and_gradients(x, facts)
+    count = own[0].shape[0]
+    if block == count:
+        return sums_and_gradients(own, facts)
 
     def step(of_shared: Any, args: Any) -> Any:
-        out, (of_x, more) = sums_and_gradients(*args)
-        return jax.tree.map(jnp.add, of_shared, more), (out, of_x)
+        out, (of_own, more) = sums_and_gradients(*args)
+        return jax.tree.map(jnp.add, of_shared, more), (out, of_own)
 
-    of_shared, (out, of_x) = jax.lax.scan(step, jax.tree.map(zeros_like, shared), _cut((x, facts), block))
+    of_shared, (out, of_own) = jax.lax.scan(step, jax.tree.map(zeros_like, shared), _cut((own, facts), block))
     out = jax.tree.map(lambda s: jnp.sum(s, axis=0), out)
-    return out, (of_x.reshape(-1, x.shape[1])[: x.shape[0]], of_shared)
+    return out, (jax.tree.map(lambda g: g.reshape(-1, *g.shape[2:])[:count], of_own), of_shared)
 
 
 def _backward(rows: Rows, block: int, gradients: Any, cotangents: Any) -> Any:
-    of_x, of_shared = jax.tree.map(lambda g: g * cotangents[0], gradients)
-    return of_x, of_shared, None, None
+    of_own, of_shared = jax.tree.map(lambda g: g * cotangents[0], gradients)
+    return of_own, of_shared, None, None
 
 
 _sum_over_blocks.defvjp(_forward, _backward)
+
+
+def _only(tree: Any, floats: bool) -> Any:
+    """A tree with None in place of the arrays that are not of floats, or of those that are."""
+    return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.floating) == floats else None, tree)
 
 
 def _cut(tree: Any, block: int) -> Any:

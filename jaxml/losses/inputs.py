@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from jaxml.distances import rowwise
-from jaxml.losses import blocks, checks
-from jaxml.losses.formulas import triplet_distances
+from jaxml.losses import blocks, checks, sharding
+from jaxml.losses.formulas import FORMULAS, triplet_distances
 
 Array = jax.Array
 
@@ -44,6 +46,16 @@ def input_triplets(
     Source: Shah 2017, Model A; Balntas et al. 2016, section 3.3 (swap).
     """
     x, _ = checks.labelled(embeddings, labels)
+    checks.choice("formula", formula, FORMULAS)
+    checks.number("margin", margin, minimum=0.0)
+    return _mean(x, margin, formula=formula, swap=swap, axis_name=axis_name)
+
+
+@partial(jax.jit, static_argnames=("formula", "swap", "axis_name"))
+@sharding.divided(1)
+def _mean(
+    x: Array, margin: Array, *, formula: str, swap: bool, axis_name: str | None
+) -> tuple[Array, dict[str, Array]]:
     if x.shape[0] % 3:
         raise ValueError(
             f"embeddings have {x.shape[0]} rows on each device, which are no triplets: take a multiple of 3"
@@ -53,6 +65,6 @@ def input_triplets(
     if swap:
         d_an, d_pn = jnp.minimum(d_an, d_pn), jnp.maximum(d_an, d_pn)
     value, aux = triplet_distances(d_ap, d_an, d_pn, formula=formula, margin=margin)
-    total = blocks.over_devices(value * aux["active"], axis_name)
-    aux = {name: blocks.over_devices(count, axis_name) for name, count in aux.items()}
-    return blocks.ratio(total, aux["active"]), aux
+    sums = blocks.vary({"value": value * aux["active"], **aux}, axis_name)
+    sums = jax.tree.map(partial(blocks.over_devices, axis_name=axis_name), sums)
+    return blocks.ratio(sums.pop("value"), sums["active"]), sums

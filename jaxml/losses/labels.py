@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxml.losses import blocks
+from jaxml.losses import blocks, sharding
 
 Array = jax.Array
 
@@ -79,7 +79,7 @@ def _words(labels: Any) -> Any:
 @partial(jax.jit, static_argnums=1)
 def _ranks(sets: list[Array], axis_name: str | None) -> list[Array]:
     """Places of labels among all different labels in sorted order, over all sets and devices."""
-    own, *others = sets
+    own, *others = sharding.replicated(sets)
     everywhere = [blocks.gather(own, axis_name), *others]
     rows = jnp.concatenate(everywhere)
     _, ranks = jnp.unique(rows, axis=0, return_inverse=True, size=rows.shape[0])

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
-import jax
 import jax.numpy as jnp
+from jax import Array
 
-from jaxml.distances import DISTANCES, largest, pairwise
+from jaxml.distances import DISTANCES
 from jaxml.losses import blocks, checks, rows
+from jaxml.losses.comparison import Block, Each, Terms, compare, mean
 
-Array = jax.Array
 Aux = dict[str, Array]
 
 
@@ -54,55 +51,32 @@ def lifted(
     Source: Song et al. 2016, Deep Metric Learning via Lifted Structured Feature Embedding, equation 4. Its Caffe
     code leaves out the sum over l; some ports leave out the square.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
+    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("margin", margin, minimum=0.0)
     checks.choice("distance", distance, DISTANCES)
-    checks.block_size(block_size)
-    return _lifted(x, y, r, margin, distance, block_size, axis_name)
+    return mean(_pull, pairs, margin, measure=distance, prepare=_pushes)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6))
-def _lifted(
-    x: Array,
-    labels: Array,
-    references: blocks.References | None,
-    margin: Array,
-    distance: str,
-    block_size: int | None,
-    axis_name: str | None,
-) -> tuple[Array, Aux]:
-    batch = blocks.batch(x, labels, references, axis_name)
-    push = partial(_push, distance)
-    of_anchors = blocks.map_rows(push, batch, margin, block_size=block_size)
-    if references is None:
-        of_found = blocks.gather(of_anchors, axis_name)
-    else:
-        anchors = blocks.vary(blocks.References(*blocks.gather((x, labels), axis_name)), axis_name)
-        other_way = blocks.batch(batch.found, batch.candidates.labels, anchors, None)
-        of_found = blocks.map_rows(push, other_way, margin, block_size=block_size)
-    # Anchors' own sums are appended to the candidates', where every block of anchors finds its part.
-    sums = jnp.concatenate([of_found, of_anchors])
-    first = jnp.arange(x.shape[0], dtype=jnp.int32) + of_found.shape[0]
-    bound = largest(batch.x, batch.found, distance)
-    value, aux = blocks.sum_rows(
-        partial(_pull, distance), batch, sums, bound=bound, block_size=block_size, extra=first
-    )
-    return blocks.ratio(value, aux["valid"]), aux
+def _pushes(sides: blocks.Batch, each: Each, margin: Array) -> tuple[Array, Array]:
+    """`_push` of the anchors, and of the candidates against all anchors."""
+    of_anchors = each(_push, sides)
+    if sides.candidates.ids is None:
+        return of_anchors, each(_push, blocks.turned(sides))
+    return of_anchors, blocks.gather(of_anchors, sides.axis_name)
 
 
-def _push(distance: str, x: Array, found: Array, margin: Any, block: blocks.Block) -> Array:
+def _push(block: Block, margin: Array) -> Array:
     """log sum_k e^{margin - d_ik} over negatives k."""
-    return rows.log_sum_exp(margin - pairwise(x, found, distance), block.masks.negative)
+    return rows.log_sum_exp(margin - block.measured, block.negative)
 
 
-def _pull(distance: str, x: Array, found: Array, sums: Any, block: blocks.Block) -> tuple[Array, Aux]:
-    of_anchors = sums[block.extra][:, None]
-    both = jnp.logaddexp(of_anchors, sums[: found.shape[0]][None, :])
-    valid = block.masks.positive & (both > rows.NOTHING / 2)
-    j = jnp.where(valid, pairwise(x, found, distance) + both, 0.0)
+def _pull(block: Block, margin: Array) -> Terms:
+    both = jnp.logaddexp(block.own[:, None], block.shared[None, :])
+    valid = block.positive & (both > rows.NOTHING / 2)
+    j = jnp.where(valid, block.measured + both, 0.0)
     active = j > 0
     value = 0.5 * jnp.sum(jnp.square(jnp.where(active, j, 0.0)))
-    return value, {"active": blocks.count(active), "valid": blocks.count(valid)}
+    return Terms(value, blocks.count(active), blocks.count(valid))
 
 
 def generalized_lifted(
@@ -142,37 +116,15 @@ def generalized_lifted(
 
     Source: Hermans, Beyer & Leibe 2017, In Defense of the Triplet Loss, equation 7.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
+    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("margin", margin, minimum=0.0)
     checks.choice("distance", distance, DISTANCES)
-    checks.block_size(block_size)
-    return _generalized_lifted(x, y, r, margin, distance, block_size, axis_name)
+    return mean(_generalized, pairs, margin, measure=distance)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6))
-def _generalized_lifted(
-    x: Array,
-    labels: Array,
-    references: blocks.References | None,
-    margin: Array,
-    distance: str,
-    block_size: int | None,
-    axis_name: str | None,
-) -> tuple[Array, Aux]:
-    batch = blocks.batch(x, labels, references, axis_name)
-    function = partial(_generalized_rows, distance)
-    bound = largest(batch.x, batch.found, distance)
-    value, aux = blocks.sum_rows(function, batch, margin, bound=bound, block_size=block_size)
-    return blocks.ratio(value, aux["valid"]), aux
-
-
-def _generalized_rows(
-    distance: str, x: Array, found: Array, margin: Any, block: blocks.Block
-) -> tuple[Array, Aux]:
-    d = pairwise(x, found, distance)
-    positive, negative = block.masks
-    valid = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
-    value = rows.log_sum_exp(d, positive) + rows.log_sum_exp(margin - d, negative)
-    active = valid & (value > 0)
-    value = jnp.sum(jnp.where(active, value, 0.0))
-    return value, {"active": blocks.count(active), "valid": blocks.count(valid)}
+def _generalized(block: Block, margin: Array) -> Terms:
+    d = block.measured
+    valid = (block.positives > 0) & (block.negatives > 0)
+    terms = rows.log_sum_exp(d, block.positive) + rows.log_sum_exp(margin - d, block.negative)
+    active = valid & (terms > 0)
+    return Terms(jnp.sum(jnp.where(active, terms, 0.0)), blocks.count(active), blocks.count(valid))

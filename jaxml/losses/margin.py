@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
-from jaxml.distances import DISTANCES, largest, pairwise
+from jaxml.distances import DISTANCES
 from jaxml.losses import blocks, checks, selected
+from jaxml.losses.comparison import Block, Terms, compare, mean
 from jaxml.losses.sweep import Sums
 
-Array = jax.Array
 Aux = dict[str, Array]
-
 MARGIN_MINING = ("all", "distance_weighted")
 
 
@@ -75,7 +73,7 @@ def margin(
     Source: Wu et al. 2017, Sampling Matters in Deep Embedding Learning, equation 5 and section 4; defaults from
     its section 5.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
+    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     beta, classes = checks.boundaries("boundaries", boundaries, labels)
     checks.number("margin", margin, minimum=0.0)
     checks.choice("mining", mining, MARGIN_MINING)
@@ -83,72 +81,53 @@ def margin(
     checks.choice("distance", distance, DISTANCES)
     checks.number("cutoff", cutoff, above=0.0)
     checks.number("upper_cutoff", upper_cutoff, above=0.0)
-    checks.block_size(block_size)
-    if mining == "distance_weighted" and key is None:
+    if mining == "all":
+        loss, aux = mean(_every_triplet, pairs, beta, margin, measure=distance, per="active", own=classes)
+    elif key is None:
         raise ValueError("key must be given (jax.random.key) for mining distance_weighted")
-    key = key if mining == "distance_weighted" else None
-    options = {"margin": margin, "cutoff": cutoff, "upper_cutoff": upper_cutoff}
-    return _margin(x, y, beta, classes, r, nu, options, key, distance, block_size, axis_name)
+    else:
+        options = beta, margin, cutoff, upper_cutoff
+        loss, aux = mean(
+            _sampled_triplets, pairs, *options, measure=distance, per="active", own=classes, key=key
+        )
+    average, _ = mean(_boundary, pairs, beta, measure=distance, per="anchors", own=classes)
+    return loss + nu * average, aux
 
 
-@partial(jax.jit, static_argnums=(8, 9, 10))
-def _margin(
-    x: Array,
-    labels: Array,
-    beta: Array,
-    classes: Array,
-    references: blocks.References | None,
-    nu: Array,
-    options: dict[str, Array],
-    key: Array | None,
-    distance: str,
-    block_size: int | None,
-    axis_name: str | None,
-) -> tuple[Array, Aux]:
-    batch = blocks.batch(x, labels, references, axis_name)
-    options = {**options, "beta": beta, "nu": nu}
-    extra = {"classes": classes}
-    if key is not None:
-        extra["seeds"] = selected.seeds(key, batch.anchors.ids)
-    function = partial(_margin_rows, distance, key is not None)
-    bound = largest(batch.x, batch.found, distance) + jnp.max(jnp.abs(beta))
-    value, aux = blocks.sum_rows(function, batch, options, bound=bound, block_size=block_size, extra=extra)
-    betas = blocks.vary(_of_classes(beta, classes), axis_name)
-    total, number = (blocks.over_devices(jnp.sum(b), axis_name) for b in (betas, jnp.ones_like(betas)))
-    return blocks.ratio(value, aux["active"]) + nu * total / number, aux
-
-
-def _margin_rows(
-    distance: str, sample: bool, x: Array, found: Array, options: Any, block: blocks.Block
-) -> tuple[Array, Aux]:
-    d = pairwise(x, found, distance)
-    positive, negative = block.masks
-    beta = _of_classes(options["beta"], block.extra["classes"])
-    if sample:
-        weights = selected.distance_weights(x, found, options, block)
-        parts = {"beta": beta, "margin": options["margin"]}
-        sums = selected.sampled(_margin_terms, None, d, found, parts, weights, block)
-        return sums.value, {"active": sums.active, "valid": 2.0 * sums.mined}
-    beta = beta[:, None]
+def _every_triplet(block: Block, beta: Array, margin: Array) -> Terms:
+    d, beta = block.measured, _of_classes(beta, block.own)[:, None]
+    inside = jnp.where(block.positive, d - beta + margin, 0.0)
+    outside = jnp.where(block.negative, beta - d + margin, 0.0)
     # Pair (a, p) is part of as many triplets as a has negatives, and the other way round.
-    positives, negatives = (
-        jnp.sum(m, axis=1, keepdims=True).astype(jnp.float32) for m in (positive, negative)
-    )
-    inside = jnp.where(positive, d - beta + options["margin"], 0.0)
-    outside = jnp.where(negative, beta - d + options["margin"], 0.0)
+    positives, negatives = block.positives[:, None], block.negatives[:, None]
     terms = jnp.where(inside > 0, inside, 0.0) * negatives + jnp.where(outside > 0, outside, 0.0) * positives
     active = jnp.where(inside > 0, negatives, 0.0) + jnp.where(outside > 0, positives, 0.0)
-    return jnp.sum(terms), {"active": jnp.sum(active), "valid": 2.0 * jnp.sum(positives * negatives)}
+    return Terms(jnp.sum(terms), jnp.sum(active), 2.0 * jnp.sum(positives * negatives))
 
 
-def _of_classes(beta: Array, classes: Array) -> Array:
-    """The boundary of each image; NaN where traced labels are of a class that has none."""
-    return beta.at[classes].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+def _sampled_triplets(block: Block, beta: Array, margin: Array, cutoff: Array, upper_cutoff: Array) -> Terms:
+    limits = {"cutoff": cutoff, "upper_cutoff": upper_cutoff}
+    weights = selected.distance_weights(block.x, block.candidates, limits, block.facts)
+    options = {"beta": _of_classes(beta, block.own), "margin": margin}
+    sums = selected.sampled(
+        _of_sampled, None, block.measured, block.candidates, options, weights, block.facts
+    )
+    return Terms(sums.value, sums.active, 2.0 * sums.mined)
 
 
-def _margin_terms(d_ap: Array, d_an: Array, d_pn: Array | None, options: Any, chosen: Array) -> Sums:
+def _of_sampled(d_ap: Array, d_an: Array, d_pn: Array | None, options: Any, chosen: Array) -> Sums:
     del d_pn
     inside = jnp.where(chosen, d_ap - options["beta"] + options["margin"], 0.0)
     outside = jnp.where(chosen, options["beta"] - d_an + options["margin"], 0.0)
     value = jnp.sum(jnp.where(inside > 0, inside, 0.0)) + jnp.sum(jnp.where(outside > 0, outside, 0.0))
     return Sums(value, blocks.count(inside > 0) + blocks.count(outside > 0), blocks.count(chosen))
+
+
+def _boundary(block: Block, beta: Array) -> Terms:
+    number = blocks.count(block.real)
+    return Terms(jnp.sum(jnp.where(block.real, _of_classes(beta, block.own), 0.0)), number, number)
+
+
+def _of_classes(beta: Array, classes: Array) -> Array:
+    """The boundary of each image; NaN where traced labels are of a class that has none."""
+    return beta.at[classes].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxml import arguments
-from jaxml.losses import blocks, checks
+from jaxml.losses import checks, sharding
 from jaxml.losses.labels import bounds, fit
 
 Array = jax.Array
@@ -58,7 +59,7 @@ def push(state: Memory, embeddings: Array, labels: Array, *, axis_name: str | No
         ValueError: embeddings and labels do not fit each other or the memory. Traced labels are judged by their type.
     """
     x, y = checks.labelled(embeddings, labels)
-    size, width = state.embeddings.shape
+    width = state.embeddings.shape[1]
     if x.shape[1] != width:
         raise ValueError(f"embeddings must be as wide as the memory ({width}), got {x.shape[1]}")
     known = y if isinstance(y, jax.core.Tracer) or fit(jnp.int32, *bounds(y)) else np.asarray(y)
@@ -68,14 +69,22 @@ def push(state: Memory, embeddings: Array, labels: Array, *, axis_name: str | No
             f"labels must fit into the memory's int32, got {y.dtype} {low}..{high}; number the classes from 0, or "
             "convert labels that are small with astype('int32')"
         )
-    y = jnp.asarray(y.astype(jnp.int32))
-    x, y = blocks.gather((jax.lax.stop_gradient(x), y), axis_name)
-    kept = min(size, x.shape[0])
-    places = (state.next + jnp.arange(x.shape[0] - kept, x.shape[0], dtype=jnp.int32)) % size
+    return _write(state, x, jnp.asarray(y.astype(jnp.int32)), axis_name)
+
+
+@partial(jax.jit, static_argnums=3)
+def _write(state: Memory, x: Array, y: Array, axis_name: str | None) -> Memory:
+    state, x, y = sharding.replicated((state, jax.lax.stop_gradient(x), y))
+    if axis_name is not None:
+        # By its type, too, what is gathered is the same on all devices, as shard_map asks of a replicated state.
+        x, y = (jax.lax.all_gather(a, axis_name, tiled=True, to="invarying") for a in (x, y))
+    size, pushed = state.labels.shape[0], x.shape[0]
+    kept = min(size, pushed)
+    places = (state.next + jnp.arange(pushed - kept, pushed, dtype=jnp.int32)) % size
     return Memory(
         state.embeddings.at[places].set(x[-kept:]),
         state.labels.at[places].set(y[-kept:]),
-        (state.next + x.shape[0]) % size,
+        (state.next + pushed) % size,
         state.filled.at[places].set(True),
     )
 

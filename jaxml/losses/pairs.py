@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
-from jaxml.distances import DISTANCES, largest, pairwise
+from jaxml.distances import DISTANCES
 from jaxml.losses import blocks, checks, rows
+from jaxml.losses.comparison import Block, Each, Terms, compare, mean
 
-Array = jax.Array
 Aux = dict[str, Array]
 
 
@@ -55,45 +54,31 @@ def contrastive(
     Source: Hadsell, Chopra & LeCun 2006, Dimensionality Reduction by Learning an Invariant Mapping, equation 4,
     which sums over given pairs.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
+    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("margin", margin, minimum=0.0)
     checks.choice("power", power, (1, 2))
     checks.choice("distance", distance, DISTANCES)
-    checks.block_size(block_size)
-    return _contrastive(x, y, r, margin, power, distance, block_size, axis_name)
+    return mean(
+        _contrastive, pairs, margin, measure=distance, per=None, prepare=_weights_of_kinds, power=power
+    )
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7))
-def _contrastive(
-    x: Array,
-    labels: Array,
-    references: blocks.References | None,
-    margin: Array,
-    power: int,
-    distance: str,
-    block_size: int | None,
-    axis_name: str | None,
-) -> tuple[Array, Aux]:
-    batch = blocks.batch(x, labels, references, axis_name)
-    positives, negatives = blocks.pair_counts(batch)
-    weights = blocks.ratio(1.0, positives) / power, blocks.ratio(1.0, negatives) / power
-    function = partial(_contrastive_rows, power, distance)
-    options = (margin, *weights)
-    bound = largest(batch.x, batch.found, distance)
-    loss, aux = blocks.sum_rows(function, batch, options, bound=bound, block_size=block_size)
-    return loss, {**aux, "valid": positives + negatives}
+def _weights_of_kinds(sides: blocks.Batch, each: Each, margin: Array) -> tuple[Any, Any]:
+    """One by the numbers of all positive and of all negative pairs."""
+    numbers = blocks.pair_numbers(sides.anchors, sides.candidates)
+    return (), [blocks.ratio(1.0, blocks.over_devices(jnp.sum(n), sides.axis_name)) for n in numbers]
 
 
-def _contrastive_rows(
-    power: int, distance: str, x: Array, found: Array, options: Any, block: blocks.Block
-) -> tuple[Array, Aux]:
-    margin, positive_weight, negative_weight = options
-    d = pairwise(x, found, distance)
+def _contrastive(block: Block, margin: Array, *, power: int) -> Terms:
+    d = block.measured
     short = margin - d
-    positive, negative = block.masks.positive & (d > 0), block.masks.negative & (short > 0)
-    value = jnp.where(positive, positive_weight * d**power, 0.0)
-    value += jnp.where(negative, negative_weight * short**power, 0.0)
-    return jnp.sum(value), {"active": blocks.count(positive | negative)}
+    positive, negative = block.positive & (d > 0), block.negative & (short > 0)
+    of_positives, of_negatives = block.shared
+    value = jnp.where(positive, of_positives / power * d**power, 0.0)
+    value += jnp.where(negative, of_negatives / power * short**power, 0.0)
+    return Terms(
+        jnp.sum(value), blocks.count(positive | negative), jnp.sum(block.positives + block.negatives)
+    )
 
 
 def multi_similarity(
@@ -139,41 +124,23 @@ def multi_similarity(
     Source: Wang et al. 2019, Multi-Similarity Loss, equations 11, 13 and 15; defaults from its section 4 and
     code (base 0.5; the paper says 1).
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
+    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("alpha", alpha, above=0.0)
     checks.number("beta", beta, above=0.0)
     checks.number("base", base)
     checks.number("epsilon", epsilon, minimum=0.0)
-    checks.block_size(block_size)
-    return _multi_similarity(x, y, r, (alpha, beta, base, epsilon), block_size, axis_name)
+    options = alpha, beta, base, epsilon
+    return mean(_multi_similarity, pairs, *options, measure="cosine similarity", per="anchors")
 
 
-@partial(jax.jit, static_argnums=(4, 5))
-def _multi_similarity(
-    x: Array,
-    labels: Array,
-    references: blocks.References | None,
-    options: Any,
-    block_size: int | None,
-    axis_name: str | None,
-) -> tuple[Array, Aux]:
-    batch = blocks.batch(x, labels, references, axis_name)
-    bound = largest(batch.x, batch.found, "cosine")
-    loss, aux = blocks.sum_rows(_multi_similarity_rows, batch, options, bound=bound, block_size=block_size)
-    anchors = aux.pop("anchors")
-    positives, negatives = blocks.pair_counts(batch)
-    return loss / anchors, {**aux, "valid": positives + negatives}
-
-
-def _multi_similarity_rows(x: Array, found: Array, options: Any, block: blocks.Block) -> tuple[Array, Aux]:
-    alpha, beta, base, epsilon = options
-    s = 1.0 - pairwise(x, found, "cosine")
-    positive, negative = block.masks
-    nearest = jnp.max(jnp.where(negative, s, -jnp.inf), axis=1, keepdims=True)
-    farthest = jnp.min(jnp.where(positive, s, jnp.inf), axis=1, keepdims=True)
-    positive = positive & (s - epsilon < nearest)
-    negative = negative & (s + epsilon > farthest)
+def _multi_similarity(block: Block, alpha: Array, beta: Array, base: Array, epsilon: Array) -> Terms:
+    s = block.measured
+    nearest = jnp.max(jnp.where(block.negative, s, -jnp.inf), axis=1, keepdims=True)
+    farthest = jnp.min(jnp.where(block.positive, s, jnp.inf), axis=1, keepdims=True)
+    positive = block.positive & (s - epsilon < nearest)
+    negative = block.negative & (s + epsilon > farthest)
     value = rows.log1p_sum_exp(-alpha * (s - base), positive) / alpha
     value += rows.log1p_sum_exp(beta * (s - base), negative) / beta
-    anchors = blocks.count(block.anchors.real)
-    return jnp.sum(value), {"active": blocks.count(positive | negative), "anchors": anchors}
+    return Terms(
+        jnp.sum(value), blocks.count(positive | negative), jnp.sum(block.positives + block.negatives)
+    )

@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
-from jaxml.distances import l2_normalize, largest, pairwise
-from jaxml.losses import blocks, checks, rows
+from jaxml.distances import l2_normalize
+from jaxml.losses import blocks, checks, rows, sharding
+from jaxml.losses.comparison import Block, Each, Terms, compare_with_classes, mean
 
-Array = jax.Array
 Aux = dict[str, Array]
 
 
@@ -57,30 +59,17 @@ def proxy_nca(
     Source: Movshovitz-Attias et al. 2017, No Fuss Distance Metric Learning using Proxies, equation 4. The own proxy
     is not in the sum; pytorch-metric-learning and others put it there.
     """
-    x, y = checks.labelled(embeddings, labels)
-    p, y = checks.centres("proxies", proxies, y, x.shape[1])
+    pairs = compare_with_classes(embeddings, labels, "proxies", proxies, 2, block_size, axis_name)
     checks.number("scale", scale, above=0.0)
-    checks.block_size(block_size)
-    return _proxy_nca(x, y, p, scale, block_size, axis_name)
+    return mean(_proxy_nca, pairs, measure="squared, of unit vectors", scale=scale)
 
 
-@partial(jax.jit, static_argnums=(4, 5))
-def _proxy_nca(
-    x: Array, labels: Array, p: Array, scale: Array, block_size: int | None, axis_name: str | None
-) -> tuple[Array, Aux]:
-    references = blocks.References(l2_normalize(p), jnp.arange(p.shape[0], dtype=jnp.int32))
-    batch = blocks.batch(l2_normalize(x), labels, references, axis_name)
-    bound = scale * largest(batch.x, batch.found, "squared")
-    value, aux = blocks.sum_rows(_proxy_nca_rows, batch, scale, bound=bound, block_size=block_size)
-    return blocks.ratio(value, aux["valid"]), {**aux, "active": aux["valid"]}
-
-
-def _proxy_nca_rows(x: Array, found: Array, scale: Any, block: blocks.Block) -> tuple[Array, Aux]:
-    d = scale * pairwise(x, found, "squared")
-    positive, negative = block.masks
-    valid = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
-    values = jnp.sum(jnp.where(positive, d, 0.0), axis=1) + rows.log_sum_exp(-d, negative)
-    return jnp.sum(jnp.where(valid, values, 0.0)), {"valid": blocks.count(valid)}
+def _proxy_nca(block: Block) -> Terms:
+    d = block.measured
+    valid = (block.positives > 0) & (block.negatives > 0)
+    terms = jnp.sum(jnp.where(block.positive, d, 0.0), axis=1) + rows.log_sum_exp(-d, block.negative)
+    number = blocks.count(valid)
+    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
 
 
 def proxy_anchor(
@@ -117,40 +106,33 @@ def proxy_anchor(
 
     Source: Kim et al. 2020, Proxy Anchor Loss for Deep Metric Learning, equation 4.
     """
-    x, y = checks.labelled(embeddings, labels)
-    p, y = checks.centres("proxies", proxies, y, x.shape[1])
+    pairs = compare_with_classes(embeddings, labels, "proxies", proxies, 2, block_size, axis_name)
     checks.number("alpha", alpha, above=0.0)
     checks.number("delta", delta)
-    checks.block_size(block_size)
-    return _proxy_anchor(x, y, p, (alpha, delta), block_size, axis_name)
+    return mean(
+        _proxy_anchor,
+        pairs,
+        alpha,
+        delta,
+        measure="cosine similarity",
+        per="anchors",
+        prepare=_proxies_with_images,
+        turned=True,
+    )
 
 
-@partial(jax.jit, static_argnums=(4, 5))
-def _proxy_anchor(
-    x: Array, labels: Array, p: Array, options: Any, block_size: int | None, axis_name: str | None
-) -> tuple[Array, Aux]:
-    images = blocks.References(*blocks.gather((x, labels), axis_name))
-    classes = jnp.arange(p.shape[0], dtype=jnp.int32)
-    present = jnp.any(classes[:, None] == images.labels[None, :], axis=1)
-    number = jnp.sum(present.astype(jnp.float32))
-    weights = blocks.ratio(1.0, number), jnp.float32(1.0 / p.shape[0])
-    batch = blocks.batch(p, classes, images, axis_name)
-    options = (*options, *weights)
-    bound = largest(batch.x, batch.found, "cosine")
-    loss, _ = blocks.sum_rows(_proxy_anchor_rows, batch, options, bound=bound, block_size=block_size)
-    # Every device has summed over all proxies and all images.
-    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    aux = {"active": number, "valid": jnp.float32(p.shape[0])}
-    aux = jax.tree.map(partial(blocks.over_devices, axis_name=axis_name), blocks.vary(aux, axis_name))
-    return loss / devices, jax.tree.map(lambda a: a / devices, aux)
+def _proxies_with_images(sides: blocks.Batch, each: Each, *options: Array) -> tuple[Any, Array]:
+    """All proxies by their number."""
+    size = sides.anchors.size
+    return (), blocks.ratio(size.shape[0], blocks.count(size > 0))
 
 
-def _proxy_anchor_rows(x: Array, found: Array, options: Any, block: blocks.Block) -> tuple[Array, Aux]:
-    alpha, delta, positive_weight, negative_weight = options
-    s = 1.0 - pairwise(x, found, "cosine")
-    pull = rows.log1p_sum_exp(-alpha * (s - delta), block.masks.positive)
-    push = rows.log1p_sum_exp(alpha * (s + delta), block.masks.negative)
-    return jnp.sum(positive_weight * pull + negative_weight * push), {}
+def _proxy_anchor(block: Block, alpha: Array, delta: Array) -> Terms:
+    s, present = block.measured, block.positives > 0
+    pull = rows.log1p_sum_exp(-alpha * (s - delta), block.positive)
+    push = rows.log1p_sum_exp(alpha * (s + delta), block.negative)
+    value = jnp.where(block.real, block.shared * pull + push, 0.0)
+    return Terms(jnp.sum(value), blocks.count(present), blocks.count(block.real))
 
 
 def soft_triple(
@@ -192,52 +174,40 @@ def soft_triple(
 
     Source: Qian et al. 2019, SoftTriple Loss, equations 6-9; defaults from its section 4.
     """
-    x, y = checks.labelled(embeddings, labels)
-    w, y = checks.centres("centres", centres, y, x.shape[1], ndim=3)
+    pairs = compare_with_classes(embeddings, labels, "centres", centres, 3, block_size, axis_name)
     checks.number("scale", scale, above=0.0)
     checks.number("gamma", gamma, above=0.0)
     checks.number("margin", margin, minimum=0.0)
     checks.number("tau", tau, minimum=0.0)
-    checks.block_size(block_size)
-    return _soft_triple(x, y, w, (scale, gamma, margin), tau, block_size, axis_name)
+    classes, number, _ = np.shape(centres)
+    options = scale, gamma, margin
+    loss, aux = mean(_soft_triple, pairs, *options, measure="cosine similarity", classes=classes)
+    if number > 1:
+        loss = loss + tau * _spread(jnp.asarray(centres, jnp.float32), axis_name)
+    return loss, aux
 
 
-@partial(jax.jit, static_argnums=(5, 6))
-def _soft_triple(
-    x: Array, labels: Array, w: Array, options: Any, tau: Array, block_size: int | None, axis_name: str | None
-) -> tuple[Array, Aux]:
-    (classes, k, width), w = w.shape, l2_normalize(w)
-    references = blocks.References(w.reshape(-1, width), jnp.repeat(jnp.arange(classes, dtype=jnp.int32), k))
-    batch = blocks.batch(l2_normalize(x), labels, references, axis_name)
-    function = partial(_soft_triple_rows, k)
-    bound = largest(batch.x, batch.found, "cosine")
-    value, aux = blocks.sum_rows(function, batch, options, bound=bound, block_size=block_size)
-    loss = blocks.ratio(value, aux["valid"])
-    if k > 1:
-        loss = loss + tau * _spread(w, axis_name)
-    return loss, {**aux, "active": aux["valid"]}
+def _soft_triple(block: Block, scale: Array, gamma: Array, margin: Array, *, classes: int) -> Terms:
+    s = block.measured.reshape(block.x.shape[0], classes, -1)
+    by_class = jnp.sum(jax.nn.softmax(s / gamma, axis=2) * s, axis=2)
+    own = jnp.any(block.positive.reshape(s.shape), axis=2)
+    logits = scale * (by_class - jnp.where(own, margin, 0.0))
+    valid = block.positives > 0
+    terms = jax.nn.logsumexp(logits, axis=1) - jnp.sum(jnp.where(own, logits, 0.0), axis=1)
+    number = blocks.count(valid)
+    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
 
 
-def _spread(w: Array, axis_name: str | None) -> Array:
+@partial(jax.jit, static_argnums=1)
+def _spread(centres: Array, axis_name: str | None) -> Array:
     """Sum over classes and pairs s < t of |w_s - w_t|, by C K (K - 1)."""
+    w = l2_normalize(sharding.replicated(centres))
     classes, k, _ = w.shape
     apart = jnp.square(w[:, :, None, :] - w[:, None, :, :]).sum(axis=-1)
     upper = jnp.triu(jnp.ones((k, k), bool), 1)[None]
     # Coinciding centres have no direction to part in: distance 0, gradient 0.
     upper = upper & (apart > 1e-12)
-    value = jnp.sum(jnp.where(upper, jnp.sqrt(jnp.where(upper, apart, 1.0)), 0.0))
+    value = jnp.sum(jnp.where(upper, jnp.sqrt(jnp.where(upper, apart, 1.0)), 0.0)) / (classes * k * (k - 1))
     # Each device adds its share, so that averaging gradients is right here too.
-    value = blocks.vary(value / (classes * k * (k - 1)), axis_name)
-    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    return blocks.over_devices(value, axis_name) / devices
-
-
-def _soft_triple_rows(k: int, x: Array, found: Array, options: Any, block: blocks.Block) -> tuple[Array, Aux]:
-    scale, gamma, margin = options
-    s = (1.0 - pairwise(x, found, "cosine")).reshape(x.shape[0], -1, k)
-    by_class = jnp.sum(jax.nn.softmax(s / gamma, axis=2) * s, axis=2)
-    own = jnp.any(block.masks.positive.reshape(s.shape), axis=2)
-    valid = jnp.any(own, axis=1)
-    logits = scale * (by_class - jnp.where(own, margin, 0.0))
-    values = jax.nn.logsumexp(logits, axis=1) - jnp.sum(jnp.where(own, logits, 0.0), axis=1)
-    return jnp.sum(jnp.where(valid, values, 0.0)), {"valid": blocks.count(valid)}
+    share = blocks.vary(value, axis_name) / blocks.number_of_devices(axis_name)
+    return blocks.over_devices(share, axis_name)

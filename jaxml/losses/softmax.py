@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from jaxml.distances import dot, largest, pairwise
 from jaxml.losses import blocks, checks, rows
+from jaxml.losses.comparison import Block, Terms, compare, mean
 
-Array = jax.Array
 Aux = dict[str, Array]
 
 
@@ -50,9 +47,8 @@ def n_pairs(
     batch holds one pair per class and only its second image serves as negative: pass the first images as
     embeddings and the second as references for exactly that. Its norm penalty is left to the caller.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
-    checks.block_size(block_size)
-    return _pick(x, y, r, 1.0, False, block_size, axis_name)
+    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    return mean(_pick, pairs, measure="inner product")
 
 
 def nt_xent(
@@ -91,38 +87,19 @@ def nt_xent(
     Source: Chen et al. 2020, A Simple Framework for Contrastive Learning (SimCLR), equation 1, where an anchor has
     one positive; with several, the others are left out of the sum, as in pytorch-metric-learning.
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
+    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("temperature", temperature, above=0.0)
-    checks.block_size(block_size)
-    return _pick(x, y, r, temperature, True, block_size, axis_name)
+    return mean(_pick, pairs, measure="cosine similarity", scale=1.0 / temperature)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6))
-def _pick(
-    x: Array,
-    labels: Array,
-    references: blocks.References | None,
-    temperature: Array,
-    cosine: bool,
-    block_size: int | None,
-    axis_name: str | None,
-) -> tuple[Array, Aux]:
-    batch = blocks.batch(x, labels, references, axis_name)
-    bound = largest(batch.x, batch.found, "cosine" if cosine else "dot") / temperature
-    function = partial(_pick_rows, cosine)
-    value, aux = blocks.sum_rows(function, batch, temperature, bound=bound, block_size=block_size)
-    return blocks.ratio(value, aux["valid"]), {**aux, "active": aux["valid"]}
-
-
-def _pick_rows(
-    cosine: bool, x: Array, found: Array, temperature: Any, block: blocks.Block
-) -> tuple[Array, Aux]:
-    s = (1.0 - pairwise(x, found, "cosine") if cosine else dot(x, found)) / temperature
-    positive, negative = block.masks
-    valid = positive & jnp.any(negative, axis=1)[:, None]
-    rest = rows.log_sum_exp(s, negative)[:, None]
-    values = jax.nn.softplus(jnp.where(valid, rest - s, 0.0))
-    return jnp.sum(jnp.where(valid, values, 0.0)), {"valid": blocks.count(valid)}
+def _pick(block: Block) -> Terms:
+    s = block.measured
+    has_negative = block.negatives > 0
+    valid = block.positive & has_negative[:, None]
+    rest = rows.log_sum_exp(s, block.negative)[:, None]
+    terms = jnp.where(valid, jax.nn.softplus(jnp.where(valid, rest - s, 0.0)), 0.0)
+    number = jnp.sum(jnp.where(has_negative, block.positives, 0.0))
+    return Terms(jnp.sum(terms), number, number)
 
 
 def supervised_contrastive(
@@ -160,31 +137,15 @@ def supervised_contrastive(
 
     Source: Khosla et al. 2020, Supervised Contrastive Learning, equation 2 (L_out).
     """
-    x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
+    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("temperature", temperature, above=0.0)
-    checks.block_size(block_size)
-    return _supervised_contrastive(x, y, r, temperature, block_size, axis_name)
+    return mean(_share_equally, pairs, measure="cosine similarity", scale=1.0 / temperature)
 
 
-@partial(jax.jit, static_argnums=(4, 5))
-def _supervised_contrastive(
-    x: Array,
-    labels: Array,
-    references: blocks.References | None,
-    temperature: Array,
-    block_size: int | None,
-    axis_name: str | None,
-) -> tuple[Array, Aux]:
-    batch = blocks.batch(x, labels, references, axis_name)
-    bound = largest(batch.x, batch.found, "cosine") / temperature
-    value, aux = blocks.sum_rows(_supervised_rows, batch, temperature, bound=bound, block_size=block_size)
-    return blocks.ratio(value, aux["valid"]), {**aux, "active": aux["valid"]}
-
-
-def _supervised_rows(x: Array, found: Array, temperature: Any, block: blocks.Block) -> tuple[Array, Aux]:
-    s = (1.0 - pairwise(x, found, "cosine")) / temperature
-    positive, negative = block.masks
-    number = jnp.sum(positive, axis=1).astype(jnp.float32)
-    mean = jnp.sum(jnp.where(positive, s, 0.0), axis=1) / jnp.maximum(number, 1.0)
-    values = rows.log_sum_exp(s, positive | negative) - mean
-    return jnp.sum(jnp.where(number > 0, values, 0.0)), {"valid": blocks.count(number > 0)}
+def _share_equally(block: Block) -> Terms:
+    s = block.measured
+    average = jnp.sum(jnp.where(block.positive, s, 0.0), axis=1) / jnp.maximum(block.positives, 1.0)
+    valid = block.positives > 0
+    terms = rows.log_sum_exp(s, block.positive | block.negative) - average
+    number = blocks.count(valid)
+    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)

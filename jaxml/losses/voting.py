@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
-from jaxml.distances import largest, pairwise
 from jaxml.losses import blocks, checks, rows
+from jaxml.losses.comparison import Block, Terms, compare_with_classes, mean
 from jaxml.losses.triplet import triplet
 
-Array = jax.Array
 Aux = dict[str, Array]
 
 
@@ -58,36 +56,28 @@ def soft_voting(
     Source: Shah 2017, future work; without the triplet loss, and with one key point per class of unit length, it
     is the normalised softmax loss.
     """
-    x, labels = checks.labelled(embeddings, labels)
-    w, classes = checks.centres("key_points", key_points, labels, x.shape[1], ndim=3)
     checks.number("weight", weight, minimum=0.0)
     checks.number("temperature", temperature, above=0.0)
+    pairs = compare_with_classes(embeddings, labels, "key_points", key_points, 3, block_size, axis_name)
     loss, aux = triplet(
-        x, labels, formula=formula, mining=mining, margin=margin, block_size=block_size, axis_name=axis_name
+        embeddings,
+        labels,
+        formula=formula,
+        mining=mining,
+        margin=margin,
+        block_size=block_size,
+        axis_name=axis_name,
     )
-    vote, accuracy = _vote(x, classes, w, temperature, block_size, axis_name)
-    return loss + weight * vote, {**aux, "accuracy": accuracy}
+    classes = np.shape(key_points)[0]
+    vote, votes = mean(_vote, pairs, measure="squared", scale=1.0 / temperature, classes=classes)
+    return loss + weight * vote, {**aux, "accuracy": blocks.ratio(votes["active"], votes["valid"])}
 
 
-@partial(jax.jit, static_argnums=(4, 5))
-def _vote(
-    x: Array, labels: Array, w: Array, temperature: Array, block_size: int | None, axis_name: str | None
-) -> tuple[Array, Array]:
-    classes, k, width = w.shape
-    references = blocks.References(w.reshape(-1, width), jnp.repeat(jnp.arange(classes, dtype=jnp.int32), k))
-    batch = blocks.batch(x, labels, references, axis_name)
-    bound = largest(batch.x, batch.found, "squared") / temperature
-    function = partial(_vote_rows, k)
-    value, aux = blocks.sum_rows(function, batch, temperature, bound=bound, block_size=block_size)
-    return blocks.ratio(value, aux["valid"]), blocks.ratio(aux["right"], aux["valid"])
-
-
-def _vote_rows(k: int, x: Array, found: Array, temperature: Any, block: blocks.Block) -> tuple[Array, Aux]:
-    logits = -pairwise(x, found, "squared") / temperature
-    positive = block.masks.positive
-    valid = jnp.any(positive, axis=1)
-    values = jax.nn.logsumexp(logits, axis=1) - rows.log_sum_exp(logits, positive)
-    by_class = jax.nn.logsumexp(logits.reshape(x.shape[0], -1, k), axis=2)
-    right = jnp.argmax(by_class, axis=1) == block.anchors.labels
-    value = jnp.sum(jnp.where(valid, values, 0.0))
-    return value, {"valid": blocks.count(valid), "right": blocks.count(valid & right)}
+def _vote(block: Block, *, classes: int) -> Terms:
+    """Cross entropy; active is the number of images that the vote puts into their class."""
+    logits = -block.measured
+    valid = block.positives > 0
+    terms = jax.nn.logsumexp(logits, axis=1) - rows.log_sum_exp(logits, block.positive)
+    by_class = jax.nn.logsumexp(logits.reshape(logits.shape[0], classes, -1), axis=2)
+    right = valid & (jnp.argmax(by_class, axis=1) == block.labels)
+    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), blocks.count(right), blocks.count(valid))
