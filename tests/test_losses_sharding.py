@@ -22,18 +22,11 @@ CASES = [
     ("contrastive", {"power": 1}),
     ("input_triplets", {"swap": True}),
 ]
-AWAITING = ("triplet", "soft_voting")
-"""Losses whose Explicit axes jaxml.losses.triplet does not know yet; to be emptied with `sharding.divided` there."""
 SCALES = {"margin": 0.7, "temperature": 0.4}
 
 
 def mesh_of(kind, shape=(N,), names=(AXIS,)):
     return jax.make_mesh(shape, names, axis_types=(kind,) * len(shape))
-
-
-def awaits(request, name, how):
-    if how == "explicit" and name in AWAITING:
-        request.applymarker(pytest.mark.xfail(strict=True))
 
 
 def weights():
@@ -101,9 +94,8 @@ def on_one_device(case):
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("case", range(len(CASES)), ids=lambda i: label(CASES[i]))
-def test_same_as_on_one_device(case, how, request):
+def test_same_as_on_one_device(case, how):
     name, options = CASES[case]
-    awaits(request, name, how)
     got = over_devices(functools.partial(step, name, options), how, *arguments(name, options))
     want = on_one_device(case)
     assert want[0][1]["active"] > 0
@@ -133,8 +125,7 @@ def memory_on_one_device(name):
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", ["triplet", "lifted", "contrastive", "margin"])
-def test_memory(name, how, request):
-    awaits(request, name, how)
+def test_memory(name, how):
     state = losses.push(losses.memory(B + 5, D), *batch(seed=1))
     whole = state, weights(), parameters(name)
     got, after = over_devices(functools.partial(memory_step, name), how, whole, batch())
@@ -156,7 +147,7 @@ SPECS = {
 
 
 @pytest.mark.parametrize("specs", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("name", ["contrastive", "lifted", "proxy_anchor", "soft_triple"])
+@pytest.mark.parametrize("name", ["triplet", "contrastive", "lifted", "proxy_anchor", "soft_triple"])
 def test_two_explicit_axes(name, specs):
     """Axes that divide other than the batch make no difference; nor does it matter where the labels are."""
     mesh = mesh_of(AxisType.Explicit, (2, 2), ("data", "model"))

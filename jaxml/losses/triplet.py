@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxml import mining as miners
 from jaxml.distances import DISTANCES, largest, pairwise
-from jaxml.losses import blocks, checks, selected, sorted_sweep, sweep
+from jaxml.losses import blocks, checks, selected, sharding, sorted_sweep, sweep
 from jaxml.losses.formulas import FORMULAS
 
 Array = jax.Array
@@ -109,16 +109,18 @@ def triplet(
         key = None
     choice = Choice(formula, mining, distance, r is None)
     options = {"margin": margin, "quantile": quantile, "cutoff": cutoff, "upper_cutoff": upper_cutoff}
-    return _triplet(x, y, r, options, key, choice, block_size, axis_name)
+    return _triplet(x, y, r, options, key, choice=choice, block_size=block_size, axis_name=axis_name)
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7))
+@partial(jax.jit, static_argnames=("choice", "block_size", "axis_name"))
+@sharding.divided(2)
 def _triplet(
     x: Array,
     labels: Array,
     references: blocks.References | None,
     options: dict[str, Array],
     key: Array | None,
+    *,
     choice: Choice,
     block_size: int | None,
     axis_name: str | None,
