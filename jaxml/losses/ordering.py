@@ -86,8 +86,9 @@ def over_classes(counts: Array, rows: Rows) -> Array:
 
 
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
-    """Zeros that vary over devices as `like` does, as the start of a loop that adds to them must."""
-    return jnp.broadcast_to(jnp.where(like.reshape(-1)[0] > 0, 0.0, 0.0), shape)
+    """float32 zeros that vary over devices as `like` does, as the start of a loop that adds to them must."""
+    zero = jnp.float32(0)  # whatever the type of a plain 0.0 is, under jax_enable_x64
+    return jnp.broadcast_to(jnp.where(like.reshape(-1)[0] > 0, zero, zero), shape)
 
 
 def slots(rows: Rows, first: Array, count: int) -> Slots:

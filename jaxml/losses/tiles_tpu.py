@@ -213,7 +213,7 @@ def _kernel(
             weights.append(compare(at, products[i]))
         pulled[:, places[-1]] += _dot(x, weights[-1])
 
-    lax.fori_loop(0, candidates.x.shape[1] // LANES, some_candidates, None)
+    lax.fori_loop(jnp.int32(0), jnp.int32(candidates.x.shape[1] // LANES), some_candidates, None)
     for number, count in zip(numbers, counts, strict=True):
         for t in range(number.shape[0]):
             word = count[t // WORD * SUBLANES : (t // WORD + 1) * SUBLANES, :]
