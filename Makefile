@@ -36,7 +36,7 @@ format: $(VENV)/.lint
 
 # On whatever device is there, under ten minutes, into benchmarks/; against PyTorch where `make test-peers` installed it.
 benchmark: $(VENV)/.base
-	$(BIN)/python experiments/benchmark.py
+	$(BIN)/python -m experiments.benchmarks
 
 # What was installed and built; runs, benchmarks and all other results are the user's.
 clean:

@@ -14,7 +14,7 @@ are replaced as long as nobody has changed them. Characters of file names that d
 \\n, and clusters.csv has an apostrophe before a name that a spreadsheet would run as a formula.
 
 Without --clusters, K-means is tried with numbers of clusters from 1 on, and the highest Bayesian information criterion
-is taken (`jaxml.group.choose`).
+is taken (`jaxml.evaluation.grouping.choose`).
 
 The 5,924 birds of CUB-200-2011's classes 101-200 take about a minute on 2 CPU cores with SqueezeNet 1.1 at 128 pixels.
 With --boxes and --clusters 100 the clusters are as good as `evaluate.py` says of the run, within the deviation over
@@ -53,8 +53,11 @@ class Arguments:
 
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
-    from jaxml import folders, gallery, group, run
-    from jaxml.data import unlabelled
+    from jaxml import folders
+    from jaxml.data.sources import unlabelled
+    from jaxml.evaluation import grouping as group
+    from jaxml.reports import clusters as gallery
+    from jaxml.training import run
 
     if arguments.query and arguments.clusters is not None:
         raise ValueError("--query shows the nearest pictures and clusters nothing: leave out --clusters")

@@ -32,7 +32,7 @@ class Arguments:
 
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
-    from jaxml import run
+    from jaxml.training import run
 
     opened = run.load(arguments.workdir, data_root=arguments.data_root, other_data=arguments.other_data)
     rows = opened.images.rows(arguments.split)

@@ -20,7 +20,10 @@ from jaxml.cli import command, parse_train
 
 def main(words: list[str]) -> None:
     arguments = parse_train(words, __doc__)
-    from jaxml import distributed, run  # after parsing, so that --help and wrong options answer at once
+    from jaxml.training import (  # after parsing, so that --help and wrong options answer at once
+        distributed,
+        run,
+    )
 
     if arguments.distributed:
         distributed.start()

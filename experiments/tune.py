@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import records
 import tyro
 
 from jaxml import config as configs
 from jaxml.arguments import whole
 from jaxml.cli import also, command, preset
 from jaxml.config import Config
-from jaxml.preemption import RunError
 from jaxml.presets import SPACES
+from jaxml.training import records
+from jaxml.training.preemption import RunError
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -145,7 +145,7 @@ def _try_one(study: Study, space: dict[str, tuple], blind: Config, workdir: Path
     """Go on with the trial that was stopped, or ask for a new one, and tell the study what came of it."""
     from optuna.trial import TrialState
 
-    from jaxml import health
+    from jaxml.training import health
 
     stopped = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     number, options = (stopped[0].number, stopped[0].params) if stopped else _asked(study, space, blind)
@@ -175,7 +175,7 @@ def without_test_classes(config: Config) -> Config:
 
 def validation_nmi(config: Config, folder: Path) -> float:
     """Train, or go on training, in the folder; the highest NMI of the validations."""
-    from jaxml import history, run
+    from jaxml.training import history, run
 
     run.learn(config, folder, resume=(folder / "config.json").exists())
     return max(row["val_nmi"] for row in history.read(folder / "metrics.jsonl") if "val_nmi" in row)

@@ -1,5 +1,8 @@
 """Deep metric learning on JAX: embeddings that cluster classes never seen in training."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
-__version__ = version("jaxml")
+try:
+    __version__ = version("jaxml")
+except PackageNotFoundError:  # a checkout on the path that is not installed
+    __version__ = "0+unknown"

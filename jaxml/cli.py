@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import tyro
 
 from jaxml import config as configs
-from jaxml.preemption import PREEMPTED, Preempted, RunError, interruptible
 from jaxml.presets import PRESETS
+from jaxml.training.preemption import PREEMPTED, Preempted, RunError, interruptible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def command(main: Callable[[list[str]], Any]) -> None:
         sys.exit(f"error: {error}")
     except (OSError, RuntimeError, ImportError) as error:
         # Imported here, so that --help answers without loading jax.
-        from jaxml.checkpoint import CheckpointError
+        from jaxml.training.checkpoint import CheckpointError
 
         if isinstance(error, Preempted):
             _leave(str(error))

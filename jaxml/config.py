@@ -140,7 +140,7 @@ class Triplets:
     """
 
     sampling: Literal["random", "hardest", "semi_hard", "original_semi_hard", "kmeans"] = "random"
-    """Which triplets are hard: see jaxml.triplets.draw."""
+    """Which triplets are hard: see jaxml.training.input_triplets.draw."""
     hard_share: float = 0.6
     """Share of hard ones, the others being random."""
     regenerate_every: int = 100

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml import config, distances, evaluate, losses, metrics, neighbours, options
+from jaxml import config, distances, losses, options
 from jaxml.config import Config
 from jaxml.data import augment, sampling, splits
+from jaxml.evaluation import clustering as evaluate
+from jaxml.evaluation import metrics, neighbours
 
 N, D = 8, 4
 X = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from jaxml.config import Data
-from jaxml.data import cub, folder, glyphs, manifest
+from jaxml.data import manifest
 from jaxml.data.index import ImageError, Index
+from jaxml.data.sources import cub, folder, glyphs
 
 SOURCES = ("glyphs", "cub", "folder", "caltech_birds2011", "cars196", "stanford_online_products")
 
@@ -23,7 +24,7 @@ def load(config: Data) -> Index:
     elif config.source == "folder":
         index = folder.load(config.root)
     elif config.source in SOURCES:
-        from jaxml.data import tfds  # loads tensorflow
+        from jaxml.data.sources import tfds  # loads tensorflow
 
         index = tfds.load(config.source, config.root)
     else:

@@ -56,7 +56,7 @@ def open_images(config: Data, devices: Sequence[Any] = ()) -> Images:
         resident.check_fits(index, config, devices)  # before an hour of decoding, perhaps
         pixels = resident.load(index, config)
         return Images(index, parts, lambda batches: (pixels[rows] for rows in batches), pixels)
-    from jaxml.data import tf_pipeline
+    from jaxml.data import streamed as tf_pipeline
 
     return Images(index, parts, partial(tf_pipeline.batches, index, config), None)
 

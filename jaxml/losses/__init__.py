@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import jax
 
-from jaxml.losses.formulas import triplet_distances
 from jaxml.losses.inputs import input_triplets
+from jaxml.losses.kernels.formulas import triplet_distances
 from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.margin import margin, margin_beta
 from jaxml.losses.memory import Memory, cross_batch, memory, push

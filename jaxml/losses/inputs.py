@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxml.distances import rowwise
-from jaxml.losses import blocks, checks, sharding
-from jaxml.losses.formulas import FORMULAS, triplet_distances
+from jaxml.losses.kernels import blocks, checks, sharding
+from jaxml.losses.kernels.formulas import FORMULAS, triplet_distances
 
 Array = jax.Array
 

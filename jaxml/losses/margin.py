@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxml.distances import DISTANCES
-from jaxml.losses import blocks, checks, selected
-from jaxml.losses.comparison import Block, Terms, compare, mean
-from jaxml.losses.sweep import Sums
+from jaxml.losses.kernels import blocks, checks, selected
+from jaxml.losses.kernels.comparison import Block, Terms, compare, mean
+from jaxml.losses.kernels.sweep import Sums
 
 Aux = dict[str, Array]
 MARGIN_MINING = ("all", "distance_weighted")

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxml import arguments
-from jaxml.losses import checks, sharding
-from jaxml.losses.labels import bounds, fit
+from jaxml.losses.kernels import checks, sharding
+from jaxml.losses.kernels.labels import bounds, fit
 
 Array = jax.Array
 

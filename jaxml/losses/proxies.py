@@ -11,8 +11,9 @@ import numpy as np
 from jax import Array
 
 from jaxml.distances import l2_normalize
-from jaxml.losses import blocks, checks, rows, sharding
-from jaxml.losses.comparison import Block, Each, Terms, compare_with_classes, mean
+from jaxml.losses.kernels import blocks, checks, sharding
+from jaxml.losses.kernels import reductions as rows
+from jaxml.losses.kernels.comparison import Block, Each, Terms, compare_with_classes, mean
 
 Aux = dict[str, Array]
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxml.losses import blocks, checks, rows
-from jaxml.losses.comparison import Block, Terms, compare, mean
+from jaxml.losses.kernels import blocks, checks
+from jaxml.losses.kernels import reductions as rows
+from jaxml.losses.kernels.comparison import Block, Terms, compare, mean
 
 Aux = dict[str, Array]
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxml import mining as miners
 from jaxml.distances import DISTANCES, largest, pairwise
-from jaxml.losses import blocks, checks, selected, sharding, sorted_sweep, sweep
-from jaxml.losses.formulas import FORMULAS
+from jaxml.losses.kernels import blocks, checks, selected, sharding, sorted_sweep, sweep
+from jaxml.losses.kernels import mining as miners
+from jaxml.losses.kernels.formulas import FORMULAS
 
 Array = jax.Array
 
@@ -70,7 +70,7 @@ def triplet(
         embeddings: float [B, D]; computed in float32.
         labels: int [B].
         formula: one of FORMULAS.
-        mining: one of jaxml.mining.MINING.
+        mining: one of jaxml.losses.kernels.mining.MINING.
         margin: at least 0, in units of the distance (of its square for squared_hinge).
         distance: euclidean, squared or cosine.
         quantile: share of positives that local mining keeps.

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxml.losses import blocks, checks, rows
-from jaxml.losses.comparison import Block, Terms, compare_with_classes, mean
+from jaxml.losses.kernels import blocks, checks
+from jaxml.losses.kernels import reductions as rows
+from jaxml.losses.kernels.comparison import Block, Terms, compare_with_classes, mean
 from jaxml.losses.triplet import triplet
 
 Aux = dict[str, Array]

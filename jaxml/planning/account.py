@@ -19,7 +19,7 @@ from jaxml.planning.operations import operations
 from jaxml.planning.traffic import traffic
 
 PARTS = ("input", "network", "loss", "update", "other")
-"""Parts of a training step: the named scopes of jaxml.train, and what belongs to none."""
+"""Parts of a training step: the named scopes of jaxml.training.step, and what belongs to none."""
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # What does nothing itself, or is counted where it starts.

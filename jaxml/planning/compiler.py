@@ -17,7 +17,7 @@ from jaxml.config import Config
 from jaxml.planning.account import Account, account
 from jaxml.planning.hlo import parse
 from jaxml.planning.targets import Target
-from jaxml.preemption import RunError
+from jaxml.training.preemption import RunError
 
 
 @dataclass(frozen=True)

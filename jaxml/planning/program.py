@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxml import train
 from jaxml.config import Config
 from jaxml.data.sampling import ClassTable
+from jaxml.training import step as train
 
 Shape = jax.ShapeDtypeStruct
 
@@ -56,7 +56,8 @@ def data_set(config: Config, images: int, classes: int) -> tuple[int, int]:
 
     Raises ValueError for a source whose size is not known.
     """
-    from jaxml.data import glyphs, splits
+    from jaxml.data import splits
+    from jaxml.data.sources import glyphs
 
     known = {
         "glyphs": (len(glyphs.CHARACTERS) * glyphs.IMAGES_PER_CLASS, len(glyphs.CHARACTERS)),

@@ -2,9 +2,8 @@
 
 import os
 
-import table
-
 from jaxml.planning.targets import COMPILE_ONLY
+from tests.compile import table
 
 for name, value in COMPILE_ONLY.items():
     os.environ.setdefault(name, value)

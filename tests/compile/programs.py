@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxml import losses, train
-from jaxml.losses.formulas import FORMULAS
-from jaxml.mining import MINING
+from jaxml import losses
+from jaxml.losses.kernels.formulas import FORMULAS
+from jaxml.losses.kernels.mining import MINING
 from jaxml.planning import program
 from jaxml.planning.targets import target
 from jaxml.presets import PRESETS
+from jaxml.training import step as train
 
 WIDTH, CLASSES = 64, 100
 SLOW_PRESETS = ("cub_squeezenet", "cub_inception_original")  # minutes each, or nearly the same as cub_best

@@ -7,8 +7,9 @@ make test-compile                                                               
 import importlib.util
 
 import pytest
-import table
-from programs import PROGRAMS, devices_of
+
+from tests.compile import table
+from tests.compile.programs import PROGRAMS, devices_of
 
 missing = importlib.util.find_spec("libtpu") is None
 pytestmark = [

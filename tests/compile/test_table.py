@@ -1,6 +1,6 @@
 """The table of accounts itself, which needs no compiler."""
 
-import table
+from tests.compile import table
 
 KEY = ("v5e", "a kernel")
 KNOWN = dict.fromkeys(table.NUMBERS, 100) | {"gathers_in_loops": 0}

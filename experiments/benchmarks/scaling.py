@@ -1,0 +1,92 @@
+"""The training step on 1, 2, 4, ... devices, each with the same share of a batch.
+
+    python -m experiments.benchmarks.scaling
+    python -m experiments.benchmarks.scaling --model.backbone resnet50 --data.stored_size 256 --data.size 224   # GPUs
+
+Any option of a run can be given; the batch is that of all devices together. Where there are only CPUs, four CPU devices
+are made of the host. Those share its cores, so that the most to expect there is that four do in the time of one, what
+one does with the whole batch: `of one device with this batch` near 1. That shows what the division costs, not what
+devices would gain. Takes about a minute and a half on two CPU cores, `--quick` half of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import jax
+import numpy as np
+from experiments.benchmarks import training_parts as part
+import tyro
+from experiments.benchmarks.timing import Row, in_turn, ratio, table, write
+
+from jaxml.training import step as training
+from jaxml.cli import command
+from jaxml.config import Config, Data
+from jaxml.data.images import open_images
+
+DEFAULT = Config(data=Data(classes_per_batch=32, images_per_class=4, flip=False))
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """How long, and every option of a run's configuration."""
+
+    quick: bool = False
+    """Shorter: one device and all of them; on CPU with half of the batch."""
+    seconds: float = 40.0
+    """Time for all device counts together."""
+    out: Path = Path("benchmarks")
+    """Folder for scaling.csv and .md."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: DEFAULT)
+
+
+def scaling(config: Config, limit: float, quick: bool) -> list[Row]:
+    """A row for each number of devices: with its share of the batch, and beside one device with as many images."""
+    images, devices = open_images(config.data), jax.local_devices()
+    learner, state = training.create(config, len(images.classes(config.data.train_on)))
+    share = config.data.classes_per_batch * config.data.images_per_class // len(devices)
+    counts = [2**i for i in range(len(devices).bit_length())]
+    if quick:
+        counts = counts[:: max(len(counts) - 1, 1)]
+    # (devices, batch)
+    cases = [(n, n * share) for n in counts] + [(1, n * share) for n in counts[1:]]
+    programs = {
+        (n, batch): part.fixed_step(learner, state, np.asarray(images.resident[:batch]), devices[:n])
+        for n, batch in cases
+    }
+    times = in_turn(programs, limit)
+    rows: list[Row] = []
+    for n in counts:
+        batch = n * share
+        speed = batch * programs[n, batch].burst / median(times[n, batch])
+        row: Row = {"devices": n, "batch": batch, "images/s": f"{speed:.1f}"}
+        row["times one device with its share"] = f"{n * ratio(times, (n, batch), (1, share)):.2f}"
+        rows.append({**row, "of one device with this batch": f"{ratio(times, (n, batch), (1, batch)):.2f}"})
+    return rows
+
+
+def main(arguments: Arguments) -> None:
+    jax.config.update("jax_num_cpu_devices", 4)  # of use only where there is nothing but CPUs
+    config, limit = arguments.config, arguments.seconds
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    if arguments.quick:
+        limit = min(limit, 15.0)
+        if on_cpu:
+            classes = max(config.data.classes_per_batch // 2, 2)
+            config = replace(config, data=replace(config.data, classes_per_batch=classes))
+    note = (
+        "CPU devices made of one host: they share its cores, and nothing is gained by them.\n"
+        if on_cpu
+        else ""
+    )
+    rows = scaling(config, limit, arguments.quick)
+    head = f"# Devices: {config.model.backbone}, {config.data.size} px, {config.model.dtype}\n"
+    write(arguments.out, "scaling", rows, "\n".join([head, note, table(rows)]))
+
+
+if __name__ == "__main__":
+    command(lambda words: main(tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)))

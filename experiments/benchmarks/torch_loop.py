@@ -1,0 +1,157 @@
+"""The training loop of training.py as one would write it in PyTorch, in parts that can be timed.
+
+torchvision's network (or `simple`, written again here), pytorch-metric-learning's triplet loss over all triplets and
+its P x K sampler, a DataLoader with one worker process per core that crops, flips and normalises, Adam. On a GPU
+channels_last, torch.compile, pinned memory and fused Adam. Like the resident path it starts from decoded pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_metric_learning import distances, losses, samplers
+from torch import nn
+from experiments.benchmarks.torchvision_import import import_torchvision
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Augmented pictures of an array file uint8 [N, S, S, 3]; `rows` says which of them are to be trained on."""
+
+    def __init__(self, file: Path, rows: np.ndarray, labels: np.ndarray, data: Any, row: Any):
+        self.file, self.rows, self.labels = file, rows, labels
+        self.data, self.mean, self.std = data, row.mean, row.std
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    # Both are made by the worker itself: neither survives the way into another process.
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """The array, mapped."""
+        return np.load(self.file, mmap_mode="r")
+
+    @cached_property
+    def transform(self) -> Callable[[Any], Any]:
+        """What is done to one picture."""
+        import_torchvision()
+        from torchvision.transforms import v2
+
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(self.data.size, scale=self.data.crop_area, antialias=False),
+                *([v2.RandomHorizontalFlip()] if self.data.flip else []),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(self.mean, self.std),
+            ]
+        )
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        image = torch.from_numpy(np.array(self.pixels[self.rows[i]])).permute(2, 0, 1)
+        return self.transform(image), int(self.labels[i])
+
+
+def batches(
+    pictures: Pictures, batch: int, images_per_class: int, workers: int
+) -> Iterator[list[torch.Tensor]]:
+    """Batches without end from worker processes."""
+    sampler = samplers.MPerClassSampler(
+        pictures.labels, images_per_class, batch, length_before_new_iter=10_000 * batch
+    )
+    loader = torch.utils.data.DataLoader(
+        pictures,
+        batch,
+        sampler=sampler,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context="spawn" if workers else None,  # JAX has threads, which a fork would break
+    )
+    while True:
+        yield from loader
+
+
+def simple(size: int) -> nn.Module:
+    """`jaxml.models.simple.Simple`."""
+    side = ((size - 4) // 2 - 4) // 2
+    return nn.Sequential(
+        *(nn.BatchNorm2d(3), nn.Conv2d(3, 10, 5), nn.BatchNorm2d(10), nn.MaxPool2d(2), nn.ReLU()),
+        *(nn.Conv2d(10, 20, 5), nn.BatchNorm2d(20), nn.Dropout2d(0.3), nn.MaxPool2d(2), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(20 * side * side, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Dropout(0.5)),
+    )
+
+
+def network(config: Any) -> nn.Module:
+    """The configured backbone, random weights, with its linear head. ValueError if PyTorch has no such network."""
+    name, width = config.model.backbone, config.model.feature_size
+    if name == "simple":
+        return nn.Sequential(simple(config.data.size), nn.Linear(512, width))
+    options = {"init_weights": False, "aux_logits": False} if name == "inception_v3" else {}
+    backbone = import_torchvision().models.get_model(name, weights=None, **options)
+    if name.startswith("squeezenet"):
+        backbone.classifier = nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(512, width))
+    else:
+        backbone.fc = nn.Linear(backbone.fc.in_features, width)
+    return backbone
+
+
+def programs(config: Any, pictures: Pictures) -> dict[str, Callable[[], object]]:
+    """`network` (forward, backward) and `loss` alone, `step` on a batch that is there, `input` alone, `streamed` steps.
+
+    On a GPU they return before they are done: wait with `finish`.
+    """
+    data, per_class = config.data, config.data.images_per_class
+    batch = data.classes_per_batch * per_class
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layout = torch.channels_last if device == "cuda" else torch.contiguous_format
+    embedder = network(config).to(device, memory_format=layout).train()
+    forward = torch.compile(embedder) if device == "cuda" else embedder
+    loss = losses.TripletMarginLoss(
+        margin=dict(config.loss.options).get("margin", 0.2),
+        distance=distances.LpDistance(normalize_embeddings=config.model.normalize),
+        triplets_per_anchor="all",
+    )
+    optimizer = torch.optim.Adam(embedder.parameters(), config.optim.learning_rate, fused=device == "cuda")
+    images = torch.randn(batch, 3, data.size, data.size, device=device).contiguous(memory_format=layout)
+    labels = torch.arange(data.classes_per_batch, device=device).repeat_interleave(per_class)
+    outputs = torch.randn(batch, config.model.feature_size, device=device, requires_grad=True)
+    source = batches(pictures, batch, per_class, os.cpu_count() or 1)
+
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=config.model.dtype == "bfloat16"):
+            return forward(images).float()
+
+    def network_alone() -> None:
+        embedder.zero_grad()
+        (embed(images) ** 2).mean().backward()
+
+    def loss_alone() -> None:
+        outputs.grad = None
+        loss(outputs, labels).backward()
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        loss(embed(images), labels).backward()
+        optimizer.step()
+
+    def streamed() -> None:
+        images, labels = next(source)
+        images = images.to(device, memory_format=layout, non_blocking=True)
+        step(images, labels.to(device, non_blocking=True))
+
+    return {
+        "network": network_alone,
+        "loss": loss_alone,
+        "step": lambda: step(images, labels),
+        "input": lambda: next(source),
+        "streamed": streamed,
+    }
+
+
+def finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,113 @@
+"""Add finished runs of train.py, one for each training seed, to results/longest.json as one row.
+
+    python -m experiments.paper.longest --title "multi-similarity, 3,000 steps" --runs runs/a runs/b runs/c \\
+        --minutes 100 --cpu_minutes 90
+
+The runs must differ in nothing but their seed. Such rows have budgets of their own, and README shows them apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from experiments.paper.readme import HERE
+from experiments.paper.tables import over_seeds
+from jaxml import config as configs
+from jaxml.cli import command
+from jaxml.files import parse_json, write_atomically
+from jaxml.presets import PRESETS
+from jaxml.training.records import PLACES
+
+OWN = (*PLACES, "train.seed:")  # options that do not belong to the row
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Which runs, and what to say of them."""
+
+    title: str
+    """Name of the row; a row of that name is replaced."""
+    runs: tuple[str, ...]
+    """Directories of finished runs."""
+    minutes: float
+    """Wall minutes of one run."""
+    cpu_minutes: float
+    """CPU minutes of one run."""
+    preset: str = "cub_squeezenet"
+    """Preset that the runs began with."""
+    where: str = ""
+    """Device, versions and commit."""
+    out: str = str(HERE / "results" / "longest.json")
+    """File to add to."""
+
+
+def main(words: list[str]) -> None:
+    arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    if not arguments.runs:
+        raise ValueError("--runs names no run; give the directories of finished runs")
+    if arguments.preset not in PRESETS:
+        raise ValueError(f"--preset is {arguments.preset!r}; allowed: {', '.join(PRESETS)}")
+    out = Path(arguments.out)
+    lines = parse_json(out.read_bytes(), out) if out.exists() else []
+    lines = [line for line in lines if line["title"] != arguments.title]
+    write_atomically(out, json.dumps([*lines, row(arguments)], indent=1) + "\n")
+
+
+def row(arguments: Arguments) -> dict[str, Any]:
+    """The line of these runs, as `tables.collect` makes them."""
+    folders = [Path(name) for name in arguments.runs]
+    found = [configs.load(folder / "config.json") for folder in folders]
+    for folder, other in zip(folders, found, strict=True):
+        changed = [line for line in configs.differences(found[0], other) if not line.startswith(OWN)]
+        if changed:
+            raise ValueError(f"{folder} is no other seed of {folders[0]}: {'; '.join(changed)}")
+    seeds = [config.train.seed for config in found]
+    if len({*seeds}) < len(seeds):
+        raise ValueError(
+            f"--runs have the training seeds {' '.join(map(str, seeds))}: each must have its own"
+        )
+    paths = [folder / "results.json" for folder in folders]
+    results = [parse_json(path.read_bytes(), path) for path in paths]
+    words = [f"--preset {arguments.preset}"]
+    for line in configs.differences(PRESETS[arguments.preset], found[0]):
+        if not line.startswith(OWN):
+            section, option = line.split(":")[0].split(".")
+            words.append(_words(f"{section}.{option}", getattr(getattr(found[0], section), option)))
+    return {
+        "row": arguments.title,
+        "section": "Longest training",
+        "title": arguments.title,
+        "clusters": found[0].eval.clusters_per_class,
+        "seeds": seeds,
+        "step": [result["step"] for result in results],
+        "val": [],
+        **over_seeds([result["test"] for result in results]),
+        "loss": None,
+        "minutes": arguments.minutes,
+        "cpu_minutes": arguments.cpu_minutes,
+        "original": None,
+        "field": "",
+        "command": "",
+        "train": " ".join(words),
+        "where": arguments.where,
+    }
+
+
+def _words(name: str, value: Any) -> str:
+    """An option as on the command line."""
+    if isinstance(value, bool):
+        section, option = name.split(".")
+        return f"--{name}" if value else f"--{section}.no_{option}"
+    flat = [value]
+    while any(isinstance(x, tuple) for x in flat):
+        flat = [y for x in flat for y in (x if isinstance(x, tuple) else (x,))]
+    return " ".join([f"--{name}", *(str(x) for x in flat)])
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,67 @@
+"""Hurt tiny runs and the files they read in every way that is known to happen, and see that nothing is silently wrong.
+
+    python -m experiments.stress                       # all checks, up to an hour on 2 busy CPU cores
+    python -m experiments.stress --quick               # a few of each, minutes
+    python -m experiments.stress --only killed signals
+
+Prints a line per check and writes stress.json and stress.md to --out; exit code 1 if one of them failed. A check that
+can not be run here, such as mounting a small disk without being root, says "not run".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import tyro
+
+from experiments.stress import files, kill, pictures, runs, steps, together
+from jaxml import folders
+from jaxml.cli import command
+
+GROUPS = (kill, steps, files, pictures, together)
+CHECKS = {name: check for group in GROUPS for name, check in group.CHECKS.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Which checks, and how thoroughly."""
+
+    only: tuple[str, ...] = ()
+    """Names of checks; all by default."""
+    quick: bool = False
+    """A few trials of each instead of all."""
+    out: str = "stress"
+    """Folder for stress.json and stress.md: a new one, or that of an earlier call."""
+
+
+def main(words: list[str]) -> None:
+    arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    if unknown := set(arguments.only) - set(CHECKS):
+        raise ValueError(f"--only {' '.join(sorted(unknown))}: there are {', '.join(CHECKS)}")
+    outcomes = {}
+    with (
+        folders.output(arguments.out, "stress") as out,
+        tempfile.TemporaryDirectory(prefix="jaxml-stress-") as scratch,
+    ):
+        runs.prepare(Path(scratch))
+        for name in arguments.only or CHECKS:
+            begin = time.monotonic()
+            outcomes[name] = CHECKS[name](Path(scratch), arguments.quick)
+            outcomes[name].figures["seconds"] = round(time.monotonic() - begin)
+            print(f"{name}: {outcomes[name].line()}", flush=True)
+        found = {name: dataclasses.asdict(outcome) for name, outcome in outcomes.items()}
+        (out / "stress.json").write_text(json.dumps(found, indent=2) + "\n")
+        lines = ["| check | outcome | figures |", "|---|---|---|"]
+        lines += [f"| {name} | {outcome.line()} |" for name, outcome in outcomes.items()]
+        (out / "stress.md").write_text("\n".join(lines) + "\n")
+    if failed := [name for name, outcome in outcomes.items() if outcome.passed is False]:
+        sys.exit(f"error: failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,1 @@
+"""Data sets, one a file: each returns an Index of its images."""

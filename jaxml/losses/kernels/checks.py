@@ -1,0 +1,118 @@
+"""Argument checks: one clear ValueError, at trace time, that names the argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxml import arguments
+from jaxml.losses.kernels import blocks
+from jaxml.losses.kernels.labels import class_indices, keys
+
+Array = jax.Array
+
+
+def choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raise a ValueError that lists the allowed values."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def number(name: str, value: Any, *, above: float | None = None, minimum: float | None = None) -> None:
+    """Raise a ValueError for a number out of range; traced values pass."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    # Not jax.numpy, which under jit would trace even what is known.
+    number = arguments.array(name, value, "a finite number")
+    low = (above is not None and not np.all(number > above)) or (
+        minimum is not None and not np.all(number >= minimum)
+    )
+    if number.ndim != 0 or not np.isfinite(number) or low:
+        limit = (
+            f" above {above:g}"
+            if above is not None
+            else f" of at least {minimum:g}"
+            if minimum is not None
+            else ""
+        )
+        raise ValueError(f"{name} must be a finite number{limit}, got {value!r}")
+
+
+def block_size(value: int | None) -> None:
+    """Raise a ValueError unless the number of anchors in a block is left to us or positive."""
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise ValueError(f"block_size must be a positive integer or None, got {value!r}")
+
+
+def _array(name: str, value: Any, form: str) -> Any:
+    """The value as an array, traced or not, of the device if it is there and else of the host."""
+    return value if isinstance(value, jax.Array) else arguments.array(name, value, form)
+
+
+def labelled(
+    embeddings: Any, labels: Any, name: str = "embeddings", label_name: str = "labels"
+) -> tuple[Array, Any]:
+    """Check one set of embeddings and labels; return them as float32 [B, D], and as an array of integers [B]."""
+    x = _array(name, embeddings, "a non-empty float array [B, D]")
+    y = _array(label_name, labels, "an integer array [B]")
+    if x.ndim != 2 or 0 in x.shape or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} must be a non-empty float array [B, D], got {x.dtype} {x.shape}")
+    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(f"{label_name} must be an integer array [B], got {y.dtype} {y.shape}")
+    if len(x) != len(y):
+        raise ValueError(f"{label_name} must have one entry for each of the {len(x)} {name}, got {len(y)}")
+    return jnp.asarray(x, jnp.float32), y
+
+
+def batch(
+    embeddings: Any,
+    labels: Any,
+    references: Any,
+    reference_labels: Any,
+    reference_mask: Any,
+    axis_name: str | None,
+) -> tuple[Array, Array, blocks.References | None]:
+    """Check a batch and, where given, the set that it is compared with; labels become int32 `keys`."""
+    x, y = labelled(embeddings, labels)
+    if references is None and reference_labels is None:
+        if reference_mask is not None:
+            raise ValueError("reference_mask must be given together with references")
+        return x, keys([y], axis_name)[0], None
+    if references is None or reference_labels is None:
+        raise ValueError("references and reference_labels must be given together")
+    r, ry = labelled(references, reference_labels, "references", "reference_labels")
+    if r.shape[1] != x.shape[1]:
+        raise ValueError(f"references must be as wide as embeddings ({x.shape[1]}), got {r.shape[1]}")
+    if reference_mask is not None:
+        form = f"a boolean array [{len(r)}], one entry for each of the references"
+        mask = _array("reference_mask", reference_mask, form)
+        if mask.dtype != bool or mask.shape != r.shape[:1]:
+            raise ValueError(f"reference_mask must be {form}, got {mask.dtype} {mask.shape}")
+        reference_mask = jnp.asarray(mask)
+    y, ry = keys([y, ry], axis_name)
+    return x, y, blocks.References(r, ry, reference_mask)
+
+
+def centres(name: str, value: Any, labels: Any, width: int, ndim: int = 2) -> tuple[Array, Array]:
+    """Check proxies or centres, [classes, ..., D], and labels that index them; return both, float32 and int32."""
+    value = _array(name, value, "a float array")
+    if value.ndim != ndim or value.shape[-1] != width or not jnp.issubdtype(value.dtype, jnp.floating):
+        form = "[classes, D]" if ndim == 2 else "[classes, centres, D]"
+        raise ValueError(
+            f"{name} must be a float array {form} with D = {width}, got {value.dtype} {value.shape}"
+        )
+    return jnp.asarray(value, jnp.float32), class_indices(name, value.shape[0], labels)
+
+
+def boundaries(name: str, value: Any, labels: Any) -> tuple[Array, Array]:
+    """Check one number for all classes or one for each; return float32 [classes] and each image's int32 place in it."""
+    value = _array(name, value, "a float or a float array [classes]")
+    if value.ndim > 1:
+        raise ValueError(f"{name} must be a scalar or an array [classes], got {value.shape}")
+    beta = jnp.asarray(value, jnp.float32)
+    if beta.ndim == 0:
+        return beta[None], jnp.zeros(len(labels), jnp.int32)
+    return beta, class_indices(name, beta.shape[0], labels)

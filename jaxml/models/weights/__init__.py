@@ -1,0 +1,1 @@
+"""Pretrained weights: readers of foreign files, the hub, and the import into a network's variables."""

@@ -1,0 +1,178 @@
+"""Pretrained weights, named as torchvision or timm name them, brought into a network's variables."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import save_file
+from tyro.conf import Positional
+from tyro.extras import subcommand_cli_from_dict
+
+from jaxml import config
+from jaxml.models.backbones import BACKBONES
+from jaxml.models.embedder import build
+from jaxml.models.weights import hub
+from jaxml.models.weights import readers as weight_files
+from jaxml.models.weights.pickles import read_pickle
+from jaxml.models.weights.readers import PICKLES, WeightFile, WeightFormatError
+
+_STATISTICS = {"running_mean": "mean", "running_var": "var"}
+
+
+def load(
+    path: str | Path, variables: Mapping[str, Any], backbone_name: str, *, classifier: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables {"params", "batch_stats"} with the backbone taken from a weight file, and a report for the log.
+
+    `path` is a .safetensors or .npz file, or hf://owner/repo/file@commit. The head stays as it is, unless
+    `classifier` asks for the file's. Missing, extra, misshapen and non-finite arrays are listed together in one
+    WeightFormatError. The report holds source, sha256, metadata, loaded (number of parameters and statistics)
+    and fresh (names of the parameters that are not from the file), and can be written as JSON.
+    """
+    source = str(path)
+    file = weight_files.read(hub.fetch(source) if source.startswith(hub.PREFIX) else path)
+    wanted = flatten_dict(dict(variables), sep="/")
+    found, fresh, problems = _match(file.tensors, wanted, backbone_name, classifier)
+    if problems:
+        listing = "\n  ".join(problems)
+        raise WeightFormatError(
+            f"{source} does not fit {backbone_name} "
+            f"(`python -m jaxml.models.weights.pretrained inspect` tells what it fits):\n  {listing}"
+        )
+    report = {
+        "source": source,
+        "sha256": file.sha256,
+        "metadata": file.metadata,
+        "loaded": sum(math.prod(value.shape) for value in found.values()),
+        "fresh": [name.removeprefix("params/") for name in fresh],
+    }
+    return unflatten_dict(wanted | found, sep="/"), report
+
+
+def inspect(file: Positional[Path]) -> None:
+    """Print what a weight file holds and which backbones it fits.
+
+    Args:
+        file: A .safetensors or .npz file, or, where torch is installed, a .pth file.
+    """
+    contents = _read_any(file)
+    for name, array in contents.tensors.items():
+        print(f"{name:56} {array.dtype!s:9} {list(array.shape)}")
+    for key, value in contents.metadata.items():
+        print(f"{key}: {value}")
+    arrays = contents.tensors.values()
+    print(f"sha256: {contents.sha256}")
+    print(f"arrays: {len(arrays)}, numbers: {sum(array.size for array in arrays):,}")
+    for name, row in BACKBONES.items():
+        if row.classifier is None:
+            continue
+        head = contents.tensors.get(f"{row.classifier}.bias")
+        classes = "no classifier" if head is None else f"a classifier of {head.size} classes"
+        problems = _match(contents.tensors, _shapes(name), name, False)[2]
+        print(
+            f"{name}: " + (f"does not fit ({len(problems)} arrays)" if problems else f"fits, with {classes}")
+        )
+
+
+def convert(file: Positional[Path], output: Path | None = None) -> None:
+    """Write a .pth or .npz file's arrays as .safetensors, names unchanged; an existing file is left alone.
+
+    Args:
+        file: The file to convert; .pth needs torch.
+        output: The file to write; by default beside the first, with suffix .safetensors.
+    """
+    output = output or file.with_suffix(".safetensors")
+    if output.exists():
+        raise ValueError(f"{output}: exists already; name another with --output")
+    contents = _read_any(file)
+    metadata = {"converted_from": file.name, "converted_from_sha256": contents.sha256}
+    tensors = {name: np.ascontiguousarray(array) for name, array in contents.tensors.items()}
+    save_file(tensors, output, metadata=metadata | contents.metadata)
+    print(f"{output}: {len(tensors)} arrays")
+
+
+def _match(
+    tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any], backbone_name: str, classifier: bool
+) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """Arrays of the file by their path among `wanted`, paths left fresh, and everything that does not fit."""
+    prefix = BACKBONES[backbone_name].classifier
+    if prefix is None:
+        raise ValueError(f"model.weights: there are no pretrained weights for {backbone_name}")
+    fresh = [] if classifier else sorted(path for path in wanted if path.startswith("params/head/"))
+    found: dict[str, np.ndarray] = {}
+    problems = []
+    for name, array in tensors.items():
+        layer = name.rpartition(".")[0]
+        if name.endswith(".num_batches_tracked") or name.startswith("AuxLogits."):
+            continue
+        if layer == prefix and not classifier:
+            continue
+        path, value = _place(name, array, prefix)
+        if path not in wanted or path in found:
+            problems.append(f"extra: {name} {list(array.shape)}")
+            continue
+        found[path] = value
+        if value.shape != wanted[path].shape:
+            problems.append(
+                f"misshapen: {name} gives {list(value.shape)}, {path} is {list(wanted[path].shape)}"
+            )
+        elif not np.all(np.isfinite(value)):
+            problems.append(f"not finite: {name}")
+    missing = wanted.keys() - found.keys() - set(fresh)
+    return (
+        found,
+        fresh,
+        problems + [f"missing: {path} {list(wanted[path].shape)}" for path in sorted(missing)],
+    )
+
+
+def _shapes(backbone_name: str) -> dict[str, jax.ShapeDtypeStruct]:
+    row = BACKBONES[backbone_name]
+    module = build(config.Model(backbone=backbone_name, head="none", feature_size=row.features))
+    images = jax.ShapeDtypeStruct((1, row.size, row.size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), images)
+    return flatten_dict(variables, sep="/")
+
+
+def _read_any(path: Path) -> WeightFile:
+    return read_pickle(path) if path.suffix in PICKLES else weight_files.read(path)
+
+
+def _place(name: str, array: np.ndarray, classifier: str) -> tuple[str, np.ndarray]:
+    """Path among the variables, and value, for an array of torchvision's name and layout."""
+    layer, _, kind = name.rpartition(".")
+    value = array.astype(np.float32)
+    collection, leaf = "params", kind
+    if kind in _STATISTICS:
+        collection, leaf = "batch_stats", _STATISTICS[kind]
+    elif kind == "weight" and array.ndim == 4:
+        leaf, value = "kernel", value.transpose(2, 3, 1, 0)
+    elif kind == "weight" and array.ndim == 2:
+        leaf, value = "kernel", value.T
+    elif kind == "weight":
+        leaf = "scale"
+    if layer == classifier:
+        return f"params/head/{leaf}", value
+    # layer1.0.downsample.0 -> layer1_0/downsample_0
+    path = re.sub(r"\.(?=\d+(\.|$))", "_", layer).replace(".", "/")
+    return f"{collection}/backbone/{path}/{leaf}", value
+
+
+def main() -> None:
+    """Command line: `python -m jaxml.models.weights.pretrained inspect|convert FILE`."""
+    try:
+        subcommand_cli_from_dict({"inspect": inspect, "convert": convert})
+    except (OSError, ValueError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

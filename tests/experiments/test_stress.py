@@ -1,0 +1,118 @@
+"""The quick form of every check of experiments/stress/__main__.py, and mistakes on the command line of the scripts."""
+
+import dataclasses
+import importlib
+import json
+import os
+import subprocess
+import sys
+from typing import Literal, get_origin
+
+import pytest
+
+from experiments.stress import files
+from jaxml import cli, config, options
+from jaxml.config import Config
+
+# In parts of about equal time, for as many workers.
+STOPPED = ("killed", "signals")
+HURT = ("disk_full", "devices", "numbers", "memory")
+FILES = ("checkpoints", "images", "weights", "archives")
+TOGETHER = ("concurrent", "readers", "other_user")
+PICTURES = ("pictures",)
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [STOPPED, HURT, FILES, TOGETHER, PICTURES],
+    ids=["stopped", "hurt", "files", "together", "pictures"],
+)
+def test_stress(checks, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.stress",
+        "--quick",
+        "--out",
+        str(tmp_path),
+        "--only",
+        *checks,
+    ]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    outcomes = json.loads((tmp_path / "stress.json").read_text())
+    assert set(outcomes) == set(checks)
+    for name, outcome in outcomes.items():
+        assert outcome["figures"], name
+        # A small disk needs the right to mount one, archives tensorflow, another user root.
+        may_not_run = name in ("disk_full", "archives", "other_user")
+        assert outcome["passed"] is True or (outcome["passed"] is None and may_not_run), outcome
+    assert (tmp_path / "stress.md").read_text().count("\n") == 2 + len(checks)
+
+
+@pytest.mark.parametrize("name", ["config", "metrics", "triplets"])
+def test_damaged_files_of_a_run_are_refused_by_name(name):
+    refused, wrong = files.fuzz_one(name, 2000, 5)
+    assert not wrong
+    assert refused > 1500
+
+
+def run(main, words, monkeypatch, capsys):
+    """Exit code and what a script has printed."""
+    monkeypatch.setattr(sys, "argv", ["script.py", *words])
+    with pytest.raises(SystemExit) as stopped:
+        cli.command(main)
+    printed = capsys.readouterr()
+    code = stopped.value.code
+    return (1, code) if isinstance(code, str) else (code, printed.out + printed.err)
+
+
+def wrong_options():
+    """For each option of a run one word that it can not take."""
+    for section, part in config.sections(Config()):
+        for field in dataclasses.fields(part):
+            name = f"{section}.{field.name}"
+            if field.type in (int, float) or get_origin(field.type) is Literal:
+                yield name, "nonsense"
+            if name in (*options.POSITIVE, *options.NOT_NEGATIVE):
+                yield name, "-1"
+            if field.type is bool:
+                yield name, "maybe"
+            if field.type is float:
+                yield name, "nan"
+
+
+@pytest.mark.parametrize(("name", "word"), list(wrong_options()))
+def test_a_wrong_option_of_a_run_is_named(name, word, monkeypatch, capsys):
+    code, said = run(lambda words: cli.parse_train(words, ""), [f"--{name}", word], monkeypatch, capsys)
+    assert code in (1, 2)
+    assert name in said or f"Unrecognized options: {word}" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "script", ["train", "evaluate", "cluster", "paper.reproduce", "tune", "stress.__main__"]
+)
+def test_an_unknown_option_of_a_script_is_named(script, monkeypatch, capsys):
+    main = importlib.import_module(f"experiments.{script}").main
+    code, said = run(main, ["--nonsense", "3"], monkeypatch, capsys)
+    assert code == 2
+    assert "--nonsense" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "named"),
+    [
+        ("train", ["--workdir", "{}/none", "--resume"], "none holds no run to resume"),
+        ("evaluate", ["--workdir", "{}/none"], "none holds no run"),
+        ("cluster", ["--workdir", "{}/none", "--images", "{}/nowhere"], "nowhere is not a folder"),
+        ("stress.__main__", ["--only", "nothing"], "--only nothing: there are killed"),
+    ],
+)
+def test_mistakes_end_in_one_line(script, words, named, tmp_path, monkeypatch, capsys):
+    main = importlib.import_module(f"experiments.{script}").main
+    code, said = run(main, [word.format(tmp_path) for word in words], monkeypatch, capsys)
+    assert code == 1
+    assert named in said
+    assert len(said.strip().splitlines()) == 1

@@ -1,0 +1,162 @@
+"""The sorted sweep, which accelerators run, against plain float64 loops, compiled for the CPU that is here."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxml.losses.kernels import sorted_sweep
+from jaxml.losses.kernels.blocks import References
+from jaxml.losses.kernels.formulas import OF_DIFFERENCE
+from jaxml.losses.kernels.sorted_sweep import MINING
+from tests import loops
+
+# Classes of one, of two, and one of more rows than a sweep takes slots at a time.
+SIZES = (1, 2, 5, 19, 3)
+WIDTH = 5
+CASES = [
+    *(("hinge", mining, "euclidean") for mining in MINING),
+    *((formula, "all", "euclidean") for formula in OF_DIFFERENCE if formula != "hinge"),
+    ("softplus", "semi_hard", "euclidean"),
+    ("ratio", "local", "euclidean"),
+    *(("soft", mining, "euclidean") for mining in MINING),
+    ("soft", "all", "cosine"),
+    ("hinge", "all", "squared"),
+    ("hinge", "semi_hard", "cosine"),
+    ("squared_hinge", "all", "cosine"),
+]
+
+
+def batch(seed, sizes):
+    """Rows of about unit length around the centres of their classes, in random order."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.repeat(np.arange(len(sizes)) * 7 - 3, sizes)).astype(np.int32)
+    x = (rng.normal(size=(7 * len(sizes), WIDTH))[y + 3] + rng.normal(size=(len(y), WIDTH))) / 4
+    return x.astype(np.float32), y
+
+
+def value_and_gradients(x, y, references, *, axis_name=None, block_size=None, **plan):
+    options = {"margin": 0.3, "quantile": 0.6}
+
+    def loss(x, r):
+        others = None if r is None else references._replace(embeddings=r)
+        sums = sorted_sweep.triplets(
+            x, y, others, options, block_size=block_size, axis_name=axis_name, **plan
+        )
+        return sums.value / jnp.maximum(sums.active, 1.0), (sums.active, sums.mined)
+
+    r = None if references is None else references.embeddings
+    return jax.value_and_grad(loss, argnums=0 if r is None else (0, 1), has_aux=True)(x, r)
+
+
+def compare(found, want, gradients):
+    (value, (active, mined)), got = found
+    assert (int(active), int(mined)) == (want.active, want.valid)
+    np.testing.assert_allclose(value, want.value, rtol=1e-5)
+    for g, w in zip(got, gradients, strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4 * abs(w).max())
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_agrees_with_loop(case):
+    plan = dict(zip(("formula", "mining", "distance"), case, strict=True))
+    ours = jax.jit(partial(value_and_gradients, references=None, **plan))
+    checked, shares = 0, []
+    for seed in range(12):
+        x, y = batch(seed, SIZES)
+        want, gradients = loops.value_and_gradients(
+            lambda x, y=y: loops.triplet(x, y.tolist(), margin=0.3, **plan), x
+        )
+        if want.edge > 2e-6:
+            (result, gradient) = ours(x, y)
+            compare((result, [gradient]), want, gradients)
+            shares.append(want.active / want.valid)
+            checked += 1
+    assert checked >= 2
+    if case[0].endswith("hinge") and case[1] not in ("semi_hard", "original_semi_hard"):
+        assert any(0 < share < 1 for share in shares)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("mining", MINING)
+@pytest.mark.parametrize("formula", ["hinge", "soft"])
+def test_agrees_with_loop_against_references(formula, mining, masked):
+    plan = {"formula": formula, "mining": mining, "distance": "euclidean"}
+    ours = jax.jit(lambda x, y, references: value_and_gradients(x, y, references, **plan))
+    checked = 0
+    for seed in range(8):
+        (x, y), (r, ry) = batch(seed, (2, 1, 4)), batch(seed + 100, (3, 6, 20, 2))
+        there = np.arange(len(ry)) % 3 > 0 if masked else np.ones(len(ry), bool)
+        want, (of_x, of_there) = loops.value_and_gradients(
+            lambda x, r, y=y, ry=ry[there]: loops.triplet(
+                x, y.tolist(), r, ry.tolist(), margin=0.3, formula=formula, mining=mining
+            ),
+            x,
+            r[there],
+        )
+        if want.edge > 2e-6:
+            of_r = np.zeros_like(r, np.float64)
+            of_r[there] = of_there
+            references = References(r, ry, there if masked else None)
+            compare(ours(x, y, references), want, [of_x, of_r])
+            checked += 1
+    assert checked >= 2
+
+
+@pytest.mark.parametrize(("check_vma", "factor"), [(True, 1), (False, 4)])
+@pytest.mark.parametrize(
+    ("mining", "referenced"), [("all", False), ("local_class", False), ("local_class", True)]
+)
+def test_is_the_same_on_four_devices(mining, referenced, check_vma, factor):
+    x, y = batch(3, (1, 2, 5, 19, 3, 2))
+    references = References(*batch(4, (3, 6, 2))) if referenced else None
+    plan = {"formula": "hinge", "mining": mining, "distance": "euclidean"}
+    want = value_and_gradients(x, y, references, **plan)
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def step(x, y):
+        result, gradient = value_and_gradients(x, y, references, axis_name="batch", block_size=3, **plan)
+        of_x, *rest = gradient if referenced else (gradient,)
+        return result, of_x, rest
+
+    divided = jax.shard_map(
+        step, mesh=mesh, in_specs=P("batch"), out_specs=(P(), P("batch"), P()), check_vma=check_vma
+    )
+    result, of_x, rest = jax.jit(divided)(x, y)
+    # Without the check every device differentiates the sum of the loss over all of them.
+    got = jax.tree.leaves((result, of_x / factor))
+    wanted = jax.tree.leaves(want)
+    for g, w in zip(got, wanted, strict=False):
+        np.testing.assert_allclose(g, w, rtol=2e-5, atol=2e-5 * abs(np.asarray(w)).max())
+    if referenced and check_vma:
+        np.testing.assert_allclose(
+            rest[0], wanted[-1], rtol=2e-5, atol=2e-5 * abs(np.asarray(wanted[-1])).max()
+        )
+
+
+def test_no_loop_holds_a_gather_or_a_scatter():
+    """Indices cost an accelerator more than all else: there are none in the program that its compiler is given."""
+    x = jax.ShapeDtypeStruct((64, 8), jnp.float32)
+    y = jax.ShapeDtypeStruct((64,), jnp.int32)
+    for case in CASES:
+        plan = dict(zip(("formula", "mining", "distance"), case, strict=True))
+        for references in (None, References(x, y, jnp.ones(64, bool))):
+            jaxpr = jax.make_jaxpr(lambda x, y, r: value_and_gradients(x, y, r, **plan))(x, y, references)  # noqa: B023
+            found = set(_in_loops(jaxpr.jaxpr, False))
+            assert not found, (case, found)
+
+
+def _in_loops(jaxpr, inside):
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if inside and (name == "gather" or name.startswith("scatter")):
+            yield name
+        for value in jax.tree.leaves(
+            equation.params, is_leaf=lambda v: hasattr(v, "jaxpr") or hasattr(v, "eqns")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _in_loops(inner, inside or name in ("while", "scan"))

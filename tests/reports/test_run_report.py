@@ -1,0 +1,296 @@
+"""The report: self-contained, escaped, right about what is right, and whole in degenerate cases."""
+
+import html.parser
+import re
+
+import numpy as np
+import pytest
+
+from jaxml import config
+from jaxml.evaluation import clustering as evaluate
+from jaxml.evaluation import metrics
+from jaxml.reports import figures, page
+from jaxml.reports import run as report
+
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(html.parser.HTMLParser):
+    """Elements with attributes, in order; complains about tags that do not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.text = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def count(self, **attributes):
+        return sum(attributes.items() <= a.items() for _, a in self.elements)
+
+    def titled(self, start):
+        """Text from a heading up to the next section's end."""
+        text = "\n".join(self.text)
+        return text[text.index(start) :]
+
+
+def inputs(classes=4, per_class=8, noise=0.6, source="glyphs", split="poster", seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes) + 2, per_class).astype(np.int32)
+    embeddings = rng.normal(size=(classes, 6))[labels - 2] + noise * rng.normal(size=(len(labels), 6))
+    return {
+        "config": config.to_dict(config.Config(data=config.Data(source=source, split=split))),
+        "history": [
+            {"step": s, "loss": 1 / s, "active_share": 0.5, "images_per_second": 100.0}
+            for s in range(10, 90, 10)
+        ]
+        + [{"step": 40, "val_nmi": 0.31}, {"step": 80, "val_nmi": 0.42}],
+        "results": evaluate.evaluate(embeddings, labels, kmeans_seeds=2),
+        "embeddings": embeddings,
+        "labels": labels,
+        "images": rng.integers(0, 256, (len(labels), 20, 20, 3), np.uint8),
+        "class_names": tuple(f"{i:03d}.Class_{chr(65 + i)}" for i in range(classes + 2)),
+    }
+
+
+def written(tmp_path, **values):
+    path = tmp_path / "report.html"
+    report.write(path, **values)
+    text = path.read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_self_contained_and_complete(tmp_path):
+    values = inputs()
+    text, parsed = written(tmp_path, **values, baselines=[("raw pixels", {"nmi": 0.111, "nmi_std": 0.01})])
+    for tag, attributes in parsed.elements:
+        assert tag not in ("script", "link", "iframe", "base")
+        for name in ("src", "href", "xlink:href"):
+            if name in attributes:
+                assert re.match(r"data:image/|#", attributes[name]), (tag, attributes[name])
+    assert not re.search(r"@import|url\((?!#)", text)
+    shown = parsed.titled("Metrics")
+    for name in ("nmi", "ari", "f1", "original_nmi", "map@r"):
+        assert f"{values['results'][name]:.3f}" in shown
+    assert "0.111" in shown
+    assert "uses labels" in shown
+    assert "0.420 at step 80" in shown
+    for section, options in values["config"].items():
+        assert section in shown
+        assert options.keys() <= {s.strip() for s in parsed.text}
+    assert "raw pixels 0.111" in "".join(parsed.text)
+
+
+def test_frames_agree_with_labels(tmp_path):
+    values = inputs(classes=6, noise=1.0)
+    text, parsed = written(tmp_path, **values)
+    labels = values["labels"]
+    rows = re.findall(r'<div class="row">(.*?)</div></div>', text, re.DOTALL)
+    assert len(rows) == 6
+    right = wrong = 0
+    for row in rows:
+        figure = r'<figure class="picture (\w+)">.*?src="([^"]+)".*?<b>([^<]+)</b>'
+        (kind, source, asked), *found = re.findall(figure, row)
+        assert kind == "query"
+        q = next(i for i in range(len(labels)) if page.data_uri(values["images"][i]) == source)
+        assert report.readable(values["class_names"][labels[q]]) == asked
+        order = np.linalg.norm(values["embeddings"] - values["embeddings"][[q]], axis=1).argsort()[1:11]
+        assert [s for _, s, _ in found] == [page.data_uri(values["images"][i]) for i in order]
+        assert [n for _, _, n in found] == [report.readable(values["class_names"][labels[i]]) for i in order]
+        assert [k for k, _, _ in found] == ["right" if labels[i] == labels[q] else "wrong" for i in order]
+        right += sum(k == "right" for k, _, _ in found)
+        wrong += sum(k == "wrong" for k, _, _ in found)
+    assert right > 5
+    assert wrong > 5
+    assert text.count("✓</span>") == right
+    assert parsed.count(**{"aria-label": "right"}) == right
+
+
+def test_class_map_shows_every_class_once_and_its_most_central_picture(tmp_path):
+    values = inputs(classes=23, per_class=5)
+    text, _ = written(tmp_path, **values)
+    block = text[text.index("<h2>Map of the classes") : text.index("<h2>Nearest pictures")]
+    shown = re.findall(r'<img src="([^"]*)" alt="([^"]*)"', block)
+    assert sorted(name for _, name in shown) == sorted(
+        {report.readable(n) for n in values["class_names"][2:]}
+    )
+    for source, name in shown:
+        own = np.flatnonzero(values["labels"] == ord(name[-1]) - 65)
+        x = values["embeddings"][own]
+        distances = [sum((u - x[:, j].mean()) ** 2 for j, u in enumerate(row)) for row in x]
+        assert source == page.data_uri(values["images"][own[int(np.argmin(distances))]])
+
+
+def test_mistakes_are_mistakes(tmp_path):
+    values = inputs(classes=3, noise=0.01)
+    labels = values["labels"]
+    clusters = labels * 10
+    clusters[0] = 30  # one image of class C among those of class D
+    text, parsed = written(tmp_path, **values, clusters=clusters)
+    assert "1 of 24 images (4%)" in "".join(parsed.text)
+    (card,) = re.findall(r'<div class="card">(.*?)</div>', text, re.DOTALL)
+    assert re.findall(r"<b>([^<]+)</b>", card) == ["Class C", "Class D"]
+    assert page.data_uri(values["images"][0]) in card
+    assert "8 of 9" in card
+    members = np.flatnonzero(clusters == 30)
+    offsets = values["embeddings"] - values["embeddings"][members].mean(0)
+    central = min((i for i in members if labels[i] == 3), key=lambda i: np.linalg.norm(offsets[i]))
+    assert page.data_uri(values["images"][central]) in card
+    text, _ = written(tmp_path, **values, clusters=labels)
+    assert "No image is in a cluster of another class." in text
+    assert 'class="card"' not in text
+
+
+def test_default_clusters_are_those_evaluated(tmp_path):
+    values = inputs(noise=2.0)
+    _, parsed = written(tmp_path, **values)
+    wrong = np.sum(
+        metrics.majority_class(evaluate.cluster(values["embeddings"], 4), values["labels"])
+        != values["labels"]
+    )
+    assert wrong > 0
+    assert f"{wrong} of 32 images" in "".join(parsed.text)
+
+
+def test_published_rows_for_cub_only(tmp_path):
+    _, parsed = written(tmp_path, **inputs(source="cub", split="standard"))
+    shown = "".join(parsed.text)
+    assert shown.count("Shah 2017: ") == 9
+    assert "lifted structure" in shown
+    assert "other classes" not in shown
+    _, parsed = written(tmp_path, **inputs(source="cub", split="poster"))
+    assert "other classes" in "".join(parsed.text)
+    _, parsed = written(tmp_path, **inputs(source="folder"))
+    assert "Shah 2017" not in "".join(parsed.text)
+    assert "published" not in "".join(parsed.text)
+
+
+def test_everything_is_escaped(tmp_path):
+    values = inputs()
+    evil = '<script>alert("&")</script>'
+    values["class_names"] = tuple(f"{evil}{i}" for i in range(6))
+    values["config"]["data"]["root"] = evil
+    values["config"]["data"]["source"] = evil
+    values["config"]["loss"]["options"] = {evil: evil}
+    text, parsed = written(tmp_path, **values, baselines=[(evil, values["results"])], split=evil)
+    assert "<script" not in text
+    assert parsed.count() == len(parsed.elements)
+    assert any(a.get("alt") == f"{evil}3" for _, a in parsed.elements)
+
+
+def test_names_that_are_no_text_are_shown(tmp_path):
+    values = inputs()
+    hostile = ("caf\udce9", "a\x1b[2Jb", "a\nb", "\u202egpj")
+    values["class_names"] = (*hostile, *values["class_names"][4:])
+    values["labels"] = values["labels"] - 2
+    values["config"]["data"]["root"] = "/data/\udcff\x1b"
+    text, parsed = written(tmp_path, **values)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e\ud800-\udfff]", text)
+    shown = {attributes["alt"] for _, attributes in parsed.elements if "alt" in attributes}
+    assert {r"caf\udce9", r"a\x1b[2Jb", r"a\nb", r"\u202egpj"} <= shown
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        [{"step": 1, "loss": 0.5, "active_share": 1.0}],
+        [{"step": 1, "val_nmi": 0.5}],
+        [{"step": s, "loss": float("nan")} for s in range(3)],
+        [{"step": s, "loss": 1e9 * s, "active_share": 0.0, "val_nmi": 0.0} for s in range(2000)],
+    ],
+    ids=["empty", "one row", "validation only", "not finite", "long"],
+)
+def test_histories(tmp_path, history):
+    text, parsed = written(tmp_path, **inputs() | {"history": history})
+    assert len(re.findall(r"<figure><svg", text)) == 3
+    empty = sum(
+        not any(np.isfinite(row.get(k, np.nan)) for row in history)
+        for k in ("loss", "active_share", "val_nmi")
+    )
+    assert "".join(parsed.text).count("not recorded") == empty
+    assert len(text) < 2e6
+
+
+@pytest.mark.parametrize(
+    ("classes", "per_class", "noise"), [(1, 1, 1.0), (3, 1, 1.0), (1, 5, 1.0), (2, 3, 0.0), (2, 40, 0.0)]
+)
+def test_degenerate_splits(tmp_path, classes, per_class, noise):
+    """One image, all singletons, one class, and images on top of each other."""
+    text, parsed = written(tmp_path, **inputs(classes, per_class, noise))
+    assert ("nothing to find" in text) == (per_class == 1)
+    assert "nan" not in re.sub(r'base64,[^"]+', "", text).lower()
+    assert parsed.count(**{"class": "row"}) == (classes if per_class > 1 else 0)
+
+
+def test_large_report_stays_small(tmp_path):
+    """1,600 noise pictures of 160 pixels, which JPEG can not compress well."""
+    values = inputs(classes=40, per_class=40)
+    values["images"] = np.random.default_rng(0).integers(0, 256, (1600, 160, 160, 3), np.uint8)
+    text, parsed = written(tmp_path, **values)
+    assert 200e3 < len(text) < 5e6
+    assert parsed.count(**{"class": "row"}) == 10
+    assert 30 < text.count("<image ") <= 26 * 16
+
+
+def test_map_pictures_do_not_overlap():
+    values = inputs(classes=12, per_class=20)
+    names = [str(label) for label in values["labels"]]
+    svg = figures.picture_map(values["embeddings"], values["labels"], values["images"], names)
+    pattern = r'<title>(\d+)</title><image x="(\d+)" y="(\d+)" width="(\d+)".*?href="([^"]+)"'
+    found = re.findall(pattern, svg)
+    places = np.array([[int(x), int(y)] for _, x, y, _, _ in found])
+    apart = np.abs(places[:, None] - places[None, :]).max(-1) + 10**6 * np.eye(len(places), dtype=int)
+    assert apart.min() >= int(found[0][3])
+    sources = {page.data_uri(i, size=64, quality=75): n for i, n in zip(values["images"], names, strict=True)}
+    assert all(sources[source] == name for name, *_, source in found)
+    values = inputs(classes=12, per_class=20, noise=0.05)
+    mixed = np.random.default_rng(0).permutation(len(names))
+    arrays = [values[name][mixed] for name in ("embeddings", "labels", "images")]
+    svg = figures.picture_map(*arrays, [str(label) for label in arrays[1]])
+    shown, *places = zip(
+        *[(int(label), int(x), int(y)) for label, x, y, *_ in re.findall(pattern, svg)], strict=True
+    )
+    assert metrics.recall_at_k(np.array(places).T, np.array(shown), [1])[1] > 0.8
+
+
+def test_plane_keeps_classes_together():
+    values = inputs(classes=5, per_class=30, noise=0.1)
+    for rows in (slice(None), slice(0, 150, 10)):  # t-SNE, PCA
+        xy = figures.plane(values["embeddings"][rows])
+        assert xy.shape == (len(values["labels"][rows]), 2)
+        assert metrics.recall_at_k(xy, values["labels"][rows], [1])[1] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.zeros(3, np.int32)}, "one length"),
+        ({"images": np.zeros((32, 8, 8, 3), np.float32)}, "uint8"),
+        ({"class_names": ("a", "b", "c")}, "3 names"),
+    ],
+)
+def test_bad_input(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        report.write(tmp_path / "report.html", **inputs() | change)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_readable_names():
+    assert report.readable("001.Black_footed_Albatross") == "Black footed Albatross"
+    assert report.readable("3.14") == "3.14"
+    assert report.readable("_") == "_"
+    assert report.readable("Ä") == "Ä"

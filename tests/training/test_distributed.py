@@ -1,0 +1,177 @@
+"""Two processes of two devices each are one run: the same losses, one record, one set of checkpoints."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxml import config as configs
+from jaxml.config import Config, Data, Eval, Model, Optim, Train, Triplets
+from jaxml.training import distributed, history, run
+
+ROOT = Path(__file__).parents[2]
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Nine classes of eight pictures; each class has its own colours."""
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for c in range(9):
+        (root / f"class{c}").mkdir()
+        base = rng.uniform(0, 255, (4, 4, 3)).repeat(6, 0).repeat(6, 1)
+        for i in range(8):
+            pixels = np.clip(base + rng.normal(0, 40, base.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / f"class{c}" / f"{i}.png")
+    cache = str(tmp_path_factory.mktemp("cache"))
+    look = {"source": "folder", "root": str(root), "split": "0-4/5-6/7-8", "stored_size": 24, "size": 20}
+    return Config(
+        data=Data(**look, classes_per_batch=4, images_per_class=4, cache=cache),
+        model=Model(feature_size=8),
+        # A bias that a BatchNorm cancels has gradient 0 but for rounding, which Adam would blow up to whole steps.
+        optim=Optim(groups=(("backbone/(bn0|conv1|conv2|fc1)/bias", 0.0),)),
+        train=Train(steps=STEPS, log_every=1, eval_every=10, save_every=10),
+        eval=Eval(batch_size=16, kmeans_seeds=2),
+    )
+
+
+def start(config, workdir, *words):
+    """Two processes of two devices; the second is given a directory of its own, which must not appear."""
+    workdir.mkdir()
+    configs.save(workdir / "config.json", config)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = []
+    for i in range(2):
+        place = workdir if i == 0 else workdir.with_name(f"{workdir.name}-second")
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": str(i),
+        }
+        script = [sys.executable, str(ROOT / "experiments/train.py"), "--distributed", "--resume"]
+        command = [*script, "--workdir", str(place), *words]
+        processes.append(
+            subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
+    return processes
+
+
+def finish(processes):
+    """Exit codes, and what each has printed."""
+    try:
+        logs = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], logs
+
+
+def losses(workdir):
+    return np.array([row["loss"] for row in history.read(workdir / "metrics.jsonl") if "loss" in row])
+
+
+def test_without_other_processes_everything_is_this_ones():
+    rows = np.arange(5)
+    assert distributed.is_main()
+    np.testing.assert_array_equal(distributed.share(rows), rows)
+    np.testing.assert_array_equal(distributed.gather(rows, 5), rows)
+    with pytest.raises(ZeroDivisionError):
+        distributed.on_main(lambda: 1 / 0)
+
+
+def test_a_share_for_every_process(monkeypatch):
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 3)
+    shares = []
+    for i in range(3):
+        monkeypatch.setattr(distributed.jax, "process_index", lambda i=i: i)
+        shares.append(distributed.share(np.arange(7)).tolist())
+    assert shares == [[0, 1, 2], [3, 4, 5], [6, 0, 1]]
+
+
+def streamed(config):
+    return replace(config, data=replace(config.data, input="tf_data"))
+
+
+def from_lists(config):
+    """Triplets at the input; the list of a stretch is drawn by the embeddings of all training images."""
+    return replace(
+        config,
+        data=replace(config.data, classes_per_batch=3, images_per_class=8),
+        train=replace(config.train, mode="input_triplets"),
+        triplets=Triplets(sampling="hardest", regenerate_every=7),
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(replace, id="resident"),
+        pytest.param(streamed, marks=pytest.mark.slow),
+        pytest.param(from_lists, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_are_one_run_that_one_device_resumes(config, tmp_path, change):
+    config = change(config)
+    single = replace(config, train=replace(config.train, devices=1))
+    results = run.train(single, tmp_path / "single")
+    together = tmp_path / "together"
+    codes, logs = finish(start(config, together))
+    assert codes == [0, 0], logs
+    assert "clusters of unseen classes" in logs[0]
+    assert "clusters of unseen classes" not in logs[1]
+    assert not (tmp_path / "together-second").exists()
+    assert len(losses(together)) == STEPS
+    assert np.ptp(losses(together)) > 0
+    np.testing.assert_allclose(losses(together), losses(tmp_path / "single"), rtol=1e-5)
+    found = json.loads((together / "results.json").read_text())
+    assert found["test"]["recall@1"] == pytest.approx(results["test"]["recall@1"])
+
+    # One device goes on from what the two processes saved, as the single run does.
+    for workdir in (together, tmp_path / "single"):
+        shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+        run.train(single, workdir, resume=True)
+    np.testing.assert_allclose(losses(together), losses(tmp_path / "single"), rtol=1e-5)
+    assert len(losses(together)) == STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("heeded_signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_to_one_process_saves_and_stops_all(config, tmp_path, number):
+    endless = replace(config.train, steps=100_000, eval_every=100_000, save_every=100_000)
+    workdir = tmp_path / "run"
+    processes = start(replace(config, train=endless), workdir)
+    while not history.read(workdir / "metrics.jsonl"):
+        assert processes[0].poll() is None
+        time.sleep(0.1)
+    processes[1].send_signal(number)
+    codes, logs = finish(processes)
+    assert codes == [75, 75], logs
+    assert all("--resume" in log.splitlines()[-1] for log in logs)
+    assert run.load(workdir).checkpoints.steps() == [history.read(workdir / "metrics.jsonl")[-1]["step"]]
+
+
+def test_an_error_of_the_first_process_is_one_line_of_all(config, tmp_path):
+    workdir = tmp_path / "run"
+    codes, logs = finish(start(config, workdir, "--optim.learning_rate", "0.5"))
+    assert codes == [1, 1], logs
+    for log in logs:
+        assert "Traceback" not in log
+        assert "optim.learning_rate: 0.001 -> 0.5" in log

@@ -1,0 +1,181 @@
+"""The training step: the same on 1, 2 and 4 devices, whole or in chunks, one step or many in a call."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from jaxml.config import Config, Data, Eval, Loss, Model, Optim, Train
+from jaxml.data.sampling import class_table
+from jaxml.training import step as training
+
+CONFIG = Config(
+    data=Data(stored_size=32, size=28, classes_per_batch=4, images_per_class=4, jitter=0.2),
+    model=Model(backbone="simple", feature_size=8),
+    loss=Loss(norm_weight=1e-3),
+    # A bias that a BatchNorm cancels has gradient 0 but for rounding, which Adam would blow up to whole steps.
+    optim=Optim(learning_rate=1e-3, groups=(("backbone/(bn0|conv1|conv2|fc1)/bias", 0.0), ("head/.*", 0.5))),
+    train=Train(steps=10),
+)
+rng = np.random.default_rng(0)
+LABELS = np.repeat(np.arange(10), 6).astype(np.int32)
+# Each class has its own colour and noise, so that there is something to learn.
+IMAGES = np.clip(
+    rng.uniform(0, 255, (10, 1, 1, 3))[LABELS] + rng.normal(0, 60, (60, 32, 32, 3)), 0, 255
+).astype(np.uint8)
+
+
+def run_steps(config, devices, steps, per_call=None):
+    """State after the first and the last of some resident steps, metrics [steps], and how often it was traced.
+
+    One step a call, or `per_call` of them in a loop on the device.
+    """
+    used = jax.devices()[:devices]
+    learner, state = training.create(config, 10)
+    traces = []
+
+    def counted(*args):
+        traces.append(1)
+        if per_call:
+            return training.resident_steps(learner, per_call, *args)
+        state, metrics = training.resident_step(learner, *args)
+        return state, jax.tree.map(lambda x: x[None], metrics)
+
+    call = training.parallel(counted, in_axes=(None, None, None), devices=used)
+    pixels, table = training.in_lines(IMAGES), class_table(LABELS, np.arange(10))
+    state, pixels, table = training.replicate((state, pixels, table), used)
+    states, rows = [], []
+    for _ in range(0, steps, per_call or 1):
+        state, metrics = call(state, pixels, table)
+        states.append(jax.device_get(state))
+        rows.append(jax.device_get(metrics))
+    metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return Steps(states[0], states[-1], metrics, len(traces))
+
+
+class Steps(NamedTuple):
+    first: training.TrainState
+    last: training.TrainState
+    metrics: dict
+    traces: int
+
+
+def difference(a, b):
+    """Largest difference of two trees, relative to the largest entry of all."""
+    pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return max(np.max(np.abs(x - y)) for x, y in pairs) / max(np.max(np.abs(x)) for x, _ in pairs)
+
+
+def moments(state):
+    """Adam's first moments: sums of gradients, without the division that blows up what is all but zero."""
+    leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    found = [
+        leaf
+        for path, leaf in leaves
+        if "mu" in jax.tree_util.keystr(path, simple=True, separator=" ").split()
+    ]
+    assert found
+    return found
+
+
+@pytest.fixture(scope="module")
+def single():
+    return run_steps(CONFIG, devices=1, steps=4)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_device_counts_agree(single, devices):
+    found = run_steps(CONFIG, devices, steps=4)
+    assert found.traces == 1, "the step was compiled again"
+    share = single.metrics["active_share"]
+    assert np.all((share > 0) & (share < 1))
+    np.testing.assert_allclose(found.metrics["loss"], single.metrics["loss"], rtol=1e-5)
+    assert difference(moments(single.first), moments(found.first)) < 1e-5
+    assert difference(single.first.batch_stats, found.first.batch_stats) < 1e-5
+    assert difference(moments(single.last), moments(found.last)) < 1e-4
+
+
+def test_many_steps_in_a_call_are_the_same_steps(single):
+    one = run_steps(CONFIG, devices=1, steps=16, per_call=1)
+    many = run_steps(CONFIG, devices=1, steps=16, per_call=16)
+    assert many.traces == 1, "the loop was compiled again"
+    assert all(np.array_equal(one.metrics[name], many.metrics[name]) for name in one.metrics)
+    assert jax.tree.all(jax.tree.map(np.array_equal, one.last, many.last))
+    # Compiled outside a loop the step rounds differently, no more.
+    np.testing.assert_allclose(many.metrics["loss"][:4], single.metrics["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_chunks_give_the_gradient_of_the_whole_batch(devices):
+    config = replace(CONFIG, model=replace(CONFIG.model, batch_norm="frozen"))
+    whole = run_steps(config, devices, steps=1)
+    chunked = run_steps(replace(config, train=replace(config.train, chunk=2)), devices, steps=1)
+    np.testing.assert_allclose(chunked.metrics["loss"], whole.metrics["loss"], rtol=1e-5)
+    assert difference(moments(whole.last), moments(chunked.last)) < 1e-5
+
+
+def test_chunks_refuse_statistics_of_the_batch():
+    with pytest.raises(ValueError, match="batch_norm frozen"):
+        training.create(replace(CONFIG, train=replace(CONFIG.train, chunk=2)), 10)
+
+
+def test_learning_lowers_the_share_of_violated_triplets():
+    config = replace(CONFIG, optim=Optim(learning_rate=3e-3), train=Train(steps=60))
+    metrics = run_steps(config, devices=1, steps=60).metrics
+    assert metrics["active_share"][-10:].mean() < 0.7 * metrics["active_share"][:10].mean()
+
+
+def test_frozen_parameters_do_not_move_by_a_bit():
+    config = replace(CONFIG, optim=Optim(groups=(("backbone/.*", 0.0),)))
+    _, start = training.create(config, 10)
+    state = run_steps(config, devices=1, steps=2).last
+    same = jax.tree.map(np.array_equal, jax.device_get(start.params), state.params)
+    assert jax.tree.all(same["backbone"])
+    assert not jax.tree.all(same["head"])
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (Loss("triplets"), "allowed: .*triplet"),
+        (Loss("triplet", (("margins", 1.0),)), "no margins; it takes .*margin"),
+    ],
+)
+def test_unknown_loss_or_option_is_named(loss, message):
+    with pytest.raises(ValueError, match=message):
+        training.create(replace(CONFIG, loss=loss), 10)
+
+
+def test_embedding_at_another_size_and_mirrored():
+    config = replace(CONFIG, model=Model(backbone="squeezenet1_1", feature_size=8), optim=Optim())
+
+    def embed(evaluation, images):
+        learner, state = training.create(replace(config, eval=evaluation), 10)
+        return np.asarray(
+            jax.jit(lambda x: training.embed_step(learner, state.params, state.batch_stats, x))(images)
+        )
+
+    images, mirrored = IMAGES[:6], IMAGES[:6, :, ::-1]
+    larger = Eval(size=40)
+    one_way, other_way = embed(larger, images), embed(larger, mirrored)
+    assert np.abs(one_way - embed(Eval(), images)).max() > 1e-3
+    assert np.abs(one_way - other_way).max() > 1e-3
+    both = one_way + other_way
+    found = embed(replace(larger, mirror=True), images)
+    np.testing.assert_allclose(found, both / np.linalg.norm(both, axis=1, keepdims=True), atol=1e-5)
+
+
+def test_networks_with_one_input_size_refuse_another():
+    with pytest.raises(ValueError, match=r"eval\.size: simple takes images of one size only"):
+        training.create(replace(CONFIG, eval=Eval(size=40)), 10)
+
+
+@pytest.mark.parametrize("side", [16, 20])  # the first fills whole lines
+def test_images_are_drawn_as_they_were_put_in_lines(side):
+    images = np.random.default_rng(1).integers(0, 256, (7, side, side, 3), np.uint8)
+    lines = training.in_lines(images)
+    assert lines.shape == (7, -(-side * side * 3 // 128), 128)
+    found = training.draw(lines, np.array([6, 0, 6]), side)
+    np.testing.assert_array_equal(found, images[[6, 0, 6]])
