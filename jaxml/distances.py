@@ -1,4 +1,4 @@
-"""Distances between every row of one array and every row of another."""
+"""Distances between rows of arrays: of every row to every other, row by row, and the largest of them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def _float32(name: str, value: Any) -> Array:
+    """An argument of any shape, of numbers, as float32."""
     if not isinstance(value, jax.Array):
         value = arguments.array(name, value, "an array of numbers")
     return jnp.asarray(value, jnp.float32)
@@ -33,6 +34,15 @@ def l2_normalize(x: Array) -> Array:
 
     Returns:
         float32 [..., D].
+
+    Raises:
+        ValueError: x is a single number, or no array of numbers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml.distances import l2_normalize
+        >>> print(l2_normalize(jnp.array([3.0, 4.0])).round(3))
+        [0.6 0.8]
     """
     x = _float32("x", x)
     if x.ndim == 0:
@@ -49,7 +59,7 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
     """Distance of every x_i to every y_j.
 
     euclidean: |x_i - y_j|; squared: |x_i - y_j|^2; cosine: 1 - x_i . y_j / (|x_i| |y_j|).
-    `pairwise(x, x)`, with the very same array, has the cheaper gradient of a symmetric matrix.
+    `pairwise(x, x)`, with the very same array, computes the cheaper gradient of a symmetric matrix.
     Gradients are zero where two points coincide. Points nearer than the rounding error of |x|^2 + |y|^2 - 2 x . y
     (about 7e-4 between unit vectors of up to 64 dimensions) count as coinciding. Distances of points that are not
     finite, and those that float32 can not hold, are NaN or infinite, and so are their gradients.
@@ -64,6 +74,12 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
 
     Raises:
         ValueError: x or y is not a matrix, their widths differ, or the distance is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml.distances import pairwise
+        >>> pairwise(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])).round(3).tolist()
+        [[5.0, 1.0]]
     """
     itself = x is y
     x, y = _float32("x", x), _float32("y", y)
@@ -81,7 +97,25 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
 
 
 def rowwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
-    """Distance of x_i to y_i, [..., D] and [..., D] -> float32 [...]; the formulas of `pairwise`."""
+    """Distance of x_i to y_i, by the formulas of `pairwise`.
+
+    Args:
+        x: [..., D], any float type.
+        y: [..., D], of the same shape.
+        distance: one of euclidean, squared, cosine.
+
+    Returns:
+        float32 [...].
+
+    Raises:
+        ValueError: x and y differ in shape or are single numbers, or the distance is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml.distances import rowwise
+        >>> rowwise(jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.array([[3.0, 4.0], [1.0, 1.0]])).tolist()
+        [5.0, 0.0]
+    """
     x, y = _float32("x", x), _float32("y", y)
     if x.ndim == 0 or x.shape != y.shape:
         raise ValueError(f"x and y must be [..., D] of the same shape, got {x.shape} and {y.shape}")
@@ -110,6 +144,13 @@ def largest(x: Array, y: Array, distance: str) -> Array:
 
     Returns:
         float32 [].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml.distances import largest
+        >>> x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+        >>> print(f"{largest(x, x, 'euclidean'):.1f}")
+        5.0
     """
     x, y = jax.lax.stop_gradient((x, y))
     if distance == "cosine":
@@ -125,10 +166,23 @@ def largest(x: Array, y: Array, distance: str) -> Array:
 
 @jax.custom_vjp
 def dot(x: Array, y: Array) -> Array:
-    """Inner products x_i . y_j, [B, D] x [M, D] -> [B, M], in full float32.
+    """Inner products x_i . y_j in full float32 precision.
 
     The default precision on TPU and NVIDIA GPUs rounds the factors to bfloat16 or TF32, which loses the small
     distances.
+
+    Args:
+        x: float32 [B, D].
+        y: float32 [M, D].
+
+    Returns:
+        float32 [B, M].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml.distances import dot
+        >>> dot(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
+        [[11.0, 2.0]]
     """
     return jax.lax.dot_general(x, y, (((1,), (1,)), ((), ())), precision=_HIGHEST)
 
@@ -145,24 +199,26 @@ dot.defvjp(_dot_forward, _dot_backward)
 
 
 def _product(w: Array, y: Array) -> Array:
+    """w y of [B, M] and [M, D]."""
     return jax.lax.dot(w, y, precision=_HIGHEST)
 
 
 def _transposed_product(w: Array, x: Array) -> Array:
-    """w^T x. On CPU (x^T w)^T takes a third of the time; the barrier keeps XLA from turning it back."""
+    """w^T x of [B, M] and [B, D]. On CPU (x^T w)^T takes a third of the time; the barrier keeps XLA from undoing it."""
     return jax.lax.optimization_barrier(
         jax.lax.dot_general(x, w, (((0,), (0,)), ((), ())), precision=_HIGHEST)
     ).T
 
 
 def _gram_weights(d: Array, g: Array, rooted: bool) -> Array:
-    """Gradient of the distances along x_i - y_j, as multiples of it."""
+    """Gradient of the distances d along x_i - y_j, as multiples of it; d and its cotangents g are [B, M]."""
     together = d == 0
     return jnp.where(together, 0.0, g / jnp.where(together, 1.0, d) if rooted else 2.0 * g)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _gram_distance(x: Array, y: Array, rooted: bool) -> Array:
+    """Distances of [B, D] and [M, D], squared unless `rooted`, [B, M], by their inner products."""
     size = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
     square = size - 2.0 * dot(x, y)
     # The sums of wide vectors round more.
@@ -189,6 +245,7 @@ _gram_distance.defvjp(_gram_forward, _gram_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _self_distance(x: Array, rooted: bool) -> Array:
+    """Distances of the rows of one array [B, D], [B, B]."""
     return _gram_distance(x, x, rooted)
 
 

@@ -1,20 +1,20 @@
-"""Losses: pure functions of embeddings and labels, each returning (loss, aux).
+"""Losses: pure functions of embeddings and labels, each of which returns (loss, aux).
 
-The loss is a float32 scalar; aux is a dict of float32 scalars, with at least the counts `active` and `valid`.
-Losses named in PARAMETERS take their learnable parameters third: loss(embeddings, labels, parameters, *, ...).
+The loss is a float32 scalar; aux is a dict of float32 scalars, with at least the counts `active` and `valid`. All are
+computed in float32, whatever the type of the embeddings and also where `jax_enable_x64` is set. Losses named in
+PARAMETERS take their learnable parameters third: loss(embeddings, labels, parameters, *, ...).
 
 Labels may be of any integer type, on the host or on a device, and no value of them is reserved. (jax.jit itself cuts
-NumPy's 64 bits to 32 unless jax is in x64 mode; labels that need them are to be given to the loss as they are.)
-NaN or infinity anywhere in embeddings, references or parameters makes loss and gradients NaN, and so do distances whose
-squares float32 can not hold. Losses of cosine similarities are right at any length.
+NumPy's 64-bit integers to 32 bits unless `jax_enable_x64` is set; give labels that need 64 bits to the loss outside of
+it.) NaN or infinity anywhere in embeddings, references or parameters makes loss and gradients NaN, and so do distances
+whose squares float32 cannot hold. Losses of cosine similarities are right for embeddings of any length.
 """
 
 from collections.abc import Callable
 
 import jax
 
-from jaxml.losses.inputs import input_triplets
-from jaxml.losses.kernels.formulas import triplet_distances
+from jaxml.losses.inputs import input_triplets, triplet_distances
 from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.margin import margin, margin_beta
 from jaxml.losses.memory import Memory, cross_batch, memory, push
@@ -39,6 +39,7 @@ LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
     "soft_triple": soft_triple,
     "soft_voting": soft_voting,
 }
+"""All losses by name; contract tests walk them."""
 
 PARAMETERS: dict[str, Callable[..., jax.Array]] = {
     "margin": margin_beta,

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxml.distances import DISTANCES
-from jaxml.losses.kernels import blocks, checks
-from jaxml.losses.kernels import reductions as rows
-from jaxml.losses.kernels.comparison import Block, Each, Terms, compare, mean
+from jaxml.losses.kernels import checks
+from jaxml.losses.kernels.blocks import Block, Sides, Terms, turned
+from jaxml.losses.kernels.comparison import Each, compare, mean
+from jaxml.losses.kernels.devices import gather
+from jaxml.losses.kernels.reductions import NOTHING, count, log_sum_exp
 
 Aux = dict[str, Array]
 
@@ -51,6 +53,15 @@ def lifted(
 
     Source: Song et al. 2016, Deep Metric Learning via Lifted Structured Feature Embedding, equation 4. Its Caffe
     code leaves out the sum over l; some ports leave out the square.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> loss, aux = losses.lifted(embeddings, labels)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
+        1.433, 4 of 4 pairs
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("margin", margin, minimum=0.0)
@@ -58,26 +69,27 @@ def lifted(
     return mean(_pull, pairs, margin, measure=distance, prepare=_pushes)
 
 
-def _pushes(sides: blocks.Batch, each: Each, margin: Array) -> tuple[Array, Array]:
-    """`_push` of the anchors, and of the candidates against all anchors."""
+def _pushes(sides: Sides, each: Each, margin: Array) -> tuple[Array, Array]:
+    """`_push` of the anchors, float32 [B], and of the candidates against all anchors, float32 [M]."""
     of_anchors = each(_push, sides)
-    if sides.candidates.ids is None:
-        return of_anchors, each(_push, blocks.turned(sides))
-    return of_anchors, blocks.gather(of_anchors, sides.axis_name)
+    if sides.candidate_facts.ids is None:
+        return of_anchors, each(_push, turned(sides))
+    return of_anchors, gather(of_anchors, sides.axis_name)
 
 
 def _push(block: Block, margin: Array) -> Array:
-    """log sum_k e^{margin - d_ik} over negatives k."""
-    return rows.log_sum_exp(margin - block.measured, block.negative)
+    """log sum_k e^{margin - d_ik} over negatives k of each anchor i, float32 [b]."""
+    return log_sum_exp(margin - block.measured, block.negative)
 
 
 def _pull(block: Block, margin: Array) -> Terms:
+    """Terms of the positive pairs of a block; what pushes anchors and candidates is prepared."""
     both = jnp.logaddexp(block.own[:, None], block.shared[None, :])
-    valid = block.positive & (both > rows.NOTHING / 2)
+    valid = block.positive & (both > NOTHING / 2)
     j = jnp.where(valid, block.measured + both, 0.0)
     active = j > 0
     value = 0.5 * jnp.sum(jnp.square(jnp.where(active, j, 0.0)))
-    return Terms(value, blocks.count(active), blocks.count(valid))
+    return Terms(value, count(active), count(valid))
 
 
 def generalized_lifted(
@@ -116,6 +128,15 @@ def generalized_lifted(
         ValueError: an argument of wrong shape, type or value, named in the message.
 
     Source: Hermans, Beyer & Leibe 2017, In Defense of the Triplet Loss, equation 7.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> loss, aux = losses.generalized_lifted(embeddings, labels)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} anchors")
+        0.973, 4 of 4 anchors
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("margin", margin, minimum=0.0)
@@ -124,8 +145,9 @@ def generalized_lifted(
 
 
 def _generalized(block: Block, margin: Array) -> Terms:
+    """Terms of the anchors of a block."""
     d = block.measured
-    valid = (block.positives > 0) & (block.negatives > 0)
-    terms = rows.log_sum_exp(d, block.positive) + rows.log_sum_exp(margin - d, block.negative)
+    valid = (block.positive_count > 0) & (block.negative_count > 0)
+    terms = log_sum_exp(d, block.positive) + log_sum_exp(margin - d, block.negative)
     active = valid & (terms > 0)
-    return Terms(jnp.sum(jnp.where(active, terms, 0.0)), blocks.count(active), blocks.count(valid))
+    return Terms(jnp.sum(jnp.where(active, terms, 0.0)), count(active), count(valid))

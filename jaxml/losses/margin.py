@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array
 
 from jaxml.distances import DISTANCES
-from jaxml.losses.kernels import blocks, checks, selected
-from jaxml.losses.kernels.comparison import Block, Terms, compare, mean
-from jaxml.losses.kernels.sweep import Sums
+from jaxml.losses.kernels import checks
+from jaxml.losses.kernels.blocks import Block, Terms
+from jaxml.losses.kernels.comparison import compare, mean
+from jaxml.losses.kernels.negatives import distance_weights, sampled
+from jaxml.losses.kernels.reductions import count
 
 Aux = dict[str, Array]
-MARGIN_MINING = ("all", "distance_weighted")
 
 
 def margin_beta(key: Array, num_classes: int, feature_size: int, *, beta: float = 1.2) -> Array:
-    """Initial boundaries of `margin`, float32 [classes]."""
+    """Create initial boundaries of `margin`, float32 [classes]."""
     del key, feature_size
     return jnp.full((num_classes,), beta, jnp.float32)
 
@@ -55,7 +56,7 @@ def margin(
         mining: all or distance_weighted.
         nu: weight of the boundaries.
         distance: euclidean, squared or cosine.
-        cutoff: least distance told apart by distance_weighted.
+        cutoff: distance below which distance_weighted treats all negatives alike.
         upper_cutoff: distance from which distance_weighted draws no negatives.
         key: random key of distance_weighted.
         block_size: anchors at a time; chosen for the device if None.
@@ -72,6 +73,15 @@ def margin(
 
     Source: Wu et al. 2017, Sampling Matters in Deep Embedding Learning, equation 5 and section 4; defaults from
     its section 5.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> loss, aux = losses.margin(embeddings, labels, boundaries=jnp.full(2, 1.0))
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} terms")
+        0.306, 2 of 16 terms
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     beta, classes = checks.boundaries("boundaries", boundaries, labels)
@@ -82,52 +92,63 @@ def margin(
     checks.number("cutoff", cutoff, above=0.0)
     checks.number("upper_cutoff", upper_cutoff, above=0.0)
     if mining == "all":
-        loss, aux = mean(_every_triplet, pairs, beta, margin, measure=distance, per="active", own=classes)
+        key = None
     elif key is None:
-        raise ValueError("key must be given (jax.random.key) for mining distance_weighted")
-    else:
-        options = beta, margin, cutoff, upper_cutoff
-        loss, aux = mean(
-            _sampled_triplets, pairs, *options, measure=distance, per="active", own=classes, key=key
-        )
+        raise ValueError(f"key must be given (jax.random.key) for mining {mining}")
+    options = beta, margin, cutoff, upper_cutoff
+    loss, aux = mean(
+        MARGIN_MINING[mining], pairs, *options, measure=distance, per="active", own=classes, key=key
+    )
     average, _ = mean(_boundary, pairs, beta, measure=distance, per="anchors", own=classes)
     return loss + nu * average, aux
 
 
-def _every_triplet(block: Block, beta: Array, margin: Array) -> Terms:
+def _every_triplet(block: Block, beta: Array, margin: Array, *cutoffs: Array) -> Terms:
+    """Terms of all triplets of a block, as pairs that count for as many triplets as they are part of."""
     d, beta = block.measured, _of_classes(beta, block.own)[:, None]
     inside = jnp.where(block.positive, d - beta + margin, 0.0)
     outside = jnp.where(block.negative, beta - d + margin, 0.0)
     # Pair (a, p) is part of as many triplets as a has negatives, and the other way round.
-    positives, negatives = block.positives[:, None], block.negatives[:, None]
+    positives, negatives = block.positive_count[:, None], block.negative_count[:, None]
     terms = jnp.where(inside > 0, inside, 0.0) * negatives + jnp.where(outside > 0, outside, 0.0) * positives
     active = jnp.where(inside > 0, negatives, 0.0) + jnp.where(outside > 0, positives, 0.0)
     return Terms(jnp.sum(terms), jnp.sum(active), 2.0 * jnp.sum(positives * negatives))
 
 
 def _sampled_triplets(block: Block, beta: Array, margin: Array, cutoff: Array, upper_cutoff: Array) -> Terms:
-    limits = {"cutoff": cutoff, "upper_cutoff": upper_cutoff}
-    weights = selected.distance_weights(block.x, block.candidates, limits, block.facts)
-    options = {"beta": _of_classes(beta, block.own), "margin": margin}
-    sums = selected.sampled(
-        _of_sampled, None, block.measured, block.candidates, options, weights, block.facts
-    )
-    return Terms(sums.value, sums.active, 2.0 * sums.mined)
+    """Terms of the positive pairs of a block, each with one negative drawn by its distance."""
+    weights = distance_weights(block, cutoff, upper_cutoff)
+    options = _of_classes(beta, block.own), margin
+    terms = sampled(_of_sampled, None, block.measured, block.candidates, options, weights, block)
+    return terms._replace(valid=2.0 * terms.valid)
 
 
-def _of_sampled(d_ap: Array, d_an: Array, d_pn: Array | None, options: Any, chosen: Array) -> Sums:
+def _of_sampled(
+    d_ap: Array, d_an: Array, d_pn: Array | None, options: tuple[Array, Array], chosen: Array
+) -> Terms:
+    """Terms of one triplet per anchor, of arrays [b]; options are the anchors' boundaries [b] and the margin []."""
     del d_pn
-    inside = jnp.where(chosen, d_ap - options["beta"] + options["margin"], 0.0)
-    outside = jnp.where(chosen, options["beta"] - d_an + options["margin"], 0.0)
+    beta, margin = options
+    inside = jnp.where(chosen, d_ap - beta + margin, 0.0)
+    outside = jnp.where(chosen, beta - d_an + margin, 0.0)
     value = jnp.sum(jnp.where(inside > 0, inside, 0.0)) + jnp.sum(jnp.where(outside > 0, outside, 0.0))
-    return Sums(value, blocks.count(inside > 0) + blocks.count(outside > 0), blocks.count(chosen))
+    return Terms(value, count(inside > 0) + count(outside > 0), count(chosen))
+
+
+MARGIN_MINING: dict[str, Callable[..., Terms]] = {
+    "all": _every_triplet,
+    "distance_weighted": _sampled_triplets,
+}
 
 
 def _boundary(block: Block, beta: Array) -> Terms:
-    number = blocks.count(block.real)
-    return Terms(jnp.sum(jnp.where(block.real, _of_classes(beta, block.own), 0.0)), number, number)
+    """Boundaries of the anchors of a block."""
+    number = count(block.anchor_facts.real)
+    return Terms(
+        jnp.sum(jnp.where(block.anchor_facts.real, _of_classes(beta, block.own), 0.0)), number, number
+    )
 
 
 def _of_classes(beta: Array, classes: Array) -> Array:
-    """The boundary of each image; NaN where traced labels are of a class that has none."""
+    """The boundary of each image, float32 [b] from [classes] and int32 [b]; NaN for a class that has none."""
     return beta.at[classes].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

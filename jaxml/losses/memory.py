@@ -31,12 +31,24 @@ class Memory(NamedTuple):
 
 
 def memory(size: int, width: int) -> Memory:
-    """An empty memory of `size` embeddings of `width` dimensions.
+    """Create an empty memory of `size` embeddings of `width` dimensions.
 
-    Source: Wang et al. 2020, Cross-Batch Memory for Embedding Learning, algorithm 1.
+    Args:
+        size: number of embeddings that it holds, of several batches.
+        width: D, their dimensions.
+
+    Returns:
+        A state for `push` and `cross_batch`.
 
     Raises:
         ValueError: size or width is no whole number of at least 1.
+
+    Source: Wang et al. 2020, Cross-Batch Memory for Embedding Learning, algorithm 1.
+
+    Example:
+        >>> from jaxml import losses
+        >>> losses.memory(size=1000, width=64).embeddings.shape
+        (1000, 64)
     """
     size, width = arguments.whole("size", size), arguments.whole("width", width)
     embeddings, labels = jnp.zeros((size, width), jnp.float32), jnp.zeros(size, jnp.int32)
@@ -49,7 +61,7 @@ def push(state: Memory, embeddings: Array, labels: Array, *, axis_name: str | No
     Args:
         state: from `memory`.
         embeddings: float [B, D].
-        labels: int [B], such as an int32 can hold.
+        labels: int [B], which an int32 can hold.
         axis_name: mapped axis the batch is divided over; all of it is stored, on every device.
 
     Returns:
@@ -57,6 +69,15 @@ def push(state: Memory, embeddings: Array, labels: Array, *, axis_name: str | No
 
     Raises:
         ValueError: embeddings and labels do not fit each other or the memory. Traced labels are judged by their type.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> state = losses.push(losses.memory(size=6, width=2), embeddings, labels)
+        >>> state.filled.tolist()
+        [True, True, True, True, False, False]
     """
     x, y = checks.labelled(embeddings, labels)
     width = state.embeddings.shape[1]
@@ -74,9 +95,10 @@ def push(state: Memory, embeddings: Array, labels: Array, *, axis_name: str | No
 
 @partial(jax.jit, static_argnums=3)
 def _write(state: Memory, x: Array, y: Array, axis_name: str | None) -> Memory:
+    """`push` of float32 [B, D] and int32 [B], in one compiled function."""
     state, x, y = sharding.replicated((state, jax.lax.stop_gradient(x), y))
     if axis_name is not None:
-        # By its type, too, what is gathered is the same on all devices, as shard_map asks of a replicated state.
+        # The type, too, says that the result is the same on all devices, as shard_map requires of a replicated state.
         x, y = (jax.lax.all_gather(a, axis_name, tiled=True, to="invarying") for a in (x, y))
     size, pushed = state.labels.shape[0], x.shape[0]
     kept = min(size, pushed)
@@ -100,8 +122,7 @@ def cross_batch(
 ) -> tuple[Array, dict[str, Array]]:
     """Loss of the batch plus `weight` times the same loss of the batch against the memory.
 
-    L(batch, batch) + weight L(batch, memory); push the batch afterwards. Any loss that takes `references` and their
-    `reference_mask` will do.
+    L(batch, batch) + weight L(batch, memory); push the batch afterwards.
 
     Args:
         loss: a function of jaxml.losses that takes `references`.
@@ -116,9 +137,19 @@ def cross_batch(
         float32 loss, and the dict of the loss within the batch, with the memory's under `memory_...`.
 
     Raises:
-        ValueError: as the loss does, or a negative weight.
+        ValueError: an argument that the loss refuses, or a negative weight.
 
     Source: Wang et al. 2020, algorithm 1, whose memory also holds the current batch.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> state = losses.push(losses.memory(size=6, width=2), embeddings, labels)
+        >>> loss, aux = losses.cross_batch(losses.contrastive, embeddings, labels, state, weight=0.5)
+        >>> print(f"{loss:.3f}, {aux['valid']:.0f} pairs in the batch and {aux['memory_valid']:.0f} with the memory")
+        0.252, 12 pairs in the batch and 16 with the memory
     """
     checks.number("weight", weight, minimum=0.0)
     own, aux = loss(embeddings, labels, *parameters, **options)

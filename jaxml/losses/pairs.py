@@ -8,9 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxml.distances import DISTANCES
-from jaxml.losses.kernels import blocks, checks
-from jaxml.losses.kernels import reductions as rows
-from jaxml.losses.kernels.comparison import Block, Each, Terms, compare, mean
+from jaxml.losses.kernels import checks
+from jaxml.losses.kernels.blocks import Block, Sides, Terms
+from jaxml.losses.kernels.comparison import Each, compare, mean
+from jaxml.losses.kernels.devices import over_devices
+from jaxml.losses.kernels.reductions import count, log1p_sum_exp, ratio
+from jaxml.losses.kernels.relations import pair_numbers
 
 Aux = dict[str, Array]
 
@@ -54,6 +57,15 @@ def contrastive(
 
     Source: Hadsell, Chopra & LeCun 2006, Dimensionality Reduction by Learning an Invariant Mapping, equation 4,
     which sums over given pairs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> loss, aux = losses.contrastive(embeddings, labels)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
+        0.201, 6 of 12 pairs
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("margin", margin, minimum=0.0)
@@ -64,13 +76,14 @@ def contrastive(
     )
 
 
-def _weights_of_kinds(sides: blocks.Batch, each: Each, margin: Array) -> tuple[Any, Any]:
-    """One by the numbers of all positive and of all negative pairs."""
-    numbers = blocks.pair_numbers(sides.anchors, sides.candidates)
-    return (), [blocks.ratio(1.0, blocks.over_devices(jnp.sum(n), sides.axis_name)) for n in numbers]
+def _weights_of_kinds(sides: Sides, each: Each, margin: Array) -> tuple[Any, Any]:
+    """Weights of a positive and of a negative pair, float32 [] each: one by the numbers of all such pairs."""
+    numbers = pair_numbers(sides.anchor_facts, sides.candidate_facts)
+    return (), [ratio(1.0, over_devices(jnp.sum(n), sides.axis_name)) for n in numbers]
 
 
 def _contrastive(block: Block, margin: Array, *, power: int) -> Terms:
+    """Weighted terms of the pairs of a block; the weights are shared."""
     d = block.measured
     short = margin - d
     positive, negative = block.positive & (d > 0), block.negative & (short > 0)
@@ -78,7 +91,7 @@ def _contrastive(block: Block, margin: Array, *, power: int) -> Terms:
     value = jnp.where(positive, of_positives / power * d**power, 0.0)
     value += jnp.where(negative, of_negatives / power * short**power, 0.0)
     return Terms(
-        jnp.sum(value), blocks.count(positive | negative), jnp.sum(block.positives + block.negatives)
+        jnp.sum(value), count(positive | negative), jnp.sum(block.positive_count + block.negative_count)
     )
 
 
@@ -109,7 +122,7 @@ def multi_similarity(
         alpha: above 0, sharpness for positives.
         beta: above 0, sharpness for negatives.
         base: similarity from which pairs weigh heavily.
-        epsilon: how far from violating a pair may be; more than 2 takes all.
+        epsilon: how far from violating a pair may be; above 2, which no two similarities differ by, all are mined.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -124,6 +137,15 @@ def multi_similarity(
 
     Source: Wang et al. 2019, Multi-Similarity Loss, equations 11, 13 and 15; defaults from its section 4 and
     code (base 0.5; the paper says 1).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> loss, aux = losses.multi_similarity(embeddings, labels, epsilon=0.3)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
+        0.159, 4 of 12 pairs
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("alpha", alpha, above=0.0)
@@ -135,13 +157,14 @@ def multi_similarity(
 
 
 def _multi_similarity(block: Block, alpha: Array, beta: Array, base: Array, epsilon: Array) -> Terms:
+    """Terms of the anchors of a block, from their mined pairs."""
     s = block.measured
     nearest = jnp.max(jnp.where(block.negative, s, -jnp.inf), axis=1, keepdims=True)
     farthest = jnp.min(jnp.where(block.positive, s, jnp.inf), axis=1, keepdims=True)
     positive = block.positive & (s - epsilon < nearest)
     negative = block.negative & (s + epsilon > farthest)
-    value = rows.log1p_sum_exp(-alpha * (s - base), positive) / alpha
-    value += rows.log1p_sum_exp(beta * (s - base), negative) / beta
+    value = log1p_sum_exp(-alpha * (s - base), positive) / alpha
+    value += log1p_sum_exp(beta * (s - base), negative) / beta
     return Terms(
-        jnp.sum(value), blocks.count(positive | negative), jnp.sum(block.positives + block.negatives)
+        jnp.sum(value), count(positive | negative), jnp.sum(block.positive_count + block.negative_count)
     )

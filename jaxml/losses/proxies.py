@@ -11,20 +11,22 @@ import numpy as np
 from jax import Array
 
 from jaxml.distances import l2_normalize
-from jaxml.losses.kernels import blocks, checks, sharding
-from jaxml.losses.kernels import reductions as rows
-from jaxml.losses.kernels.comparison import Block, Each, Terms, compare_with_classes, mean
+from jaxml.losses.kernels import checks, sharding
+from jaxml.losses.kernels.blocks import Block, Sides, Terms
+from jaxml.losses.kernels.comparison import Each, compare_with_classes, mean
+from jaxml.losses.kernels.devices import number_of_devices, over_devices, vary
+from jaxml.losses.kernels.reductions import count, log1p_sum_exp, log_sum_exp, ratio
 
 Aux = dict[str, Array]
 
 
 def proxies(key: Array, num_classes: int, feature_size: int) -> Array:
-    """Initial proxies, float32 [classes, D]: random directions."""
+    """Draw initial proxies, float32 [classes, D]: random directions."""
     return l2_normalize(jax.random.normal(key, (num_classes, feature_size)))
 
 
 def centres(key: Array, num_classes: int, feature_size: int, *, num_centres: int = 10) -> Array:
-    """Initial centres or key points, float32 [classes, centres, D]: random directions."""
+    """Draw initial centres or key points, float32 [classes, centres, D]: random directions."""
     return l2_normalize(jax.random.normal(key, (num_classes, num_centres, feature_size)))
 
 
@@ -59,6 +61,16 @@ def proxy_nca(
 
     Source: Movshovitz-Attias et al. 2017, No Fuss Distance Metric Learning using Proxies, equation 4. The own proxy
     is not in the sum; pytorch-metric-learning and others put it there.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> proxies = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+        >>> loss, aux = losses.proxy_nca(embeddings, labels, proxies)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} images")
+        -1.800, 4 of 4 images
     """
     pairs = compare_with_classes(embeddings, labels, "proxies", proxies, 2, block_size, axis_name)
     checks.number("scale", scale, above=0.0)
@@ -66,10 +78,11 @@ def proxy_nca(
 
 
 def _proxy_nca(block: Block) -> Terms:
+    """Terms of the images of a block."""
     d = block.measured
-    valid = (block.positives > 0) & (block.negatives > 0)
-    terms = jnp.sum(jnp.where(block.positive, d, 0.0), axis=1) + rows.log_sum_exp(-d, block.negative)
-    number = blocks.count(valid)
+    valid = (block.positive_count > 0) & (block.negative_count > 0)
+    terms = jnp.sum(jnp.where(block.positive, d, 0.0), axis=1) + log_sum_exp(-d, block.negative)
+    number = count(valid)
     return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
 
 
@@ -106,6 +119,16 @@ def proxy_anchor(
         ValueError: an argument of wrong shape, type or value, named in the message.
 
     Source: Kim et al. 2020, Proxy Anchor Loss for Deep Metric Learning, equation 4.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> proxies = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+        >>> loss, aux = losses.proxy_anchor(embeddings, labels, proxies)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} proxies")
+        12.820, 2 of 2 proxies
     """
     pairs = compare_with_classes(embeddings, labels, "proxies", proxies, 2, block_size, axis_name)
     checks.number("alpha", alpha, above=0.0)
@@ -122,18 +145,19 @@ def proxy_anchor(
     )
 
 
-def _proxies_with_images(sides: blocks.Batch, each: Each, *options: Array) -> tuple[Any, Array]:
-    """All proxies by their number."""
-    size = sides.anchors.size
-    return (), blocks.ratio(size.shape[0], blocks.count(size > 0))
+def _proxies_with_images(sides: Sides, each: Each, *options: Array) -> tuple[Any, Array]:
+    """The number of all proxies by the number of those with an image, float32 [], to share."""
+    size = sides.anchor_facts.size
+    return (), ratio(size.shape[0], count(size > 0))
 
 
 def _proxy_anchor(block: Block, alpha: Array, delta: Array) -> Terms:
-    s, present = block.measured, block.positives > 0
-    pull = rows.log1p_sum_exp(-alpha * (s - delta), block.positive)
-    push = rows.log1p_sum_exp(alpha * (s + delta), block.negative)
-    value = jnp.where(block.real, block.shared * pull + push, 0.0)
-    return Terms(jnp.sum(value), blocks.count(present), blocks.count(block.real))
+    """Terms of the proxies of a block, which are the anchors; images are the candidates."""
+    s, present = block.measured, block.positive_count > 0
+    pull = log1p_sum_exp(-alpha * (s - delta), block.positive)
+    push = log1p_sum_exp(alpha * (s + delta), block.negative)
+    value = jnp.where(block.anchor_facts.real, block.shared * pull + push, 0.0)
+    return Terms(jnp.sum(value), count(present), count(block.anchor_facts.real))
 
 
 def soft_triple(
@@ -174,6 +198,16 @@ def soft_triple(
         ValueError: an argument of wrong shape, type or value, named in the message.
 
     Source: Qian et al. 2019, SoftTriple Loss, equations 6-9; defaults from its section 4.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> centres = jnp.array([[[0.0, 1.0], [0.6, 0.8]], [[1.0, 0.0], [0.8, -0.6]]])
+        >>> loss, aux = losses.soft_triple(embeddings, labels, centres)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} images")
+        0.064, 4 of 4 images
     """
     pairs = compare_with_classes(embeddings, labels, "centres", centres, 3, block_size, axis_name)
     checks.number("scale", scale, above=0.0)
@@ -189,26 +223,27 @@ def soft_triple(
 
 
 def _soft_triple(block: Block, scale: Array, gamma: Array, margin: Array, *, classes: int) -> Terms:
+    """Cross entropies of the images of a block."""
     s = block.measured.reshape(block.x.shape[0], classes, -1)
     by_class = jnp.sum(jax.nn.softmax(s / gamma, axis=2) * s, axis=2)
     own = jnp.any(block.positive.reshape(s.shape), axis=2)
     logits = scale * (by_class - jnp.where(own, margin, 0.0))
-    valid = block.positives > 0
+    valid = block.positive_count > 0
     terms = jax.nn.logsumexp(logits, axis=1) - jnp.sum(jnp.where(own, logits, 0.0), axis=1)
-    number = blocks.count(valid)
+    number = count(valid)
     return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
 
 
 @partial(jax.jit, static_argnums=1)
 def _spread(centres: Array, axis_name: str | None) -> Array:
-    """Sum over classes and pairs s < t of |w_s - w_t|, by C K (K - 1)."""
+    """Sum over classes and pairs s < t of |w_s - w_t|, by C K (K - 1); float32 [C, K, D] -> float32 []."""
     w = l2_normalize(sharding.replicated(centres))
     classes, k, _ = w.shape
     apart = jnp.square(w[:, :, None, :] - w[:, None, :, :]).sum(axis=-1)
     upper = jnp.triu(jnp.ones((k, k), bool), 1)[None]
-    # Coinciding centres have no direction to part in: distance 0, gradient 0.
+    # The distance of centres that coincide is 0, and has no direction: its gradient is set to 0.
     upper = upper & (apart > 1e-12)
     value = jnp.sum(jnp.where(upper, jnp.sqrt(jnp.where(upper, apart, 1.0)), 0.0)) / (classes * k * (k - 1))
     # Each device adds its share, so that averaging gradients is right here too.
-    share = blocks.vary(value, axis_name) / blocks.number_of_devices(axis_name)
-    return blocks.over_devices(share, axis_name)
+    share = vary(value, axis_name) / number_of_devices(axis_name)
+    return over_devices(share, axis_name)

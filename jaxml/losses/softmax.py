@@ -1,4 +1,4 @@
-"""Losses that pick a positive out of an anchor's candidates by a softmax over similarities."""
+"""Losses that pick the positives of an anchor out of its candidates by a softmax over similarities."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxml.losses.kernels import blocks, checks
-from jaxml.losses.kernels import reductions as rows
-from jaxml.losses.kernels.comparison import Block, Terms, compare, mean
+from jaxml.losses.kernels import checks
+from jaxml.losses.kernels.blocks import Block, Terms
+from jaxml.losses.kernels.comparison import compare, mean
+from jaxml.losses.kernels.reductions import count, log_sum_exp
 
 Aux = dict[str, Array]
 
@@ -47,6 +48,15 @@ def n_pairs(
     Source: Sohn 2016, Improved Deep Metric Learning with Multi-class N-pair Loss Objective, equation 6, where a
     batch holds one pair per class and only its second image serves as negative: pass the first images as
     embeddings and the second as references for exactly that. Its norm penalty is left to the caller.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> loss, aux = losses.n_pairs(embeddings, labels)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
+        0.674, 4 of 4 pairs
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     return mean(_pick, pairs, measure="inner product")
@@ -87,6 +97,15 @@ def nt_xent(
 
     Source: Chen et al. 2020, A Simple Framework for Contrastive Learning (SimCLR), equation 1, where an anchor has
     one positive; with several, the others are left out of the sum, as in pytorch-metric-learning.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> loss, aux = losses.nt_xent(embeddings, labels, temperature=0.5)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
+        0.430, 4 of 4 pairs
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("temperature", temperature, above=0.0)
@@ -94,12 +113,13 @@ def nt_xent(
 
 
 def _pick(block: Block) -> Terms:
+    """Cross entropies of the positive pairs of a block, each against all negatives of its anchor."""
     s = block.measured
-    has_negative = block.negatives > 0
+    has_negative = block.negative_count > 0
     valid = block.positive & has_negative[:, None]
-    rest = rows.log_sum_exp(s, block.negative)[:, None]
+    rest = log_sum_exp(s, block.negative)[:, None]
     terms = jnp.where(valid, jax.nn.softplus(jnp.where(valid, rest - s, 0.0)), 0.0)
-    number = jnp.sum(jnp.where(has_negative, block.positives, 0.0))
+    number = jnp.sum(jnp.where(has_negative, block.positive_count, 0.0))
     return Terms(jnp.sum(terms), number, number)
 
 
@@ -137,6 +157,15 @@ def supervised_contrastive(
         ValueError: an argument of wrong shape, type or value, named in the message.
 
     Source: Khosla et al. 2020, Supervised Contrastive Learning, equation 2 (L_out).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> loss, aux = losses.supervised_contrastive(embeddings, labels, temperature=0.5)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} anchors")
+        0.430, 4 of 4 anchors
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("temperature", temperature, above=0.0)
@@ -144,9 +173,10 @@ def supervised_contrastive(
 
 
 def _share_equally(block: Block) -> Terms:
+    """Cross entropies of the anchors of a block, with equal shares for their positives."""
     s = block.measured
-    average = jnp.sum(jnp.where(block.positive, s, 0.0), axis=1) / jnp.maximum(block.positives, 1.0)
-    valid = block.positives > 0
-    terms = rows.log_sum_exp(s, block.positive | block.negative) - average
-    number = blocks.count(valid)
+    average = jnp.sum(jnp.where(block.positive, s, 0.0), axis=1) / jnp.maximum(block.positive_count, 1.0)
+    valid = block.positive_count > 0
+    terms = log_sum_exp(s, block.positive | block.negative) - average
+    number = count(valid)
     return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)

@@ -1,4 +1,4 @@
-"""Classification by soft voting from key points, added to a triplet loss."""
+"""Classification by soft votes of the key points of classes, added to a triplet loss."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxml.losses.kernels import blocks, checks
-from jaxml.losses.kernels import reductions as rows
-from jaxml.losses.kernels.comparison import Block, Terms, compare_with_classes, mean
+from jaxml.losses.kernels import checks
+from jaxml.losses.kernels.blocks import Block, Terms
+from jaxml.losses.kernels.comparison import compare_with_classes, mean
+from jaxml.losses.kernels.reductions import count, log_sum_exp, ratio
 from jaxml.losses.triplet import triplet
 
 Aux = dict[str, Array]
@@ -48,14 +49,24 @@ def soft_voting(
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
 
     Returns:
-        float32 loss, and the triplet loss's dict with, besides, `accuracy`: the share of images that the vote
-        puts into their class.
+        float32 loss, and the dict of the triplet loss with one more entry, `accuracy`: the share of images whose
+        own class has the most votes.
 
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
 
     Source: Shah 2017, future work; without the triplet loss, and with one key point per class of unit length, it
     is the normalised softmax loss.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> key_points = jnp.array([[[0.0, 1.0], [0.6, 0.8]], [[1.0, 0.0], [0.8, -0.6]]])
+        >>> loss, aux = losses.soft_voting(embeddings, labels, key_points, margin=0.5, temperature=1.0)
+        >>> print(f"{loss:.3f}, {aux['accuracy']:.0%} of the images right")
+        0.438, 100% of the images right
     """
     checks.number("weight", weight, minimum=0.0)
     checks.number("temperature", temperature, above=0.0)
@@ -71,14 +82,14 @@ def soft_voting(
     )
     classes = np.shape(key_points)[0]
     vote, votes = mean(_vote, pairs, measure="squared", scale=1.0 / temperature, classes=classes)
-    return loss + weight * vote, {**aux, "accuracy": blocks.ratio(votes["active"], votes["valid"])}
+    return loss + weight * vote, {**aux, "accuracy": ratio(votes["active"], votes["valid"])}
 
 
 def _vote(block: Block, *, classes: int) -> Terms:
-    """Cross entropy; active is the number of images that the vote puts into their class."""
+    """Cross entropies of the votes; active is the number of images whose own class has the most votes."""
     logits = -block.measured
-    valid = block.positives > 0
-    terms = jax.nn.logsumexp(logits, axis=1) - rows.log_sum_exp(logits, block.positive)
+    valid = block.positive_count > 0
+    terms = jax.nn.logsumexp(logits, axis=1) - log_sum_exp(logits, block.positive)
     by_class = jax.nn.logsumexp(logits.reshape(logits.shape[0], classes, -1), axis=2)
-    right = valid & (jnp.argmax(by_class, axis=1) == block.labels)
-    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), blocks.count(right), blocks.count(valid))
+    right = valid & (jnp.argmax(by_class, axis=1) == block.anchor_facts.labels)
+    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), count(right), count(valid))

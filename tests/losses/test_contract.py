@@ -19,8 +19,8 @@ KEY = jax.random.key(3)
 NAMES = list(losses.LOSSES)
 MINED = [
     *((name, {}) for name in NAMES),
-    *(("triplet", {"formula": f, "mining": "all"}) for f in FORMULAS[1:]),
-    *(("triplet", {"formula": "hinge", "mining": m}) for m in MINING[1:]),
+    *(("triplet", {"formula": f, "mining": "all"}) for f in FORMULAS if f != "hinge"),
+    *(("triplet", {"formula": "hinge", "mining": m}) for m in MINING if m != "all"),
     *(("triplet", {"formula": "soft", "mining": m}) for m in ("semi_hard", "hardest", "distance_weighted")),
     ("margin", {"mining": "distance_weighted"}),
 ]

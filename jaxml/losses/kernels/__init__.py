@@ -1,1 +1,1 @@
-"""What losses are made of: comparisons of a batch with its candidates, mining, sweeps over all triplets, sharding."""
+"""What losses are made of: comparisons, blocks, formulas, ways of mining and the sweeps over triplets."""

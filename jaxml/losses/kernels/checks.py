@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -9,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxml import arguments
-from jaxml.losses.kernels import blocks
+from jaxml.losses.kernels.blocks import References
 from jaxml.losses.kernels.labels import class_indices, keys
 
 Array = jax.Array
 
 
-def choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+def choice(name: str, value: object, allowed: Collection[object]) -> None:
     """Raise a ValueError that lists the allowed values."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
@@ -42,20 +43,24 @@ def number(name: str, value: Any, *, above: float | None = None, minimum: float 
 
 
 def block_size(value: int | None) -> None:
-    """Raise a ValueError unless the number of anchors in a block is left to us or positive."""
+    """Raise a ValueError unless the number of anchors in a block is None, for our own choice, or positive."""
     if value is not None and (not isinstance(value, int) or value < 1):
         raise ValueError(f"block_size must be a positive integer or None, got {value!r}")
 
 
 def _array(name: str, value: Any, form: str) -> Any:
-    """The value as an array, traced or not, of the device if it is there and else of the host."""
+    """The value as an array of any shape: on the device, traced or not, if it is there already, else on the host."""
     return value if isinstance(value, jax.Array) else arguments.array(name, value, form)
 
 
 def labelled(
     embeddings: Any, labels: Any, name: str = "embeddings", label_name: str = "labels"
 ) -> tuple[Array, Any]:
-    """Check one set of embeddings and labels; return them as float32 [B, D], and as an array of integers [B]."""
+    """Check one set of embeddings and labels; return them as float32 [B, D], and as an array of integers [B].
+
+    Raises:
+        ValueError: wrong shape or type, or lengths that differ.
+    """
     x = _array(name, embeddings, "a non-empty float array [B, D]")
     y = _array(label_name, labels, "an integer array [B]")
     if x.ndim != 2 or 0 in x.shape or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -74,8 +79,23 @@ def batch(
     reference_labels: Any,
     reference_mask: Any,
     axis_name: str | None,
-) -> tuple[Array, Array, blocks.References | None]:
-    """Check a batch and, where given, the set that it is compared with; labels become int32 `keys`."""
+) -> tuple[Array, Array, References | None]:
+    """Check a batch and, where given, the set that it is compared with; labels become int32 `keys`.
+
+    Args:
+        embeddings: float [B, D].
+        labels: int [B].
+        references: float [M, D].
+        reference_labels: int [M].
+        reference_mask: bool [M].
+        axis_name: mapped axis that the batch is divided over.
+
+    Returns:
+        float32 [B, D], int32 [B], and the references.
+
+    Raises:
+        ValueError: wrong shape or type, or an argument without the one that it belongs to.
+    """
     x, y = labelled(embeddings, labels)
     if references is None and reference_labels is None:
         if reference_mask is not None:
@@ -93,11 +113,25 @@ def batch(
             raise ValueError(f"reference_mask must be {form}, got {mask.dtype} {mask.shape}")
         reference_mask = jnp.asarray(mask)
     y, ry = keys([y, ry], axis_name)
-    return x, y, blocks.References(r, ry, reference_mask)
+    return x, y, References(r, ry, reference_mask)
 
 
 def centres(name: str, value: Any, labels: Any, width: int, ndim: int = 2) -> tuple[Array, Array]:
-    """Check proxies or centres, [classes, ..., D], and labels that index them; return both, float32 and int32."""
+    """Check proxies or centres, float [classes, ..., D], and labels int [B] that index them.
+
+    Args:
+        name: of the parameter, for messages.
+        value: proxies or centres.
+        labels: of the batch.
+        width: D, of the embeddings.
+        ndim: 2 for proxies, 3 for centres.
+
+    Returns:
+        float32 [classes, ..., D] and int32 [B].
+
+    Raises:
+        ValueError: wrong shape or type, or labels out of range.
+    """
     value = _array(name, value, "a float array")
     if value.ndim != ndim or value.shape[-1] != width or not jnp.issubdtype(value.dtype, jnp.floating):
         form = "[classes, D]" if ndim == 2 else "[classes, centres, D]"
@@ -108,7 +142,19 @@ def centres(name: str, value: Any, labels: Any, width: int, ndim: int = 2) -> tu
 
 
 def boundaries(name: str, value: Any, labels: Any) -> tuple[Array, Array]:
-    """Check one number for all classes or one for each; return float32 [classes] and each image's int32 place in it."""
+    """Check one number for all classes, or one for each class.
+
+    Args:
+        name: of the parameter, for messages.
+        value: float [] or [classes].
+        labels: int [B], class indices where there is one number for each class.
+
+    Returns:
+        float32 [1] or [classes], and the place of each image in it, int32 [B].
+
+    Raises:
+        ValueError: wrong shape or type, or labels out of range.
+    """
     value = _array(name, value, "a float or a float array [classes]")
     if value.ndim > 1:
         raise ValueError(f"{name} must be a scalar or an array [classes], got {value.shape}")

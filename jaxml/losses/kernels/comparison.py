@@ -1,131 +1,52 @@
-"""Says a loss once: `compare` a batch with its candidates, take the `mean` of what a row function says of a block.
+"""One form for every loss: `compare` a batch with its candidates, take the `mean` of the terms of its anchors.
 
-A loss is a public function, which checks its arguments, and a row function, which is given one block of anchors and
-returns sums over it. All else is here, once: the compiled function, the blocks, the gradient and several devices.
+A loss is a public function, which checks its arguments, and a function that is given one block of anchors and returns
+the sums over it. All else is here, once: the compiled function, the blocks, the gradient and several devices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from jaxml.distances import DISTANCES, dot, l2_normalize, largest, pairwise
-from jaxml.losses.kernels import blocks, checks, selected, sharding
+from jaxml.losses.kernels import blocks, checks, negatives, sharding
+from jaxml.losses.kernels.blocks import Block, References, Sides, Terms
+from jaxml.losses.kernels.devices import number_of_devices
+from jaxml.losses.kernels.measures import MEASURES
+from jaxml.losses.kernels.reductions import ratio
 
 Array = jax.Array
 Aux = dict[str, Array]
 
 
 class Comparison(NamedTuple):
-    """A batch and what it is compared with."""
+    """A batch and what it is compared with, as the arguments of a loss say it; `blocks.Sides` is made of it."""
 
     embeddings: Array
     """float32 [B, D]"""
     labels: Array
     """int32 [B]"""
-    references: blocks.References | None
+    references: References | None
     """The candidates; the batch of all devices if None."""
     block_size: int | None
     axis_name: str | None
 
 
-class Terms(NamedTuple):
-    """Sums over a block of anchors, float32 []."""
+class Each(Protocol):
+    """Computes a number for each anchor of some sides, in blocks."""
 
-    value: Array
-    """Of what the loss is made of; the only one with a gradient."""
-    active: Array
-    valid: Array
+    def __call__(self, function: Callable[..., Array], sides: Sides, own: Any = ()) -> Array:
+        """function(block, *options) -> float32 or int32 [b], as [B]; `own` are arrays [B, ...] for `block.own`."""
 
 
-class Measure(NamedTuple):
-    """How near two embeddings are."""
-
-    between: Callable[[Array, Array], Array]
-    """[b, D] and [M, D] -> [b, M]"""
-    bound: Callable[[Array, Array], Array]
-    """A number that none of them exceeds, and that is not finite where an embedding is not."""
-
-
-MEASURES = {
-    **{d: Measure(partial(pairwise, distance=d), partial(largest, distance=d)) for d in DISTANCES},
-    "squared, of unit vectors": Measure(
-        lambda x, y: pairwise(l2_normalize(x), l2_normalize(y), "squared"),
-        lambda x, y: 2.0 * largest(x, y, "cosine"),
-    ),
-    "inner product": Measure(dot, partial(largest, distance="dot")),
-    "cosine similarity": Measure(
-        lambda x, y: 1.0 - pairwise(x, y, "cosine"), partial(largest, distance="cosine")
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block of b anchors against all M candidates."""
-
-    x: Array
-    """float32 [b, D]: embeddings of the anchors."""
-    candidates: Array
-    """float32 [M, D]: embeddings of the candidates."""
-    facts: blocks.Block
-    shared: Any
-    """The second half of what `prepare` returned."""
-    measure: str
-    scale: Array | None
-
-    @property
-    def measured(self) -> Array:
-        """float32 [b, M]: distances or similarities, as `mean` was asked for, times its `scale`."""
-        d = MEASURES[self.measure].between(self.x, self.candidates)
-        return d if self.scale is None else self.scale * d
-
-    @property
-    def positive(self) -> Array:
-        """bool [b, M]: which candidates are of the anchor's class and are not the anchor itself."""
-        return self.facts.masks.positive
-
-    @property
-    def negative(self) -> Array:
-        """bool [b, M]: which candidates are of another class."""
-        return self.facts.masks.negative
-
-    @property
-    def positives(self) -> Array:
-        """float32 [b]: how many positives an anchor has."""
-        return blocks.pair_numbers(self.facts.anchors, self.facts.candidates)[0]
-
-    @property
-    def negatives(self) -> Array:
-        """float32 [b]: how many negatives an anchor has."""
-        return blocks.pair_numbers(self.facts.anchors, self.facts.candidates)[1]
-
-    @property
-    def labels(self) -> Array:
-        """int32 [b]: labels of the anchors."""
-        return self.facts.anchors.labels
-
-    @property
-    def real(self) -> Array:
-        """bool [b]: false for rows that only fill up the last block."""
-        return self.facts.anchors.real
-
-    @property
-    def own(self) -> Any:
-        """The anchors' rows of `own`, or of the first half of what `prepare` returned."""
-        return self.facts.extra["own"]
-
-
-RowFunction = Callable[..., Terms]
-"""rows(block, *options, **static) -> Terms"""
-
-Each = Callable[[Callable[..., Array], blocks.Batch], Array]
-"""each(function, sides) -> float32 [B], one number for each anchor of `sides`: function(block, *options, **static)."""
+Prepare = Callable[..., tuple[Any, Any]]
+"""prepare(sides, each, *options) -> (own, shared): arrays [B, ...], and any others, for `block.own`, `block.shared`."""
 
 
 def compare(
@@ -138,6 +59,15 @@ def compare(
     axis_name: str | None = None,
 ) -> Comparison:
     """Check a batch and what it is compared with: the references where given, else itself.
+
+    Args:
+        embeddings: float [B, D].
+        labels: int [B].
+        references: float [M, D].
+        reference_labels: int [M].
+        reference_mask: bool [M].
+        block_size: anchors at a time.
+        axis_name: mapped axis that the batch is divided over.
 
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
@@ -177,15 +107,16 @@ def compare_with_classes(
 
 
 @jax.jit
-def _as_references(points: Array) -> blocks.References:
+def _as_references(points: Array) -> References:
+    """Points of classes, float32 [classes, ..., D], as candidates labelled by class."""
     points = sharding.replicated(points)
     classes, width = points.shape[0], points.shape[-1]
     points = points.reshape(-1, width)
-    return blocks.References(points, jnp.repeat(jnp.arange(classes, dtype=jnp.int32), len(points) // classes))
+    return References(points, jnp.repeat(jnp.arange(classes, dtype=jnp.int32), len(points) // classes))
 
 
 def mean(
-    rows: RowFunction,
+    terms: Callable[..., Terms],
     comparison: Comparison,
     *options: Any,
     measure: str,
@@ -193,102 +124,126 @@ def mean(
     per: str | None = "valid",
     own: Any = (),
     key: Array | None = None,
-    prepare: Callable[..., tuple[Any, Any]] | None = None,
+    prepare: Prepare | None = None,
     turned: bool = False,
+    whole: Callable[..., Terms] | None = None,
     **static: Any,
 ) -> tuple[Array, Aux]:
-    """Add up what a row function says of all anchors of all devices, and divide by a number of them.
+    """Add up the terms of all anchors of all devices, and divide by a number of them.
 
     Value and gradient are computed in one pass over blocks of anchors, in memory O(block_size x M). Both are NaN where
     an embedding or an option is not finite, or a distance exceeds what float32 can hold.
 
     Args:
-        rows: rows(block, *options, **static) -> Terms; a function of a module, since it is compiled by name.
+        terms: terms(block, *options, **static) -> Terms; a function of a module, since it is compiled by name.
         comparison: from `compare` or `compare_with_classes`.
         options: float arrays with gradient.
-        measure: one of MEASURES, what `block.measured` is.
+        measure: one of measures.MEASURES, what `block.measured` is.
         scale: float [] with gradient, by which it is multiplied.
         per: divide by the number of `active` or `valid` terms or of all `anchors`; a plain sum if None.
         own: arrays [B, ...], whose rows are in `block.own`; those of floats have a gradient.
         key: random key, from which every anchor has a seed, whatever the blocks and devices.
-        prepare: prepare(sides, each, *options) -> (own, shared), called first, with this device's anchors as `sides`.
+        prepare: called first, with this device's anchors as `sides`; its results take the place of `own`.
         turned: take the candidates as anchors, and compare them with the batch.
-        static: for `rows`; hashable, and compiled for each value.
+        whole: the same sums without blocks, for accelerators; on CPU `terms` is computed. It is called as
+            whole(embeddings, labels, references, *options, measure, block_size, axis_name, **static), and takes no
+            part in what `scale`, `own`, `key`, `prepare` and `turned` ask for.
+        static: for `terms`; hashable, and compiled for each value.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` and `valid` terms.
     """
     c = comparison
-    return _mean(
-        *(c.embeddings, c.labels, own, c.references, options, scale, key),
-        rows=rows,
-        measure=measure,
-        per=per,
-        prepare=prepare,
-        turned=turned,
-        block_size=c.block_size,
-        static=tuple(sorted(static.items())),
-        axis_name=c.axis_name,
+    plan = _Plan(
+        terms,
+        measure,
+        per,
+        prepare,
+        turned,
+        whole,
+        c.block_size,
+        tuple(sorted(static.items(), key=itemgetter(0))),
     )
+    arrays = c.embeddings, c.labels, own, c.references, options, scale, key
+    return _mean(*arrays, plan=plan, axis_name=c.axis_name)
 
 
-@partial(
-    jax.jit,
-    static_argnames=("rows", "measure", "per", "prepare", "turned", "block_size", "static", "axis_name"),
-)
+class _Plan(NamedTuple):
+    """What is fixed at compile time: arguments of `mean`."""
+
+    terms: Callable[..., Terms]
+    measure: str
+    per: str | None
+    prepare: Prepare | None
+    turned: bool
+    whole: Callable[..., Terms] | None
+    block_size: int | None
+    static: tuple[tuple[str, Any], ...]
+
+
+@partial(jax.jit, static_argnames=("plan", "axis_name"))
 @sharding.divided(3)
-def _mean(
-    x: Array,
-    labels: Array,
-    own: Any,
-    references: blocks.References | None,
-    options: Any,
-    scale: Any,
-    key: Array | None,
-    *,
-    rows: RowFunction,
-    measure: str,
-    per: str | None,
-    prepare: Callable[..., tuple[Any, Any]] | None,
-    turned: bool,
-    block_size: int | None,
-    static: tuple[tuple[str, Any], ...],
-    axis_name: str | None,
-) -> tuple[Array, Aux]:
-    sides = blocks.batch(x, labels, references, axis_name)
-    sides = blocks.turned(sides) if turned else sides
-    options, scale = jax.tree.map(lambda o: jnp.asarray(o, jnp.float32), (options, scale))
-    bound = MEASURES[measure].bound(sides.x, sides.found)
+def _mean(*arrays: Any, plan: _Plan, axis_name: str | None) -> tuple[Array, Aux]:
+    """The arrays are embeddings, labels, own, references, options, scale and key, as `mean` takes them."""
+    x, labels, own, references, *numbers, key = arrays
+    options, scale = jax.tree.map(lambda o: jnp.asarray(o, jnp.float32), numbers)
+    arrays = x, labels, own, references, options, scale, key
+    in_blocks = partial(_in_blocks, plan=plan, axis_name=axis_name)
+    if plan.whole is None:
+        sums = in_blocks(*arrays)
+    else:
+        at_once = partial(_at_once, plan=plan, axis_name=axis_name)
+        sums = jax.lax.platform_dependent(*arrays, cpu=in_blocks, default=at_once)
+    devices = number_of_devices(axis_name)
+    anchors = x.shape[0] * devices
+    if plan.turned:
+        # Every device has compared all candidates with all of the batch.
+        sums = jax.tree.map(lambda n: n / devices, sums)
+        anchors = anchors if references is None else references.labels.shape[0]
+    aux = {"active": sums.active, "valid": sums.valid}
+    if plan.per is None:
+        return sums.value, aux
+    return ratio(sums.value, jnp.float32(anchors) if plan.per == "anchors" else aux[plan.per]), aux
+
+
+def _at_once(*arrays: Any, plan: _Plan, axis_name: str | None) -> Terms:
+    """The sums over the anchors of all devices, by `plan.whole`."""
+    assert plan.whole is not None
+    x, labels, _, references, options, *_ = arrays
+    static = {"measure": plan.measure, "block_size": plan.block_size, **dict(plan.static)}
+    return plan.whole(x, labels, references, *options, axis_name=axis_name, **static)
+
+
+def _in_blocks(*arrays: Any, plan: _Plan, axis_name: str | None) -> Terms:
+    """The sums over the anchors of all devices, by `plan.terms`."""
+    x, labels, own, references, options, scale, key = arrays
+    sides = blocks.sides(x, labels, references, axis_name)
+    sides = blocks.turned(sides) if plan.turned else sides
+    bound = MEASURES[plan.measure].bound(sides.x, sides.candidates)
     bound = bound if scale is None else bound * scale
     bound = sum((jnp.max(jnp.abs(o)) for o in jax.tree.leaves(options)), bound)
 
-    def on_blocks(function: Callable[..., Any]) -> Callable[..., Any]:
-        def on_block(x: Array, found: Array, shared: Any, facts: blocks.Block) -> Any:
-            options, scale, shared = shared
-            block = Block(x, found, facts, shared, measure, scale)
-            return function(block, *options, **dict(static))
+    def each(function: Callable[..., Array], sides: Sides, own: Any = ()) -> Array:
+        def of_block(block: Block, numbers: Any) -> Array:
+            options, scale = numbers
+            return function(replace(block, scale=scale, measure=plan.measure), *options)
 
-        return on_block
+        numbers = options, scale
+        return blocks.map_over_blocks(of_block, sides, numbers, block_size=plan.block_size, own=own)
 
-    def each(function: Callable[..., Array], sides: blocks.Batch) -> Array:
-        return blocks.map_rows(on_blocks(function), sides, (options, scale, ()), block_size=block_size)
+    own, shared = (own, ()) if plan.prepare is None else plan.prepare(sides, each, *options)
+    seeds = None if key is None else negatives.seeds(key, sides.anchor_facts.ids)
 
-    def sums(block: Block, *options: Array, **static: Any) -> tuple[Array, Aux]:
-        value, active, valid = rows(block, *options, **static)
-        return value, {"active": active, "valid": valid}
+    def of_block(block: Block, numbers: Any) -> Terms:
+        (own, seeds), (options, scale, shared) = block.own, numbers
+        block = replace(block, own=own, seeds=seeds, shared=shared, scale=scale, measure=plan.measure)
+        return plan.terms(block, *options, **dict(plan.static))
 
-    own, shared = (own, ()) if prepare is None else prepare(sides, each, *options)
-    extra = {"own": own}
-    if key is not None:
-        extra["seeds"] = selected.seeds(key, sides.anchors.ids)
-    value, aux = blocks.sum_rows(
-        on_blocks(sums), sides, (options, scale, shared), bound=bound, block_size=block_size, extra=extra
+    return blocks.sum_over_blocks(
+        of_block,
+        sides,
+        (options, scale, shared),
+        bound=bound,
+        block_size=plan.block_size,
+        own=(own, seeds),
     )
-    devices = blocks.number_of_devices(axis_name)
-    anchors = sides.x.shape[0] * devices
-    if turned:
-        # Every device has compared all candidates with all of the batch.
-        value, aux, anchors = value / devices, {k: n / devices for k, n in aux.items()}, sides.x.shape[0]
-    if per is not None:
-        value = blocks.ratio(value, jnp.float32(anchors) if per == "anchors" else aux[per])
-    return value, aux

@@ -1,6 +1,6 @@
-"""Labels of any integer type as int32, in which losses compare them; nothing here rounds or wraps.
+"""Labels of any integer type as int32, which is what losses compare; nothing here rounds or wraps around.
 
-Labels of the host (NumPy arrays, lists) are judged by their values, labels on a device by their type alone, so that no
+Labels on the host (NumPy arrays, lists) are judged by their values, labels on a device by their type alone, so that no
 loss waits for the device.
 """
 
@@ -13,17 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxml.losses.kernels import blocks, sharding
+from jaxml.losses.kernels import sharding
+from jaxml.losses.kernels.devices import gather
 
 Array = jax.Array
 
 
 def keys(sets: list[Any], axis_name: str | None) -> list[Array]:
-    """One or two sets of labels as int32: equal where and only where the labels are, on all devices alike.
+    """One or two sets of labels as int32, equal exactly where the labels are equal, on all devices alike.
 
     Args:
         sets: int [B] and, where given, int [M] of the references, as arrays of the host or of a device.
         axis_name: mapped axis that the first set is divided over; the second is equal on all devices.
+
+    Returns:
+        int32 [B] and, where given, int32 [M].
     """
     low, high = zip(*map(bounds, sets), strict=True)
     if fit(jnp.int32, min(low), max(high)):
@@ -34,14 +38,16 @@ def keys(sets: list[Any], axis_name: str | None) -> list[Array]:
 
 
 def class_indices(name: str, classes: int, labels: Any) -> Array:
-    """Labels that pick a row of the parameter `name`, as int32 in 0..classes-1.
+    """Labels int [B] that pick a row of the parameter `name`, as int32 [B] in 0..classes-1.
 
-    Raises ValueError for labels out of range. Traced labels can not be refused: -1, which is no class, stands for
-    those out of range.
+    Traced labels cannot be refused: -1, which is no class, stands for those out of range.
+
+    Raises:
+        ValueError: labels out of range.
     """
     if isinstance(labels, jax.core.Tracer):
         if fit(jnp.int32, *bounds(labels)):
-            labels = labels.astype(jnp.int32)  # int8 knows no 200 classes to compare with
+            labels = labels.astype(jnp.int32)  # the number of classes may not fit into int8
         inside = (labels >= 0) & (labels < classes)
         return jnp.where(inside, labels.astype(jnp.int32), -1)
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
@@ -52,7 +58,7 @@ def class_indices(name: str, classes: int, labels: Any) -> Array:
 
 
 def bounds(labels: Any) -> tuple[int, int]:
-    """Least and greatest label: of the values on the host, of the type on a device."""
+    """Least and greatest label of int [B]: of the values on the host, of the type on a device."""
     if isinstance(labels, jax.Array):
         info = jnp.iinfo(labels.dtype)
         return int(info.min), int(info.max)
@@ -60,13 +66,13 @@ def bounds(labels: Any) -> tuple[int, int]:
 
 
 def fit(dtype: Any, low: int, high: int) -> bool:
-    """Whether all integers from low to high are of a type."""
+    """Whether a type holds all integers from low to high."""
     info = jnp.iinfo(dtype)
     return bool(info.min <= low and high <= info.max)
 
 
 def _words(labels: Any) -> Any:
-    """Sign, upper and lower half of each label, uint32 [N, 3]: any two integer types can be compared by these."""
+    """Sign, upper and lower half of each label, int [N] -> uint32 [N, 3], by which any two integer types compare."""
     xp: Any = jnp if isinstance(labels, jax.Array) else np
     negative = labels < 0
     if labels.dtype.itemsize == 8:
@@ -78,9 +84,12 @@ def _words(labels: Any) -> Any:
 
 @partial(jax.jit, static_argnums=1)
 def _ranks(sets: list[Array], axis_name: str | None) -> list[Array]:
-    """Places of labels among all different labels in sorted order, over all sets and devices."""
+    """Places of labels among all different labels in sorted order, over all sets and devices.
+
+    uint32 [N, 3] of each set, from `_words`, -> int32 [N].
+    """
     own, *others = sharding.replicated(sets)
-    everywhere = [blocks.gather(own, axis_name), *others]
+    everywhere = [gather(own, axis_name), *others]
     rows = jnp.concatenate(everywhere)
     _, ranks = jnp.unique(rows, axis=0, return_inverse=True, size=rows.shape[0])
     ends = np.cumsum([len(s) for s in everywhere]).tolist()

@@ -17,6 +17,8 @@ from jax import lax
 
 Array = jax.Array
 
+CHUNK = 16
+"""Slots that one sweep over the negatives compares: more would overflow registers, fewer repeat matrix products."""
 TOGETHER = 4
 """Slots that one turn of a loop computes: enough to keep the arithmetic units busy, few enough to compile quickly."""
 
@@ -63,7 +65,11 @@ class Slots(NamedTuple):
 
 
 def order(labels: Array) -> tuple[Array, Array, Array, Array]:
-    """Sort int32 labels [L]: the rows in their new order, and `group`, `start` and `end` of `Rows`, each int32 [L]."""
+    """Sort labels, int32 [L].
+
+    Returns:
+        The rows in their new order, and `group`, `start` and `end` of `Rows`, each int32 [L].
+    """
     place = jnp.arange(labels.shape[0], dtype=jnp.int32)
     labels, rows = lax.sort((labels, place), num_keys=1)
     changes = labels[1:] != labels[:-1]
@@ -76,7 +82,7 @@ def order(labels: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def over_classes(counts: Array, rows: Rows) -> Array:
-    """Sums of counts int32 [L], none negative, over the rows of each class, given to each of its rows."""
+    """Sums of counts, int32 [L] and none negative, over the rows of each class, at each of its rows: int32 [L]."""
     through = jnp.cumsum(counts)
     place = jnp.arange(counts.shape[0], dtype=jnp.int32)
     # Running sums do not decrease, so that running extremes carry the first and the last one through a class.
@@ -92,7 +98,7 @@ def zeros(shape: tuple[int, ...], like: Array) -> Array:
 
 
 def slots(rows: Rows, first: Array, count: int) -> Slots:
-    """The slots `first` to `first + count - 1` of all rows."""
+    """The slots from `first`, int32 [], to `first + count - 1` of all rows."""
     place = jnp.arange(rows.size.shape[0], dtype=jnp.int32)
     K, doubled = rows.largest, _Doubled(rows)
 
@@ -120,7 +126,7 @@ def slots(rows: Rows, first: Array, count: int) -> Slots:
 
 
 def of_held(rows: Rows, first: Array, held: Slots, a: Array) -> Array:
-    """What an array [L] says of the row in each slot, [T, L]; anything where the slot is empty."""
+    """The entries of an array [L] for the row in each slot, [T, L]; arbitrary ones where the slot is empty."""
     doubled, count = _doubled(a), held.up.shape[0]
     return jnp.stack(
         [
@@ -131,7 +137,17 @@ def of_held(rows: Rows, first: Array, held: Slots, a: Array) -> Array:
 
 
 def pull(rows: Rows, first: Array, held: Slots, weights: Array) -> Array:
-    """Sum over slots of w (x_i - x_p) for row i, of w (x_p - x_i) for the row p in it: [D, L] from w [T, L]."""
+    """Sum over slots of w (x_i - x_p) for row i, and of w (x_p - x_i) for the row p in the slot.
+
+    Args:
+        rows: L rows.
+        first: int32 [], the first slot.
+        held: T slots.
+        weights: w, float32 [T, L].
+
+    Returns:
+        float32 [D, L].
+    """
     K, doubled = rows.largest, _Doubled(rows)
     count = weights.shape[0]
     together = min(TOGETHER, count)
@@ -144,7 +160,7 @@ def pull(rows: Rows, first: Array, held: Slots, weights: Array) -> Array:
 
         w = of_slot(weights)
         up, down = jnp.where(of_slot(held.up), w, 0.0), jnp.where(of_slot(held.down), w, 0.0)
-        # What a row gets as the positive of others.
+        # The weights that a row has as the positive of others.
         from_below, from_above = _shifted(_doubled(up), -j), _shifted(_doubled(down), K - j)
         total = (up + down + from_below + from_above)[None, :] * rows.x
         total -= up[None, :] * doubled("x", j) + down[None, :] * doubled("x", j - K)
@@ -191,16 +207,21 @@ class Own:
         return a
 
     def put_rows(self, a: Array) -> Array:
-        """[D, B] -> [D, L]."""
+        """The transpose of `take` for whole rows, [D, B] -> [D, L]."""
         if self.all or self._adjacent:
             return self.put(a)
         return zeros((a.shape[0], self._total), a).at[:, self._places].set(a, unique_indices=True)
 
 
 def _moves(own: Array, total: int) -> list[tuple[int, Array]]:
-    """Rolls and masks that bring the entries at `own`, increasing places among `total`, to the front in their order.
+    """Rolls and masks, bool [L] each, that bring the entries at `own` to the front in their order.
 
-    The entry that is to move by a number of places moves by its binary digits, the lowest first.
+    An entry moves by as many places as lie before it and are not its own, by the binary digits of that number, the
+    lowest first.
+
+    Args:
+        own: int32 [B], increasing places.
+        total: L, the number of all places.
     """
     there = jnp.zeros(total, bool).at[own].set(True)
     gap = jnp.cumsum(~there)
@@ -214,7 +235,7 @@ def _moves(own: Array, total: int) -> list[tuple[int, Array]]:
 
 
 class _Doubled:
-    """Arrays of `Rows` twice, one after the other, from which rolled ones are cut."""
+    """The arrays [..., L] of `Rows`, each twice in a row, [..., 2 L], from which rolled ones are cut."""
 
     def __init__(self, rows: Rows):
         self._arrays = {
@@ -232,13 +253,13 @@ def _doubled(a: Array) -> Array:
 
 
 def _shifted(doubled: Array, by: Array) -> Array:
-    """Entry i + by at i, counted around the ends, which is where other classes are and nobody looks."""
+    """Entry i + by at i, [..., 2 L] -> [..., L], counted around the ends, where entries are not used."""
     count = doubled.shape[-1] // 2
     return lax.dynamic_slice_in_dim(doubled, jnp.where(by < 0, count + by, by), count, doubled.ndim - 1)
 
 
 def _by_slots(function: Callable[[Array], tuple[Array, ...]], count: int, used: Array) -> tuple[Array, ...]:
-    """function(t) -> arrays, for t < `count`, as arrays with one more axis; zeros from `used` on."""
+    """function(t) -> arrays [...], for t < `count`, as arrays [count, ...]; zeros from `used`, int32 [], on."""
     together = min(TOGETHER, count)
 
     def some(first: Array) -> tuple[Array, ...]:
@@ -246,7 +267,7 @@ def _by_slots(function: Callable[[Array], tuple[Array, ...]], count: int, used: 
 
     if count == together:
         return some(jnp.int32(0))
-    # The first turn gives the arrays their form, and the devices that they vary over.
+    # The first turn gives the arrays their shapes, and the devices that they vary over.
     whole = tuple(
         jnp.concatenate(
             [a, *[jnp.zeros_like(a) & a if a.dtype == bool else jnp.where(a > 0, 0.0, 0.0)] * more]

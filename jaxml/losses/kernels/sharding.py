@@ -1,7 +1,7 @@
-"""Runs a loss on the devices that its batch is divided over, where the arguments' shardings are explicit.
+"""Runs a loss on the devices that its batch is divided over, where the shardings of its arguments are explicit.
 
-Axes made by `jax.make_mesh` are Explicit: the type of an array says how they divide it. To sort or index such an array
-is an error, and collectives know no axis by its name. Under `jax.shard_map` everything is as in pmap.
+Axes made by `jax.make_mesh` are Explicit: the type of an array says how they divide it. Sorting or indexing such an
+array is an error, and collectives cannot name such an axis. `jax.shard_map` over these axes makes both possible.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ AxisName = str | tuple[str, ...] | None
 def divided(count: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Let every device call a function with its own rows, and the name of the axes that divide them.
 
-    The function takes arrays by position and all else by name, among it `axis_name`; it is to be called under jax.jit.
-    Arguments without an Explicit axis are passed on as they are.
+    The function takes arrays by position and all else by name, `axis_name` included; it must be called under jax.jit.
+    If no argument has an Explicit axis, the function is called as it is.
 
     Args:
         count: how many arguments have a row per image; the first one says which axes divide them. The others are made
@@ -53,7 +53,7 @@ def divided(count: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def replicated(tree: Any) -> Any:
-    """Make arrays equal on all devices of the Explicit mesh that holds them; to be called under jax.jit."""
+    """Make arrays equal on all devices of the Explicit mesh that holds them; must be called under jax.jit."""
     mesh = _explicit_mesh(tree)
     return tree if mesh is None else _put(tree, mesh, P())
 
@@ -68,7 +68,7 @@ def _explicit_mesh(tree: Any) -> AbstractMesh | None:
 
 
 def _axes_of_rows(x: Any) -> tuple[str, ...]:
-    """Axes that divide the first axis of an array."""
+    """Axes that divide the first axis of an array [B, ...]."""
     return _names(jax.typeof(x).sharding.spec[0]) if x.ndim else ()
 
 

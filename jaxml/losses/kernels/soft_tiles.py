@@ -1,7 +1,8 @@
-"""Triplets whose loss needs all three distances, tile by tile: a row's and its positive's distance to every negative.
+"""Rows and their positives against negatives, tile by tile, for the formula soft: both distances to every negative.
 
 The distances of the positives are computed anew for each slot: on an accelerator the product of rolled rows takes less
-time than rolling a tile of distances. Tiles are [rows, candidates] with all candidates.
+time than rolling a tile of distances. Tiles are [rows, candidates] with all candidates. Value and slope are not those
+of formulas.FORMULAS: here several triplets share one logarithm.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxml.losses.kernels import tiles
+from jaxml.losses.kernels.measures import Metric
 from jaxml.losses.kernels.ordering import TOGETHER, zeros
-from jaxml.losses.kernels.tiles import HIGHEST, Limits, Metric, Side, Sums
+from jaxml.losses.kernels.tiles import HIGHEST, Limits, Side, Sums
 
 Array = jax.Array
 
@@ -47,16 +49,16 @@ class Others(NamedTuple):
     """int32 []: K, the size of the largest class."""
 
 
-def others(rows: Side, place: Array, count: int, slot: Array, largest: Array) -> Others:
+def others_of(rows: Side, place: Array, count: int, slot: Array, largest: Array) -> Others:
     """Where the rows are found that are in the slots of `count` rows from `place` on."""
-    fill = jnp.zeros((count, rows.x.shape[1]))
+    fill = jnp.zeros((count, rows.x.shape[1]), jnp.float32)
     x = jnp.concatenate([rows.x, rows.x, fill])
     return Others(x, jnp.concatenate([rows.size, rows.size, fill[:, 0]]), place, slot, largest)
 
 
 def sweep(
     pairs: Pairs,
-    found: Others,
+    others: Others,
     candidates: Side,
     used: Array,
     *,
@@ -68,10 +70,10 @@ def sweep(
 
     Args:
         pairs: n rows, a multiple of `height`.
-        found: the rows in their slots.
+        others: the rows in their slots.
         candidates: M candidates.
         used: int32 [], slots that are not empty in all rows.
-        windows: whether limits are others than infinite ones.
+        windows: whether some limits are finite.
         metric: the distance.
         height: rows in a tile.
     """
@@ -79,8 +81,8 @@ def sweep(
     def turn(of_candidates: Array, i: Array) -> tuple[Array, tuple[Sums, Array]]:
         rows, forward, backward = tiles.part((pairs.rows, pairs.forward, pairs.backward), i, height)
         up = lax.dynamic_slice_in_dim(pairs.up, i * height, height, 1)
-        own, place = Pairs(rows, up, forward, backward), found.place + i * height
-        sums, of_rows, more = _tile(own, found._replace(place=place), candidates, used, windows, metric)
+        own, place = Pairs(rows, up, forward, backward), others.place + i * height
+        sums, of_rows, more = _tile(own, others._replace(place=place), candidates, used, windows, metric)
         return of_candidates + more, (sums, of_rows)
 
     turns = jnp.arange(pairs.rows.x.shape[0] // height, dtype=jnp.int32)
@@ -90,7 +92,7 @@ def sweep(
 
 
 def _tile(
-    pairs: Pairs, found: Others, candidates: Side, used: Array, windows: bool, metric: Metric
+    pairs: Pairs, others: Others, candidates: Side, used: Array, windows: bool, metric: Metric
 ) -> tuple[Sums, Array, Array]:
     """`sweep` of the rows of one tile."""
     rows = pairs.rows
@@ -103,8 +105,8 @@ def _tile(
             jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, t, keepdims=False)[:, None], a)
             for a in (pairs.up, pairs.forward, pairs.backward)
         )
-        above = found.place + found.slot + t
-        below = above - found.largest
+        above = others.place + others.slot + t
+        below = above - others.largest
         below = jnp.where(below < 0, below + total, below)
         x, size = (
             jnp.where(
@@ -112,7 +114,7 @@ def _tile(
                 lax.dynamic_slice_in_dim(a, above, count),
                 lax.dynamic_slice_in_dim(a, below, count),
             )
-            for a in (found.x, found.size)
+            for a in (others.x, others.size)
         )
         of_positive = metric.value(tiles.square(Side(x, size, rows.group), candidates))
         mined = negative & tiles.within(d, forward)

@@ -1,8 +1,8 @@
 """Anchors against negatives, tile by tile: distances, comparisons and products of one tile at a time.
 
-To this part the positives of an anchor are no more than limits of its distances. Of every negative it is counted how
-many of the anchor's limits lie above its distance, and of every limit how many negatives lie below it: for a hinge
-these numbers are the gradient. No array of anchors x candidates exists but one tile. Tiles are [candidates, anchors],
+Here the positives of an anchor are no more than limits of its distances. For every negative we count how many of the
+anchor's limits lie above its distance, and for every limit how many negatives lie below it: for a hinge these numbers
+are the gradient. Of an array of anchors x candidates only one tile exists at a time. Tiles are [candidates, anchors],
 so that an anchor's limits lie along rows, as they are kept, and counts of negatives are sums of whole rows.
 """
 
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxml.losses.kernels import formulas
+from jaxml.losses.kernels.measures import Metric
 from jaxml.losses.kernels.ordering import zeros
 
 Array = jax.Array
@@ -24,31 +25,8 @@ HIGHEST = lax.Precision.HIGHEST
 EPS = float(jnp.finfo(jnp.float32).eps)
 
 
-class Metric(NamedTuple):
-    """A distance d as a function of the squared Euclidean distance s of two rows."""
-
-    value: Callable[[Array], Array]
-    """d(s)"""
-    weight: Callable[[Array], Array]
-    """The derivative of d along x_i as a multiple of x_i - x_j, which is 2 d'(s); 0 at s = 0."""
-
-
-def _inverse_root(s: Array) -> Array:
-    return jnp.where(s > 0, lax.rsqrt(jnp.where(s > 0, s, 1.0)), 0.0)
-
-
-METRICS = {
-    "euclidean": Metric(lambda s: s * _inverse_root(s), _inverse_root),
-    "squared": Metric(lambda s: s, lambda s: jnp.where(s > 0, 2.0, 0.0)),
-    # Rows have unit length, and 1 - x . y is half of |x - y|^2.
-    "cosine": Metric(lambda s: s / 2, lambda s: jnp.where(s > 0, 1.0, 0.0)),
-    "squared, squared": Metric(lambda s: s * s, lambda s: 4.0 * s),
-    "cosine, squared": Metric(lambda s: s * s / 4, lambda s: s),
-}
-
-
 def rounding(width: int) -> float:
-    """Share of |x|^2 + |y|^2 by which |x|^2 + |y|^2 - 2 x . y is uncertain; sums of wide vectors round more."""
+    """Share of |x|^2 + |y|^2 by which |x|^2 + |y|^2 - 2 x . y is uncertain; sums over more dimensions round more."""
     return EPS * max(4.0, 0.5 * width**0.5)
 
 
@@ -167,7 +145,7 @@ def sweep(
 def _tile(
     own: tuple[Any, ...], others: tuple[Any, ...], *, used: Array, compare: Compare, metric: Metric
 ) -> tuple[Sums, Array, Array | None]:
-    """`sweep` of one tile: own anchors, limits and middle against other candidates and their limits."""
+    """`sweep` of one tile: its own anchors, limits and middle, and others: candidates and their limits."""
     (anchors, limits, middle), (candidates, mirrored) = own, others
     s = square(candidates, anchors)
     negative = (candidates.group[:, None] != anchors.group[None, :]) & (candidates.group >= 0)[:, None]
@@ -189,18 +167,18 @@ def square(a: Side, b: Side) -> Array:
     """Squared distances of the rows of a [n, D] and b [m, D], [n, m]; 0 where no more than rounding is left."""
     scale = a.size[:, None] + b.size[None, :]
     s = scale - 2.0 * lax.dot_general(a.x, b.x, (((1,), (1,)), ((), ())), precision=HIGHEST)
-    # Written so that a number that is none stays one.
+    # Written so that NaN stays NaN.
     return jnp.where(s <= rounding(a.x.shape[1]) * scale, 0.0, s)
 
 
 def hinge(
     distances: Array, limits: Limits, mirrored: Limits | None, middle: Array, used: Array
 ) -> tuple[Sums, Array]:
-    """Counts, all slots at once.
+    """The `Compare` of the hinges: counts, all slots at once.
 
-    The value is the sum of c (middle - d) over negatives d, c being the number of limits that d is inside. What is
-    missing to a sum over triplets is a sum over slots of their number times (near + margin - middle). Relative to
-    `middle` neither sum is large beside the sum of both.
+    The value is the sum of c (middle - d) over negatives d, c being the number of limits that d is inside. To become
+    a sum over triplets it lacks the sum over slots of their number times (near + margin - middle). Relative to
+    `middle` neither sum is large compared with the sum of both.
     """
     del used
     slots = limits.high.shape[0]
@@ -222,7 +200,7 @@ def smooth(
     middle: Array,
     used: Array,
 ) -> tuple[Sums, Array]:
-    """Values and slopes of a formula of near - d, a few slots at a time."""
+    """The `Compare` of the smooth formulas: values and slopes of near - d, one slot at a time."""
     del mirrored, middle
 
     def slot(t: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -260,18 +238,21 @@ def within(d: Array, limits: Limits) -> Array:
 
 
 def outside(d: Array, limits: Limits, t: int) -> Array:
-    """The opposite of `inside`."""
+    """The opposite of `inside`, of distances [m, b]."""
     above = d >= limits.high[t][None, :]
     return above if limits.low is None else above | (d <= limits.low[t][None, :])
 
 
 def reduced(function: Callable[[Array, Array], Array], terms: Iterable[Array]) -> Array:
-    """The terms joined two by two."""
+    """The terms, arrays of one shape, joined two by two."""
     return reduce(function, terms)
 
 
 def filled(tree: tuple[Any, ...], multiple: int) -> tuple[Any, ...]:
-    """Rows up to a multiple; those added are no candidates, and nothing is inside their limits."""
+    """Sides, limits [T, n] and arrays [n], filled up to a multiple of rows.
+
+    Rows that are added are no candidates, and nothing is inside their limits.
+    """
 
     def fill(x: Array, value: float, axis: int = 0) -> Array:
         padding = [(0, -x.shape[axis] % multiple) if i == axis else (0, 0) for i in range(x.ndim)]
@@ -289,7 +270,7 @@ def filled(tree: tuple[Any, ...], multiple: int) -> tuple[Any, ...]:
 
 
 def part(tree: tuple[Any, ...], i: Array, count: int) -> tuple[Any, ...]:
-    """The i-th `count` rows; limits [T, n] are cut along their second axis."""
+    """The i-th `count` rows of sides, limits and arrays [n]; limits [T, n] are cut along their second axis."""
 
     def part(value: Any) -> Any:
         axis = 1 if isinstance(value, Limits) else 0

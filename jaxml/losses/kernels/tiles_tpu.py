@@ -22,8 +22,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxml.losses.kernels.measures import Metric
 from jaxml.losses.kernels.ordering import zeros
-from jaxml.losses.kernels.tiles import HIGHEST, Limits, Metric, Side, Sums, rounding
+from jaxml.losses.kernels.tiles import HIGHEST, Limits, Side, Sums, rounding
 
 Array = jax.Array
 Kinds = list[Array]
@@ -36,18 +37,18 @@ WORD, BITS = 4, 8
 """Counts in an integer, and their bits."""
 Below = Callable[[Array, Array], Array]
 MOST = 512, 1024
-"""Candidates and anchors in a block at most. A count of eight bits holds 255 x SUBLANES candidates."""
+"""Candidates and anchors in a tile at most. A count of eight bits holds 255 x SUBLANES candidates."""
 BYTES = 8 * 2**20
-"""Memory for blocks of embeddings, which leaves as much of a kernel's 16 MiB to what is computed of them."""
+"""Memory for tiles of embeddings, which leaves as much of a kernel's 16 MiB to what is computed of them."""
 BELOW = operator.lt, operator.le
 """How distances compare with upper and with lower limits: inside are those below the one and not below the other."""
 
 
-def block(width: int) -> tuple[int, int] | None:
-    """Most candidates and anchors in a block of embeddings of a width; None if they are too wide for the kernel."""
+def tile_size(width: int) -> tuple[int, int] | None:
+    """Most candidates and anchors in a tile of embeddings of a width; None if they are too wide for the kernel."""
     candidates, anchors = MOST
     while anchors >= LANES:
-        # Candidates, anchors and the gradient of these; of each the next block is fetched while one is worked on.
+        # Candidates, anchors and the gradient of these; of each the next tile is fetched while one is worked on.
         if 2 * 4 * width * (candidates + 2 * anchors) <= BYTES:
             return candidates, anchors
         anchors //= 2
@@ -65,7 +66,7 @@ def sweep(
     *,
     metric: Metric,
 ) -> tuple[Sums, Array, Array | None]:
-    """`tiles.sweep` with `tiles.hinge`, for embeddings of a width that has a `block`."""
+    """`tiles.sweep` with `tiles.hinge`, for embeddings of a width that has a `tile_size`."""
     del used
     own, slots = _sorted(limits)
     others = [] if mirrored is None else _sorted(mirrored)[0]
@@ -74,16 +75,16 @@ def sweep(
     sums = Sums(value, number, number)
     if mirrored is not None:
         return sums, of_anchors, None
-    # The two sides exchanged. In one pass the gradient of all candidates would have to stay on the chip.
+    # Once more with the two sides exchanged: in one pass the gradient of all candidates would have to stay on the chip.
     *_, of_candidates = _sweep(candidates, [], jnp.zeros_like(candidates.size), anchors, own, metric)
     return sums, of_anchors, jnp.where((candidates.group >= 0)[:, None], of_candidates, 0.0)
 
 
 def _sorted(limits: Limits) -> tuple[Kinds, list[Array]]:
-    """Limits in their order, and the slots that they come from."""
+    """Limits [T, n] in their order, and the slots that they come from, int32 [T, n] for each kind."""
     kinds = [limits.high]
     if limits.low is not None:
-        # A slot in which nothing can be inside would count less than nothing.
+        # A slot in which nothing can be inside would have a negative count.
         kinds = [jnp.where(limits.low < limits.high, kind, -jnp.inf) for kind in (limits.high, limits.low)]
     empty = ((0, -limits.high.shape[0] % WORD), (0, 0))
     kinds = [jnp.pad(kind, empty, constant_values=-jnp.inf) for kind in kinds]
@@ -93,6 +94,7 @@ def _sorted(limits: Limits) -> tuple[Kinds, list[Array]]:
 
 
 def _unsorted(numbers: Array, slots: Array) -> Array:
+    """Numbers of sorted limits, float32 [T, n], in the order of their slots, int32 [T, n]."""
     return lax.sort((slots, numbers), dimension=0, num_keys=1)[1]
 
 
@@ -101,7 +103,7 @@ def _sweep(
 ) -> tuple[Array, list[Array], Array]:
     """The anchors' values [n], the numbers of negatives below each kind of limits [T, n], and the gradient [n, D]."""
     count, depth = anchors.x.shape
-    most = block(depth)
+    most = tile_size(depth)
     if most is None:
         raise ValueError(f"embeddings of {depth} numbers are too wide for the kernel for TPUs")
     height, width = (_even(side.x.shape[0], m) for side, m in zip((candidates, anchors), most, strict=True))
@@ -109,21 +111,21 @@ def _sweep(
     others = _across(candidates, height), _filled(mirrored, height, -jnp.inf)
     total = own[0].x.shape[1]
 
-    def blocks(tree: Any, columns: int, axis: int) -> Any:
+    def specs(tree: Any, columns: int, axis: int) -> Any:
         def spec(a: Any) -> pl.BlockSpec:
             return pl.BlockSpec((a.shape[0], columns), lambda *step: (0, step[axis]))
 
         return jax.tree.map(spec, tree)
 
     rows = (SUBLANES, SUBLANES, depth, *(kind.shape[0] for kind in limits))
-    # Arrays made only in thought, which know over which devices they vary.
+    # Shapes only, but of arrays that vary over devices as the anchors do.
     out = [jax.eval_shape(partial(zeros, (n, total)), own[0].x) for n in rows]
     words = [(kind.shape[0] // WORD * SUBLANES, width) for kind in limits]
     value, weight, pulled, *numbers = pl.pallas_call(
         partial(_kernel, metric=metric, uncertain=rounding(depth)),
         grid=(total // width, others[0].x.shape[1] // height),
-        in_specs=[blocks(own, width, 0), blocks(others, height, 1)],
-        out_specs=blocks(out, width, 0),
+        in_specs=[specs(own, width, 0), specs(others, height, 1)],
+        out_specs=specs(out, width, 0),
         out_shape=out,
         scratch_shapes=[pltpu.VMEM(shape, jnp.int32) for shape in words],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
@@ -134,18 +136,20 @@ def _sweep(
 
 
 def _even(count: int, most: int) -> int:
-    """Rows in a block, a multiple of LANES: as few blocks as can be, of about the same size."""
-    blocks = -(-count // most)
-    return -(-count // (blocks * LANES)) * LANES
+    """Rows in a tile, a multiple of LANES: as few tiles as can be, of about the same size."""
+    tiles = -(-count // most)
+    return -(-count // (tiles * LANES)) * LANES
 
 
 def _across(side: Side, multiple: int) -> Side:
-    """Rows along the last axis, up to a multiple; those added are no candidates."""
+    """n rows along the last axis, [D, n] and [1, n], up to a multiple; those added are no candidates."""
     x, size = _filled((side.x.T, side.size[None]), multiple, 0)
     return Side(x, size, _filled(side.group[None], multiple, -1))
 
 
 def _filled(tree: Any, multiple: int, value: float) -> Any:
+    """Arrays [..., n] up to a multiple of columns, with a value."""
+
     def fill(a: Array) -> Array:
         return jnp.pad(a, ((0, 0), (0, -a.shape[1] % multiple)), constant_values=value)
 
@@ -155,7 +159,7 @@ def _filled(tree: Any, multiple: int, value: float) -> Any:
 def _kernel(
     own: Any, others: Any, value: Any, weight: Any, pulled: Any, *rest: Any, metric: Metric, uncertain: float
 ) -> None:
-    """One block. All are references to memory, the last ones to the numbers of each kind of limits and to counts."""
+    """One tile. All are references to memory, the last ones to the numbers of each kind of limits and to counts."""
     (anchors, limits, middle), (candidates, mirrored) = own, others
     numbers, counts = rest[: len(limits)], rest[len(limits) :]
 
@@ -181,7 +185,7 @@ def _kernel(
             """Adds to the sums of some anchors, and returns the weights of their gradient."""
             scale = size + anchors.size[:, at]
             s = scale + products
-            # Written so that a number that is none stays one.
+            # Written so that NaN stays NaN.
             s = jnp.where(s <= uncertain * scale, 0.0, s)
             distances = metric.value(s)
             far = jnp.where((group != anchors.group[:, at]) & (group >= 0), distances, jnp.inf)
@@ -221,16 +225,17 @@ def _kernel(
 
 
 def _difference(kinds: list[Array]) -> Array:
-    """What is below upper limits without what is below lower ones, of which there are no more in any count."""
+    """Counts below upper limits less those below lower limits, which are never more; arrays of one shape."""
     return reduce(operator.sub, kinds)
 
 
 def _dot(a: Array, b: Array) -> Array:
+    """The product of [m, k] and [k, n] in full float32 precision."""
     return lax.dot(a, b, precision=HIGHEST, preferred_element_type=jnp.float32)
 
 
 def _words(distances: Array, limits: list[Array], below: Below) -> list[Array]:
-    """Integers of WORD counts, one for each limit: 1 where a distance is below it."""
+    """Integers of WORD counts, one for each limit [1, n]: 1 where a distance, of [m, n], is below it."""
     *marks, whole = (sum(1 << BITS * k for k in range(n)) for n in range(1, WORD + 1))
     full, part = _search(distances, limits, below, [jnp.int32(mark) for mark in marks])
     following = [jnp.where(mask, part, 0) for mask in full[:-1]]
@@ -238,7 +243,7 @@ def _words(distances: Array, limits: list[Array], below: Below) -> list[Array]:
 
 
 def _number(distances: Array, limits: list[Array], below: Below) -> Array:
-    """The number of limits that a distance is below."""
+    """The number of limits [m, 1] that each distance is below, float32 [m, n]."""
     full, part = _search(distances, limits, below, [jnp.float32(n) for n in range(1, WORD)])
     whole = _last(full[:-1], [jnp.float32(n * WORD) for n in range(1, len(full))], jnp.zeros_like(part))
     return jnp.where(full[-1], jnp.float32(len(limits)), whole + part)
@@ -247,7 +252,7 @@ def _number(distances: Array, limits: list[Array], below: Below) -> Array:
 def _search(
     distances: Array, limits: list[Array], below: Below, marks: list[Array]
 ) -> tuple[list[Array], Array]:
-    """Whether a distance is below all of each WORD limits, and the mark of its place in the first that it is not."""
+    """Whether a distance is below all of each WORD limits, and a mark of its place among the first that it is not."""
     full = [below(distances, limit) for limit in limits[WORD - 1 :: WORD]]
     part = limits[: WORD - 1]
     for i, mask in enumerate(full[:-1], 1):
@@ -258,18 +263,19 @@ def _search(
 
 
 def _last(masks: list[Array], marks: list[Array], mark: Array) -> Array:
-    """The mark of the last mask that holds."""
+    """The mark that belongs to the last of the masks [m, n] that holds, else `mark`."""
     for mask, value in zip(masks, marks, strict=True):
         mark = jnp.where(mask, value, mark)
     return mark
 
 
 def _count(word: Array, k: int) -> Array:
+    """The k-th count of integers of any shape, as float32."""
     return ((word >> (BITS * k)) & ((1 << BITS) - 1)).astype(jnp.float32)
 
 
 def _total(word: Array) -> Array:
-    """The sum of all counts of an integer, which is less than one count can hold."""
+    """The sum of all counts of integers of any shape, which one count must be able to hold."""
     word += word >> (2 * BITS)
     return _count(word + (word >> BITS), 0)
 

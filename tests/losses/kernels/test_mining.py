@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxml import losses
-from jaxml.losses.kernels import mining
+from jaxml import losses, mining
 
 LABELS = st.lists(st.integers(-3, 3), min_size=11, max_size=11)
 

@@ -10,19 +10,21 @@ from jax.sharding import PartitionSpec as P
 
 from jaxml.losses.kernels import sorted_sweep
 from jaxml.losses.kernels.blocks import References
-from jaxml.losses.kernels.formulas import OF_DIFFERENCE
-from jaxml.losses.kernels.sorted_sweep import MINING
+from jaxml.losses.kernels.formulas import FORMULAS, Options
+from jaxml.losses.kernels.measures import square_of
+from jaxml.losses.kernels.mining import MINING
 from tests import loops
 
 # Classes of one, of two, and one of more rows than a sweep takes slots at a time.
 SIZES = (1, 2, 5, 19, 3)
 WIDTH = 5
+SORTED = [name for name, mining in MINING.items() if mining.sorts]
 CASES = [
-    *(("hinge", mining, "euclidean") for mining in MINING),
-    *((formula, "all", "euclidean") for formula in OF_DIFFERENCE if formula != "hinge"),
+    *(("hinge", mining, "euclidean") for mining in SORTED),
+    *((formula, "all", "euclidean") for formula in FORMULAS if formula not in ("hinge", "soft")),
     ("softplus", "semi_hard", "euclidean"),
     ("ratio", "local", "euclidean"),
-    *(("soft", mining, "euclidean") for mining in MINING),
+    *(("soft", mining, "euclidean") for mining in SORTED),
     ("soft", "all", "cosine"),
     ("hinge", "all", "squared"),
     ("hinge", "semi_hard", "cosine"),
@@ -38,15 +40,18 @@ def batch(seed, sizes):
     return x.astype(np.float32), y
 
 
-def value_and_gradients(x, y, references, *, axis_name=None, block_size=None, **plan):
-    options = {"margin": 0.3, "quantile": 0.6}
+def value_and_gradients(
+    x, y, references, *, formula, mining, distance="euclidean", axis_name=None, block_size=None
+):
+    formula, mining = FORMULAS[formula], MINING[mining]
+    options = Options(margin=0.3, quantile=0.6, cutoff=0.5, upper_cutoff=1.4)
+    measure = square_of(distance) if formula.squared else distance
+    plan = {"formula": formula, "mining": mining, "measure": measure}
 
     def loss(x, r):
         others = None if r is None else references._replace(embeddings=r)
-        sums = sorted_sweep.triplets(
-            x, y, others, options, block_size=block_size, axis_name=axis_name, **plan
-        )
-        return sums.value / jnp.maximum(sums.active, 1.0), (sums.active, sums.mined)
+        sums = sorted_sweep.terms(x, y, others, options, block_size=block_size, axis_name=axis_name, **plan)
+        return sums.value / jnp.maximum(sums.active, 1.0), (sums.active, sums.valid)
 
     r = None if references is None else references.embeddings
     return jax.value_and_grad(loss, argnums=0 if r is None else (0, 1), has_aux=True)(x, r)
@@ -81,7 +86,7 @@ def test_agrees_with_loop(case):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("mining", MINING)
+@pytest.mark.parametrize("mining", SORTED)
 @pytest.mark.parametrize("formula", ["hinge", "soft"])
 def test_agrees_with_loop_against_references(formula, mining, masked):
     plan = {"formula": formula, "mining": mining, "distance": "euclidean"}

@@ -11,9 +11,11 @@ from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec as P
 
 from jaxml.losses.kernels import tiles, tiles_tpu
-from jaxml.losses.kernels.tiles import METRICS, Limits, Side
+from jaxml.losses.kernels.measures import MEASURES
+from jaxml.losses.kernels.tiles import Limits, Side
 
 CLASSES = 9
+METRICS = {name: measure.metric for name, measure in MEASURES.items() if measure.metric is not None}
 
 
 @pytest.fixture
@@ -137,10 +139,10 @@ def test_limits_that_are_no_numbers_count_nothing(interpreted):
 
 
 def test_blocks_of_wide_embeddings_are_smaller():
-    assert tiles_tpu.block(64) == (512, 1024)
-    assert tiles_tpu.block(512) == (512, 512)
-    assert tiles_tpu.block(2048) == (128, 128)
-    assert tiles_tpu.block(4096) is None
+    assert tiles_tpu.tile_size(64) == (512, 1024)
+    assert tiles_tpu.tile_size(512) == (512, 512)
+    assert tiles_tpu.tile_size(2048) == (128, 128)
+    assert tiles_tpu.tile_size(4096) is None
     rows = Side(jnp.ones((8, 4096)), jnp.ones(8), jnp.arange(8))
     own = Limits(None, jnp.ones((4, 8)), jnp.ones((4, 8)))
     with pytest.raises(ValueError, match="4096 numbers are too wide"):

@@ -1,0 +1,172 @@
+"""Mining of one negative: the nearest to an anchor, or one drawn by its distance for each of its positives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxml.distances import l2_normalize, pairwise, rowwise
+from jaxml.losses.kernels import reductions
+from jaxml.losses.kernels.blocks import Block, Terms
+from jaxml.losses.kernels.devices import zeros_like
+from jaxml.losses.kernels.formulas import Formula, Options
+from jaxml.losses.kernels.reductions import at, count, row_counts
+from jaxml.losses.kernels.relations import column_of_positive
+
+Array = jax.Array
+
+
+def nearest(formula: Formula, distances: Array, block: Block, options: Options) -> Terms:
+    """Every mined positive of an anchor, with the anchor's nearest negative; distances are float32 [b, M]."""
+    n, some_negative = reductions.nearest(distances, block.negative)
+    d_ap, d_an = distances, at(distances, n)
+    d_pn = None
+    if block.column is None:
+        d_an, chosen = d_an[:, None], block.positive & some_negative[:, None]
+        if formula.kind == "soft":
+            d_pn = pairwise(block.candidates[n], block.candidates, block.measure)
+    else:
+        p, some_positive = block.column, block.anchor_facts.size > 0
+        d_ap, chosen = at(distances, p), some_positive & some_negative
+        if formula.kind == "soft":
+            d_pn = rowwise(block.candidates[p], block.candidates[n], block.measure)
+    return _chosen(formula, formula.of(d_ap, d_an, d_pn, options.margin), chosen)
+
+
+def drawn(formula: Formula, distances: Array, block: Block, options: Options) -> Terms:
+    """Every mined positive, each with one negative drawn by its distance; distances are float32 [b, M]."""
+    weights = distance_weights(block, options.cutoff, options.upper_cutoff)
+    other = block.measure if formula.kind == "soft" else None
+    terms = partial(_of_drawn, formula)
+    return sampled(terms, other, distances, block.candidates, options.margin, weights, block)
+
+
+def _of_drawn(
+    formula: Formula, d_ap: Array, d_an: Array, d_pn: Array | None, margin: Array, chosen: Array
+) -> Terms:
+    return _chosen(formula, formula.of(d_ap, d_an, d_pn, margin), chosen)
+
+
+def _chosen(formula: Formula, values: Array, chosen: Array) -> Terms:
+    """Sums of values of triplets, float32 [...], over the chosen ones, bool [...]."""
+    values = jnp.where(chosen, values, 0.0)
+    mined = count(chosen)
+    return Terms(jnp.sum(values), count(values > 0) if formula.kind == "hinge" else mined, mined)
+
+
+Sample = Callable[[Array, Array, "Array | None", Any, Array], Terms]
+"""terms(d_ap [b], d_an [b], d_pn [b] or None, options, chosen [b])."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def sampled(
+    terms: Sample,
+    other: str | None,
+    distances: Array,
+    candidates: Array,
+    options: Any,
+    weights: Array,
+    block: Block,
+) -> Terms:
+    """Every positive, each with one negative drawn in proportion to its weight.
+
+    Draws depend on block.seeds and on the positive's place among the anchor's; not on the block.
+
+    Args:
+        terms: sums over one triplet per anchor; a static argument.
+        other: distance of d_pn; None if the function needs none.
+        distances: float32 [b, M].
+        candidates: float32 [M, D].
+        options: float arrays with gradient, for `terms`.
+        weights: float32 [b, M], 0 except at negatives.
+        block: the block of anchors.
+    """
+    return _sampled_forward(terms, other, distances, candidates, options, weights, block)[0]
+
+
+def _sampled_forward(
+    terms: Sample,
+    other: str | None,
+    distances: Array,
+    candidates: Array,
+    options: Any,
+    weights: Array,
+    block: Block,
+) -> Any:
+    row = jnp.arange(distances.shape[0])
+    cumulative = jnp.cumsum(weights, axis=1)
+    total = cumulative[:, -1]
+    assert block.seeds is not None
+    keys = jax.vmap(jax.random.key)(block.seeds)
+
+    def step(carry: Any) -> Any:
+        k, sums, gradients = carry
+        p, exists = column_of_positive(k, block.anchor_facts, block.candidate_facts)
+        chosen = exists & block.positive[row, p] & (total > 0)
+        u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k)))(keys)
+        # Short of the total, which rounding could reach: beyond it lies no negative.
+        limit = (u * total * (1.0 - 1e-6))[:, None]
+        n = row_counts(cumulative, [lambda c: c <= limit])[:, 0]
+
+        def of_triplets(distances: Array, candidates: Array, options: Any) -> tuple[Array, Terms]:
+            d_pn = rowwise(candidates[p], candidates[n], other) if other else None
+            sums = terms(distances[row, p], distances[row, n], d_pn, options, chosen)
+            return sums.value, sums
+
+        value, pullback, more = jax.vjp(of_triplets, distances, candidates, options, has_aux=True)
+        more_gradients = pullback(jnp.ones_like(value))
+        return k + 1, *jax.tree.map(jnp.add, (sums, gradients), (more, more_gradients))
+
+    zero = zeros_like(distances[0, 0])
+    zeros = jax.tree.map(zeros_like, (distances, candidates, options))
+    start = (jnp.int32(0), Terms(zero, zero, zero), zeros)
+    last = jnp.max(block.anchor_facts.size)
+    _, sums, gradients = jax.lax.while_loop(lambda carry: carry[0] < last, step, start)
+    return sums, gradients
+
+
+def _sampled_backward(terms: Sample, other: str | None, gradients: Any, cotangents: Terms) -> Any:
+    return *jax.tree.map(lambda g: g * cotangents.value, gradients), None, None
+
+
+sampled.defvjp(_sampled_forward, _sampled_backward)
+
+
+def seeds(key: Array, ids: Array) -> Array:
+    """A uint32 for each anchor, from its place in the global batch, so that draws do not depend on devices or blocks.
+
+    Args:
+        key: random key [].
+        ids: int32 [B].
+
+    Returns:
+        uint32 [B].
+    """
+    return jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i)))(ids)
+
+
+def distance_weights(block: Block, cutoff: Array | float, upper_cutoff: Array | float) -> Array:
+    """Weights of negatives for `sampled`, from the distances of unit vectors, float32 [b, M]; no gradient."""
+    d = pairwise(l2_normalize(block.x), l2_normalize(block.candidates))
+    log = log_weights(d, block.x.shape[1], cutoff, upper_cutoff)
+    log = jax.lax.stop_gradient(jnp.where(block.negative, log, -jnp.inf))
+    top = jnp.max(log, axis=1, keepdims=True)
+    return jnp.exp(log - jnp.where(top > -jnp.inf, top, 0.0))
+
+
+def log_weights(distances: Array, width: int, cutoff: Array | float, upper: Array | float) -> Array:
+    """Logarithm of the distance-weighted sampling weights, up to a constant; float32 in the shape of the distances.
+
+    1 / q(max(d, cutoff)) for d < upper, else 0; q(d) ~ d^{n-2} (1 - d^2/4)^{(n-3)/2} is the density of distances
+    between points spread evenly over the unit sphere in n = `width` dimensions.
+
+    Source: Wu et al. 2017, Sampling Matters in Deep Embedding Learning, equations 3-5. The upper cut-off is in
+    their code, not in the paper. An anchor without a negative below it has no weight, and is skipped.
+    """
+    d = jnp.maximum(distances, cutoff)
+    weight = -(width - 2.0) * jnp.log(d) - (width - 3.0) / 2.0 * jnp.log(jnp.maximum(1.0 - d * d / 4.0, 1e-8))
+    return jnp.where(distances < upper, weight, -jnp.inf)

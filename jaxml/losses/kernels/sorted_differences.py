@@ -1,0 +1,124 @@
+"""The sorted sweep of formulas of d_ap - d_an, hinges and smooth ones."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxml.losses.kernels import tiles, tiles_tpu
+from jaxml.losses.kernels.blocks import Terms
+from jaxml.losses.kernels.ordering import CHUNK, Own, over_classes, pull, slots, zeros
+from jaxml.losses.kernels.sorted_rows import ENTRIES, Facts, Plan, limits_of, mined_slots, rows_of
+from jaxml.losses.kernels.tiles import Limits, Side
+
+Array = jax.Array
+
+FEW = 4
+"""Slots of a sweep where no class has more."""
+WIDE = 4096
+"""Anchors in a tile."""
+
+
+def compute(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) -> tuple[Terms, Array]:
+    """The sums, and the gradient of their value, float32 [L, D].
+
+    Args:
+        plan: a formula of the kind hinge or smooth.
+        x: float32 [L, D], sorted.
+        margin: float32 [].
+        quantile: float32 [].
+        facts: about the L rows.
+    """
+    metric = plan.metric
+    rows = rows_of(plan, x, facts)
+    own = Own(facts.own, rows)
+    candidate = jnp.ones_like(rows.group, bool) if rows.candidate is None else rows.candidate
+    candidates = Side(rows.x.T, rows.size, jnp.where(candidate, rows.group, -1))
+    mine = facts.own
+    anchors = candidates if own.all else Side(candidates.x[mine], rows.size[mine], rows.group[mine])
+    negatives = jnp.sum(candidate) - own.take(over_classes(candidate.astype(jnp.int32), rows))
+    mined = plan.which(rows, quantile)
+
+    def step(carry: Any) -> Any:
+        first, sums, of_anchors, of_rows = carry
+        held = slots(rows, first, CHUNK)
+        use = held.filled & mined(mined_slots(first), metric.value(held.square), lambda a: a[None, :])
+        limits = limits_of(plan, held, use, margin, x.shape[1])
+        # Sums relative to it are not large against their total.
+        middle = (
+            jnp.sum(jnp.where(use, limits.near, 0.0), axis=0) / jnp.maximum(jnp.sum(use, axis=0), 1) + margin
+        )
+        my_limits, my_middle, my_use = jax.tree.map(own.take, (limits, middle, use))
+        used = jnp.minimum(rows.largest - first, CHUNK)
+        counted, more_of_anchors, of_candidates = _negatives(
+            plan, anchors, my_limits, my_middle, candidates, limits, used
+        )
+        value = jnp.sum(counted.value)
+        if plan.hinge:
+            above = jnp.where(my_use, my_limits.near + margin - my_middle[None, :], 0.0)
+            value += jnp.sum(counted.number * above)
+        weights = jnp.where(use, own.put(counted.slope) * metric.weight(held.square), 0.0)
+        of_rows = of_rows + pull(rows, first, held, weights)
+        if of_candidates is not None:
+            of_rows = of_rows + of_candidates.T
+        pairs = jnp.sum(my_use.astype(jnp.float32), axis=0)
+        more = Terms(value, jnp.sum(counted.number), jnp.sum(pairs * negatives.astype(jnp.float32)))
+        return first + CHUNK, jax.tree.map(jnp.add, sums, more), of_anchors + more_of_anchors.T, of_rows
+
+    zero = zeros((), x)
+    start = (jnp.int32(1), Terms(zero, zero, zero), zeros(anchors.x.T.shape, x), zeros(rows.x.shape, x))
+    _, sums, of_anchors, of_rows = lax.while_loop(lambda carry: carry[0] < rows.largest, step, start)
+    if not plan.hinge or plan.windowed:
+        sums = sums._replace(valid=sums.active)
+    return sums, (of_rows + own.put_rows(of_anchors)).T
+
+
+def _negatives(
+    plan: Plan,
+    anchors: Side,
+    limits: Limits,
+    middle: Array,
+    candidates: Side,
+    all_limits: Limits,
+    used: Array,
+) -> tuple[tiles.Sums, Array, Array | None]:
+    """`tiles.sweep` with tiles of a size that stays on the chip, or as one kernel where there is one.
+
+    Args:
+        plan: what is compared, and how.
+        anchors: n anchors.
+        limits: [T, n], of the anchors.
+        middle: float32 [n], see `tiles.sweep`.
+        candidates: L candidates.
+        all_limits: [T, L], of all rows.
+        used: int32 [], slots that are not empty in all rows.
+    """
+    width, metric = min(plan.block_size or WIDE, anchors.x.shape[0]), plan.metric
+    in_tiles = partial(
+        tiles.sweep,
+        compare=tiles.hinge if plan.hinge else partial(tiles.smooth, plan.formula),
+        metric=metric,
+        tile=(max(8, ENTRIES // width), width),
+    )
+    fused = plan.hinge and tiles_tpu.tile_size(anchors.x.shape[1]) is not None
+
+    def sweep(slots: int) -> tuple[tiles.Sums, Array, Array | None]:
+        mine, others = (jax.tree.map(lambda a: a[:slots], side) for side in (limits, all_limits))
+        args = (anchors, mine, middle, candidates, others if plan.mirrored and plan.hinge else None, used)
+        if fused:
+            kernel = partial(tiles_tpu.sweep, metric=metric)
+            sums, of_anchors, of_candidates = lax.platform_dependent(*args, tpu=kernel, default=in_tiles)
+        else:
+            sums, of_anchors, of_candidates = in_tiles(*args)
+        empty = ((0, CHUNK - slots), (0, 0))
+        sums = sums._replace(number=jnp.pad(sums.number, empty), slope=jnp.pad(sums.slope, empty))
+        return sums, of_anchors, of_candidates
+
+    if not plan.hinge:
+        return sweep(CHUNK)
+    # Every comparison costs time, whether its slots are filled or not.
+    return lax.cond(used <= FEW, partial(sweep, FEW), partial(sweep, CHUNK))
