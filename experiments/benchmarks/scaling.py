@@ -11,6 +11,7 @@ devices would gain. Takes about a minute and a half on two CPU cores, `--quick` 
 
 from __future__ import annotations
 
+from jaxml.training.learner import create
 import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +48,7 @@ class Arguments:
 def scaling(config: Config, limit: float, quick: bool) -> list[Row]:
     """A row for each number of devices: with its share of the batch, and beside one device with as many images."""
     images, devices = open_images(config.data), jax.local_devices()
-    learner, state = training.create(config, len(images.classes(config.data.train_on)))
+    learner, state = create(config, len(images.classes(config.data.train_on)))
     share = config.data.classes_per_batch * config.data.images_per_class // len(devices)
     counts = [2**i for i in range(len(devices).bit_length())]
     if quick:

@@ -15,10 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxml.errors import CheckpointError, DamagedCheckpoint, MissingCheckpoint
 from jaxml.training import checkpoint_folder
-from jaxml.training.checkpoint_folder import CheckpointError, DamagedCheckpoint, MissingCheckpoint
-
-__all__ = ["CheckpointError", "Checkpoints", "DamagedCheckpoint", "MissingCheckpoint", "flatten"]
 
 log = logging.getLogger(__name__)
 

@@ -16,19 +16,8 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxml.errors import CheckpointError, DamagedCheckpoint, MissingCheckpoint
 from jaxml.files import parse_json
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged, unreadable, of another network, or could not be written."""
-
-
-class DamagedCheckpoint(CheckpointError):
-    """A checkpoint whose files can be read, but are not what was written."""
-
-
-class MissingCheckpoint(CheckpointError):
-    """A checkpoint that is not there, or that was deleted or replaced while it was read."""
 
 
 def write(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ errors, are sent to the others. Without `start` all of this is a run of one proc
 
 import os
 import pickle
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -47,14 +47,14 @@ def say(text: str) -> None:
         print(text)
 
 
-def everywhere(devices: list) -> list:
+def everywhere(devices: Sequence[Any]) -> list[Any]:
     """This process's devices and as many of every other process, in the same order on all."""
     if jax.process_count() == 1:
-        return devices  # which may also be ones to compile for that are not there
-    found: list = []
+        return list(devices)  # which may also be ones to compile for that are not there
+    all_devices: list[Any] = []
     for process in range(jax.process_count()):
-        found += [d for d in jax.devices() if d.process_index == process][: len(devices)]
-    return found
+        all_devices += [d for d in jax.devices() if d.process_index == process][: len(devices)]
+    return all_devices
 
 
 def share(rows: np.ndarray) -> np.ndarray:

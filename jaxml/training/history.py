@@ -14,16 +14,11 @@ class History:
         rows = [row for row in read(path) if row["step"] <= keep_to]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._path = path
-        self._validated = {row["step"] for row in rows if "val_nmi" in row}
 
     def write(self, row: dict[str, float]) -> None:
         """Append one row, named by its `step`."""
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
-
-    def validated(self, step: int) -> bool:
-        """Whether a validation of this step stood in the file when it was opened."""
-        return step in self._validated
 
 
 def read(path: str | Path) -> list[dict[str, float]]:

@@ -7,22 +7,19 @@ that resumes in between goes on with the same list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxml.errors import CheckpointError
 from jaxml.evaluation import metrics
 from jaxml.evaluation.clustering import cluster
 from jaxml.files import replacing
 from jaxml.models.weights import readers as weight_files
 from jaxml.training import distributed
-from jaxml.training.checkpoint import CheckpointError
-
-if TYPE_CHECKING:
-    from jaxml.training.run import Run
+from jaxml.training.run import Run
 
 CANDIDATES = 20
 """Random triplets looked at for each triplet of a list; the hard ones are chosen from them."""
@@ -119,52 +116,49 @@ def _misclustered(
     return np.stack([chosen, classes.positives(rng, chosen), negatives], axis=1).astype(np.int32)
 
 
-def batches(run: Run, first: int, embed: Callable) -> Callable[[Any], tuple[np.ndarray, np.ndarray]]:
-    """Function state -> (pixels uint8 [b, S, S, 3], labels int [b]) of the steps from `first` on.
+def batches(run: Run, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches (pixels uint8 [b, S, S, 3], labels int [b]) of the steps from `first` on.
 
-    b is `data.classes_per_batch` x `data.images_per_class`, a third of it triplets, whose rows are adjacent. `embed`
-    is a function (state, rows) -> embeddings.
+    b is `data.classes_per_batch` x `data.images_per_class`, a third of it triplets, whose rows are adjacent.
 
-    Raises CheckpointError where a list that a resumed run needs is missing or damaged.
+    Raises:
+        CheckpointError: a list that a resumed run needs is missing or damaged.
     """
     config, labels = run.config, run.images.index.labels
     every, steps = config.triplets.regenerate_every, config.train.steps
     per_batch = config.data.classes_per_batch * config.data.images_per_class // 3
     own = run.images.rows(config.data.train_on)
-    step = first
-    stretch: Iterator[np.ndarray] = iter(())
-    rows = np.zeros((0, 3 * per_batch), int)
 
-    def stretch_rows(start: int, embeddings: np.ndarray | None) -> np.ndarray:
-        """The list that begins at step `start`, batch by batch; drawn at its beginning, read where a run resumes."""
-        path = run.workdir / "triplets" / f"{start}.npz"
-        if step == start:
-            found = draw(
-                labels[own],
-                every * per_batch,
-                embeddings,
-                sampling=config.triplets.sampling,
-                hard_share=config.triplets.hard_share,
-                margin=float(dict(config.loss.options).get("margin", 0.2)),
-                seed=config.train.seed,
-                step=start,
-            )
-            _save(path, own[found])
-        return _load(path, every * per_batch, len(labels)).reshape(every, 3 * per_batch)
+    def drawn(start: int, embeddings: np.ndarray | None) -> None:
+        """Draw the list that begins at step `start`, and write it."""
+        found = draw(
+            labels[own],
+            every * per_batch,
+            embeddings,
+            sampling=config.triplets.sampling,
+            hard_share=config.triplets.hard_share,
+            margin=float(dict(config.loss.options).get("margin", 0.2)),
+            seed=config.train.seed,
+            step=start,
+        )
+        _save(_path(run, start), own[found])
 
-    def next_batch(state: Any) -> tuple[np.ndarray, np.ndarray]:
-        nonlocal step, stretch, rows
-        start = step - step % every
-        if step in (first, start):
-            choosing = step == start and start and config.triplets.sampling != "random"
-            embeddings = embed(state, own) if choosing else None
-            rows = distributed.on_main(partial(stretch_rows, start, embeddings))
-            stretch = run.images.read(map(distributed.share, rows[step - start : steps - start]))
-        chosen = distributed.share(rows[step - start])
-        step += 1
-        return next(stretch), labels[chosen]
+    def read(start: int) -> np.ndarray:
+        """The list that begins at step `start`, int [every, b], a row for each of its steps."""
+        return _load(_path(run, start), every * per_batch, len(labels)).reshape(every, 3 * per_batch)
 
-    return next_batch
+    for start in range(first - first % every, steps, every):
+        if start >= first:
+            choosing = start and config.triplets.sampling != "random"
+            embeddings = run.embed(own) if choosing else None
+            distributed.on_main(partial(drawn, start, embeddings))
+        rows = distributed.on_main(partial(read, start))[max(first - start, 0) : steps - start]
+        for chosen, pixels in zip(rows, run.images.read(map(distributed.share, rows)), strict=True):
+            yield pixels, labels[distributed.share(chosen)]
+
+
+def _path(run: Run, start: int) -> Path:
+    return run.workdir / "triplets" / f"{start}.npz"
 
 
 def _save(path: Path, found: np.ndarray) -> None:

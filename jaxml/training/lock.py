@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from jaxml.training.preemption import RunError
+from jaxml.errors import RunError
 
 log = logging.getLogger(__name__)
 

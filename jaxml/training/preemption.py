@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop (SIGTERM, Ctrl-C, SIGHUP): finish the step, save, and end."""
+"""Handles signals to stop (SIGTERM, Ctrl-C, SIGHUP): finish the step, save, and end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jaxml.errors import Interrupted, Preempted
+
 PREEMPTED = 75
 """Exit code after such a signal (EX_TEMPFAIL): the state is saved, the same command with --resume goes on."""
 
@@ -23,18 +25,6 @@ while steps are made, for nobody takes the machine back then, and a step may tak
 
 TOGETHER = 0.25
 """Seconds within which signals count as one: a terminal that is closed sends SIGHUP twice, launchers pass Ctrl-C on."""
-
-
-class RunError(RuntimeError):
-    """A run that can not start or go on; the message says what to do."""
-
-
-class Preempted(RunError):
-    """The run was stopped by a signal after its state was saved."""
-
-
-class Interrupted(Exception):
-    """A signal to stop came in the middle of something that can be done again."""
 
 
 class _Stopped(BaseException):
@@ -97,7 +87,7 @@ class StopSignals:
             raise Preempted(self.message())
 
     def message(self) -> str:
-        """What a process says that ends."""
+        """Exit message."""
         return f"stopped by {_name(self._by)}; {self.saved}, continue with --resume"
 
     def _handle(self, number: int, _) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.data import Index
+from jaxml.errors import RunError
 from jaxml.files import write_atomically
 from jaxml.names import text
-from jaxml.training.preemption import RunError
 
 MAY_CHANGE = (
     "data.root",

@@ -11,9 +11,9 @@ from typing import Any
 
 from jaxml import config as configs
 from jaxml.config import Config
+from jaxml.errors import RunError
 from jaxml.files import parse_json, write_atomically
 from jaxml.training.lock import locked
-from jaxml.training.preemption import RunError
 
 NAME = "depends_on.json"
 PLACES = ("data.root:", "data.input:", "data.cache:", "model.weights:", "train.devices:", "train.profile:")
@@ -37,16 +37,15 @@ def held(workdir: Path) -> Iterator[None]:
 def contents(config: Config) -> dict[str, str]:
     """SHA-256 of the whole data set (names, labels, boxes and bytes of its pictures), and of the pretrained weights.
 
-    Raises as `jaxml.data.load` and `jaxml.training.step.load_weights` do where one of them is missing or does not fit.
+    Raises as `jaxml.data.load` and `jaxml.training.learner.load_weights` do where one is missing or does not fit.
     """
     from jaxml import data
-    from jaxml.training import provenance
-    from jaxml.training import step as train
+    from jaxml.training import learner, provenance
 
     pictures = provenance.Pictures.of(data.load(config.data))
     found = {"data_sha256": pictures.fingerprint["sha256"], "weights_sha256": ""}
     if config.model.weights:
-        _, report = train.load_weights(config, train.create(config, 1)[1])
+        _, report = learner.load_weights(config, learner.create(config, 1)[1])
         found["weights_sha256"] = report["sha256"]
     return found
 
