@@ -39,7 +39,7 @@ class Learner:
 
     config: Config
     module: nn.Module
-    loss: Callable[..., tuple[Array, Metrics]]
+    loss: Loss
     optimizer: optax.GradientTransformation
 
 
@@ -90,7 +90,7 @@ def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[st
     ), report
 
 
-def loss_function(config: Config) -> Callable[..., tuple[Array, Metrics]]:
+def loss_function(config: Config) -> Loss:
     """The configured loss with its options bound, a function of (embeddings, labels, [parameters], key=).
 
     Raises:
@@ -99,7 +99,7 @@ def loss_function(config: Config) -> Callable[..., tuple[Array, Metrics]]:
     name, options = config.loss.name, dict(config.loss.options)
     if name not in losses.LOSSES:
         raise ValueError(f"loss.name is {name!r}; allowed: {', '.join(losses.LOSSES)}")
-    function: Callable[..., tuple[Array, Metrics]] = losses.LOSSES[name]
+    function: Loss = losses.LOSSES[name]
     if config.train.mode == "input_triplets":
         function = losses.input_triplets
     taken = _keywords(function)
@@ -121,6 +121,6 @@ def without_loss(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return {k: v for k, v in params.items() if k != "loss"}, {k: v for k, v in params.items() if k == "loss"}
 
 
-def _keywords(function: Callable) -> list[str]:
+def _keywords(function: Callable[..., Any]) -> list[str]:
     """Names of the keyword-only parameters."""
     return [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]

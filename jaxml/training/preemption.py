@@ -66,7 +66,7 @@ class StopSignals:
             signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._before:
             for number, before in self._before.items():
                 signal.signal(number, before)  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ class StopSignals:
         """Exit message."""
         return f"stopped by {_name(self._by)}; {self.saved}, continue with --resume"
 
-    def _handle(self, number: int, _) -> None:
+    def _handle(self, number: int, _: object) -> None:
         if number == signal.SIGHUP:
             self._leave_terminals()  # before anybody sees `received` and writes there
         if self.received:
@@ -148,7 +148,7 @@ def interruptible() -> Iterator[None]:
     late = threading.Timer(GRACE, _end, (line, code))
     late.daemon = True
 
-    def handle(*_) -> None:
+    def handle(*_: object) -> None:
         # An exception that meets a callback of the garbage collector, such as jax's, is dropped there.
         if not late.is_alive():
             late.start()

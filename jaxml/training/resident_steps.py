@@ -43,7 +43,7 @@ def resident_steps(
     the steps are the same to the last bit.
     """
 
-    def body(i, carry):
+    def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, rows = carry
         state, metrics = resident_step(learner, state, images, table)
         return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)

@@ -77,7 +77,7 @@ def gradients(
     if chunk := learner.config.train.chunk:
         return _chunked_gradients(learner, state, images, labels, key, keys, chunk)
 
-    def total(params):
+    def total(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
         outputs, stats = features(learner, params, state.batch_stats, images, keys)
         value, aux = objective(learner, params.get("loss"), outputs, labels, key)
         return value, (aux, stats)
@@ -86,7 +86,9 @@ def gradients(
     return value, aux, grads, stats
 
 
-def _chunked_gradients(learner, state, images, labels, key, keys, chunk):
+def _chunked_gradients(
+    learner: Learner, state: TrainState, images: Array, labels: Array, key: Array, keys: Array, chunk: int
+) -> tuple[Array, Metrics, Any, Any]:
     """The same numbers with the activations of one chunk at a time (gradient caching, Gao et al. 2021).
 
     Embed every chunk and keep only its outputs, differentiate the loss of the whole batch with respect to them, then
@@ -96,7 +98,7 @@ def _chunked_gradients(learner, state, images, labels, key, keys, chunk):
         raise ValueError(f"train.chunk {chunk} does not divide the {images.shape[0]} images of a device")
     chunks = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), (images, keys))
 
-    def embed(params, inputs):
+    def embed(params: Any, inputs: tuple[Array, Array]) -> Array:
         return features(learner, params, state.batch_stats, *inputs)[0]
 
     outputs = lax.map(partial(embed, state.params), chunks)
@@ -105,7 +107,7 @@ def _chunked_gradients(learner, state, images, labels, key, keys, chunk):
         lambda p, x: head(p, outputs=x.reshape(-1, x.shape[-1])), argnums=(0, 1), has_aux=True
     )(state.params.get("loss"), outputs)
 
-    def accumulate(grads, part):
+    def accumulate(grads: Any, part: tuple[tuple[Array, Array], Array]) -> tuple[Any, None]:
         inputs, cotangent = part
         _, pull_back = jax.vjp(lambda params: embed(params, inputs), state.params)
         return jax.tree.map(jnp.add, grads, pull_back(cotangent)[0]), None
