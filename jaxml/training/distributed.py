@@ -1,7 +1,7 @@
-"""Several processes as one run: every process trains, process 0 keeps the books.
+"""Several processes as one run: every process trains, process 0 alone reads and writes the run's directory.
 
-Process 0 alone reads and writes the run's directory, so that it need not be shared; what it finds there, and its
-errors, are sent to the others. Without `start` all of this is a run of one process.
+The directory need not be shared: what process 0 finds there, and its errors, are sent to the others. Without `start`
+all of this is a run of one process.
 """
 
 import os
@@ -23,7 +23,7 @@ def start() -> None:
     JAX_COORDINATOR_ADDRESS (host:port), their number in JAX_NUM_PROCESSES and this one's in JAX_PROCESS_ID.
 
     Raises:
-      ValueError: the environment does not say which processes there are.
+        ValueError: the environment does not say which processes there are.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -42,7 +42,7 @@ def is_main() -> bool:
 
 
 def say(text: str) -> None:
-    """Print once, not once for each process."""
+    """Print on process 0 only."""
     if is_main():
         print(text)
 

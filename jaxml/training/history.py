@@ -25,7 +25,7 @@ def read(path: str | Path) -> list[dict[str, float]]:
     """All rows of a `metrics.jsonl`; a last line cut short by a crash is left out, a missing file has none.
 
     Raises:
-      ValueError: another line is damaged; names it.
+        ValueError: another line is damaged; names it.
     """
     path, rows = Path(path), []
     lines = path.read_bytes().splitlines() if path.exists() else []

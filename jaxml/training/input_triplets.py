@@ -17,7 +17,7 @@ from jaxml.errors import CheckpointError
 from jaxml.evaluation import metrics
 from jaxml.evaluation.clustering import cluster
 from jaxml.files import replacing
-from jaxml.models.weights import readers as weight_files
+from jaxml.models.weights import readers
 from jaxml.training import distributed
 from jaxml.training.run import Run
 
@@ -46,7 +46,8 @@ def draw(
         kmeans: the negative is an image that K-means, with a cluster per class, put into a cluster whose majority is
             the anchor's class; the anchor was clustered correctly (Shah 2017)
 
-    Raises ValueError without two classes, or without a class of two images.
+    Raises:
+        ValueError: there are fewer than two classes, or no class has two images.
     """
     rng, classes = np.random.default_rng([seed, step]), _Classes(labels)
     wanted, hard = round(hard_share * count), np.zeros((0, 3), np.int32)
@@ -85,26 +86,29 @@ class _Classes:
 
 
 def _random(rng: np.random.Generator, classes: _Classes, count: int) -> np.ndarray:
+    """Random triplets int32 [count, 3]."""
     anchors = rng.choice(np.flatnonzero(classes.sizes[classes.of] > 1), count)
     positives, negatives = classes.positives(rng, anchors), classes.negatives(rng, anchors)
     return np.stack([anchors, positives, negatives], axis=1).astype(np.int32)
 
 
-def _hard(found: np.ndarray, embeddings: np.ndarray, wanted: int, sampling: str, margin: float) -> np.ndarray:
-    """The hard ones of the triplets found [n, 3]."""
-    a, p, n = (np.asarray(embeddings, np.float32)[found[:, i]] for i in range(3))
+def _hard(
+    candidates: np.ndarray, embeddings: np.ndarray, wanted: int, sampling: str, margin: float
+) -> np.ndarray:
+    """At most `wanted` hard ones of the candidates int32 [n, 3], given the embeddings [N, D]."""
+    a, p, n = (np.asarray(embeddings, np.float32)[candidates[:, i]] for i in range(3))
     d_ap, d_an = np.linalg.norm(a - p, axis=1), np.linalg.norm(a - n, axis=1)
     if sampling == "hardest":
-        return found[np.argsort(d_an, kind="stable")[:wanted]]
+        return candidates[np.argsort(d_an, kind="stable")[:wanted]]
     if sampling == "original_semi_hard":
-        return found[d_an < d_ap][:wanted]
-    return found[(d_ap < d_an) & (d_an < d_ap + margin)][:wanted]
+        return candidates[d_an < d_ap][:wanted]
+    return candidates[(d_ap < d_an) & (d_an < d_ap + margin)][:wanted]
 
 
 def _misclustered(
     rng: np.random.Generator, classes: _Classes, clusters: np.ndarray, wanted: int
 ) -> np.ndarray:
-    """Triplets whose negative lies in a cluster of the anchor's class."""
+    """Triplets int32 [wanted, 3] (or [0, 3]) whose negative lies in a cluster of the anchor's class."""
     named = metrics.majority_class(clusters, classes.of)
     right = np.flatnonzero((named == classes.of) & (classes.sizes[classes.of] > 1))
     anchors = {c: right[classes.of[right] == c] for c in np.unique(classes.of[right])}
@@ -171,7 +175,7 @@ def _load(path: Path, count: int, images: int) -> np.ndarray:
     """A list int64 [count, 3] of rows under `images`; CheckpointError if the file holds anything else."""
     try:
         with path.open("rb") as file:
-            found = weight_files.parse_npz(file, path.stat().st_size)[0]["triplets"]
+            found = readers.parse_npz(file, path.stat().st_size)[0]["triplets"]
         if found.shape != (count, 3) or found.dtype != np.int64:
             raise ValueError(f"not {count} triplets")
         if count and not 0 <= found.min() <= found.max() < images:

@@ -16,7 +16,7 @@ import optax
 from jaxml import losses, models
 from jaxml.config import Config
 from jaxml.models.weights import pretrained
-from jaxml.training import optimizer as optim
+from jaxml.training import optimizer as optimizers
 from jaxml.training.devices import AXIS
 
 Array = jax.Array
@@ -47,7 +47,7 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
     """Learner, and its state at step 0 with fresh parameters.
 
     Raises:
-      ValueError: an unknown loss, an option that the loss does not take, or options that exclude each other.
+        ValueError: an unknown loss, an option that the loss does not take, or options that exclude each other.
     """
     loss = loss_function(config)
     module = models.build(config.model, AXIS)
@@ -63,7 +63,7 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
     backbone = models.BACKBONES[config.model.backbone]
     if config.eval.size and not backbone.spatial:
         raise ValueError(f"eval.size: {config.model.backbone} takes images of one size only; leave it at 0")
-    optimizer = optim.make(config.optim, config.train.steps, params)
+    optimizer = optimizers.make(config.optim, config.train.steps, params)
     stats = variables.get("batch_stats", {})
     if config.train.chunk and stats and config.model.batch_norm != "frozen":
         raise ValueError(
@@ -77,7 +77,7 @@ def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[st
     """The state with the pretrained weights of `model.weights`, and a report on them.
 
     Raises:
-      WeightFormatError: it is not a weight file for the backbone.
+        WeightFormatError: it is not a weight file for the backbone.
     """
     network, loss = without_loss(state.params)
     variables = {"params": network, "batch_stats": state.batch_stats}
@@ -94,7 +94,7 @@ def loss_function(config: Config) -> Loss:
     """The configured loss with its options bound, a function of (embeddings, labels, [parameters], key=).
 
     Raises:
-      ValueError: an unknown loss, or an option that the loss does not take.
+        ValueError: an unknown loss, or an option that the loss does not take.
     """
     name, options = config.loss.name, dict(config.loss.options)
     if name not in losses.LOSSES:

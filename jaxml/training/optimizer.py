@@ -61,7 +61,7 @@ def table(config: Optim, params: Any) -> str:
     """One line per group: its pattern, learning rate, number of arrays and parameters.
 
     Raises:
-      ValueError: a pattern that matches no parameter, with the paths there are.
+        ValueError: a pattern that matches no parameter, with the paths there are.
     """
     names = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     left, rows = dict(names), [("group", "learning rate", "arrays", "parameters")]

@@ -28,7 +28,7 @@ TOGETHER = 0.25
 
 
 class _Stopped(BaseException):
-    """A signal to stop, on its way out through code that catches every Exception."""
+    """A signal to stop, raised through code that may catch every Exception."""
 
 
 class StopSignals:
@@ -77,7 +77,7 @@ class StopSignals:
 
     @contextmanager
     def steps(self) -> Iterator[None]:
-        """Where the loop looks at `received` itself, to save first."""
+        """While entered, the loop looks at `received` itself, to save first."""
         self._stepping = True
         try:
             yield
@@ -104,7 +104,7 @@ class StopSignals:
             raise _Stopped
 
     def _watch(self, read: int) -> None:
-        """Run by the thread, which is told the number of every signal."""
+        """Watch for signals in a thread, which is told the number of each, and end the process in time."""
         first: float | None = None
         deadline: float | None = None
         while True:
@@ -170,12 +170,12 @@ def _name(number: int) -> str:
 
 
 def _write(text: str) -> None:
-    """On stderr, which may be gone; sys.stderr may be held by the code that was interrupted."""
+    """Write to stderr, which may be gone; not by sys.stderr, which the interrupted code may hold."""
     with contextlib.suppress(OSError):
         os.write(2, text.encode())
 
 
 def _end(text: str, code: int) -> None:
-    """Of the process, from any thread."""
+    """End the process, from any thread."""
     _write(text)
     os._exit(code)

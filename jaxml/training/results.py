@@ -18,7 +18,7 @@ from jaxml.training.run import Run
 
 
 def score(run: Run, embeddings: np.ndarray, rows: np.ndarray) -> dict[str, float]:
-    """All metrics of the embeddings of some rows, as the configuration asks for them."""
+    """All metrics of the embeddings float32 [n, D] of some rows int [n], as the configuration asks for them."""
     settings = run.config.eval
     return evaluate(
         embeddings,

@@ -16,7 +16,7 @@ from jax import lax
 from jaxml import models
 from jaxml.data.augment import augment, center
 from jaxml.distances import l2_normalize
-from jaxml.training import optimizer as optim
+from jaxml.training import optimizer
 from jaxml.training.devices import AXIS
 from jaxml.training.learner import Array, Learner, Metrics, TrainState, without_loss
 
@@ -138,7 +138,7 @@ def train_step(
         updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
     # One number for each tensor, so that an error can name the one that is not finite.
-    moved = optim.trainable(learner.config.optim, grads)
+    moved = optimizer.trainable(learner.config.optim, grads)
     squares = jnp.stack([jnp.sum(jnp.square(leaf)) for _, leaf in moved]) if moved else jnp.zeros(0)
     metrics = {
         "loss": value,
