@@ -11,7 +11,6 @@ devices would gain. Takes about a minute and a half on two CPU cores, `--quick` 
 
 from __future__ import annotations
 
-from jaxml.training.learner import create
 import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +19,14 @@ from typing import Annotated
 
 import jax
 import numpy as np
-from experiments.benchmarks import training_parts as part
 import tyro
-from experiments.benchmarks.timing import Row, in_turn, ratio, table, write
 
-from jaxml.training import step as training
+from experiments.benchmarks import training_parts as part
+from experiments.benchmarks.timing import Row, in_turn, ratio, table, write
 from jaxml.cli import command
 from jaxml.config import Config, Data
 from jaxml.data.images import open_images
+from jaxml.training.learner import create
 
 DEFAULT = Config(data=Data(classes_per_batch=32, images_per_class=4, flip=False))
 

@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from jaxml.training.devices import AXIS
-from jaxml.training.devices import divide
-from jaxml.training.devices import parallel
-from jaxml.training.devices import replicate
-from jaxml.training.learner import Learner
-from jaxml.training.learner import create
-from jaxml.training.resident_steps import draw
-from jaxml.training.resident_steps import in_lines
 import importlib.util
 import itertools
 from collections.abc import Callable
@@ -21,16 +13,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiments.benchmarks.timing import flops, memory, reset_peak
 from jax import lax
 
+from experiments.benchmarks.timing import flops, memory, reset_peak
 from jaxml import models
-from jaxml.training import inputs
-from jaxml.training import step as training
 from jaxml.config import Config
 from jaxml.data.augment import augment
 from jaxml.data.images import Images, open_images
 from jaxml.data.sampling import class_table, sample
+from jaxml.training import inputs, resident_steps
+from jaxml.training import step as training
+from jaxml.training.devices import AXIS, divide, parallel, replicate
+from jaxml.training.learner import Learner, create
+from jaxml.training.resident_steps import in_lines
 from jaxml.training.run import Run
 
 INPUT, NETWORK, LOSS = "input", "network", "loss"
@@ -102,7 +97,7 @@ def parts(learner: Learner, state: Any, images: Images, devices: list) -> dict[s
         look = {"size": data.size, "mean": backbone.mean, "std": backbone.std}
         look |= {"crop_area": data.crop_area, "flip": data.flip, "jitter": data.jitter}
         return augment(
-            draw(pixels, indices, data.stored_size), jax.vmap(jax.random.key)(seeds), **look
+            resident_steps.draw(pixels, indices, data.stored_size), jax.vmap(jax.random.key)(seeds), **look
         )
 
     def network(params, stats, inputs, seeds):
@@ -190,9 +185,7 @@ def step_memory(config: Config, batch: int, *, to_run: bool) -> dict[str, float 
     On CPU that is the growth of the process, which keeps pages for later; on a GPU the peak since the process began.
     """
     learner, state = create(config, config.data.classes_per_batch)
-    step = parallel(
-        partial(training.train_step, learner), in_axes=(None, 0, 0), devices=jax.devices()[:1]
-    )
+    step = parallel(partial(training.train_step, learner), in_axes=(None, 0, 0), devices=jax.devices()[:1])
     side = config.data.stored_size
     pixels = jax.ShapeDtypeStruct((1, batch, side, side, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct((1, batch), jnp.int32)
