@@ -55,7 +55,7 @@ def triplet(
 
     Reduction: mean over active triplets: those above 0 for the hinges, all mined ones for the other formulas;
     0 if there is none. Time O(B M K D) for classes of K images, memory O(block_size x M): no array of size B^3.
-    local_class finds its limit by bisection and takes ten times as long as the others.
+    local_class finds its limit by bisection, and takes ten times as long as the others on CPU.
 
     Args:
         embeddings: float [B, D]; computed in float32.
@@ -102,20 +102,20 @@ def triplet(
     checks.number("quantile", quantile, minimum=0.0)
     checks.number("cutoff", cutoff, above=0.0)
     checks.number("upper_cutoff", upper_cutoff, above=0.0)
-    costs, mines = FORMULAS[formula], MINING[mining]
-    if mines.negatives.drawn and key is None:
+    chosen_formula, chosen_mining = FORMULAS[formula], MINING[mining]
+    if chosen_mining.negatives.drawn and key is None:
         raise ValueError(f"key must be given (jax.random.key) for mining {mining}")
     return mean(
         _triplets,
         batch,
         Options(margin, quantile, cutoff, upper_cutoff),
-        measure=square_of(distance) if costs.squared else distance,
+        measure=square_of(distance) if chosen_formula.squared else distance,
         per="active",
-        key=key if mines.negatives.drawn else None,
-        prepare=mines.positives.prepare,
-        whole=sorted_sweep.terms if mines.sorts else None,
-        formula=costs,
-        mining=mines,
+        key=key if chosen_mining.negatives.drawn else None,
+        prepare=chosen_mining.positives.prepare,
+        whole=sorted_sweep.terms if chosen_mining.has_sorted_form else None,
+        formula=chosen_formula,
+        mining=chosen_mining,
     )
 
 

@@ -159,6 +159,19 @@ def test_bfloat16_inputs(name):
     np.testing.assert_allclose(value, loss(x.astype(jnp.float32), y, *p)[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+def test_float32_where_jax_has_64_bits(variant):
+    name, options = variant
+    (x, y), p = batch(), parameters(name)
+    want = jax.jit(lambda x, p: gradients(name, options, x, y, p))(x, p)
+    with jax.enable_x64(True):
+        wide = jnp.asarray(np.asarray(x), jnp.float64)
+        (value, aux), grads = jax.jit(lambda x, p: gradients(name, options, x, y, p))(wide, p)
+        assert grads[0].dtype == jnp.float64
+    assert {a.dtype for a in (value, *aux.values())} == {jnp.dtype("float32")}
+    close(((value, aux), grads), want)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_are_traced(name):
     (x, y), p, loss = batch(), parameters(name), losses.LOSSES[name]

@@ -91,7 +91,7 @@ class Block:
 
     @property
     def positive_count(self) -> Array:
-        """float32 [b]: how many positives each anchor has, chosen or not."""
+        """float32 [b]: how many positives each anchor has, in a block of which mining chose none."""
         return pair_numbers(self.anchor_facts, self.candidate_facts)[0]
 
     @property

@@ -145,9 +145,9 @@ def mean(
         key: random key, from which every anchor has a seed, whatever the blocks and devices.
         prepare: called first, with this device's anchors as `sides`; its results take the place of `own`.
         turned: take the candidates as anchors, and compare them with the batch.
-        whole: the same sums without blocks, for accelerators; on CPU `terms` is computed. It is called as
-            whole(embeddings, labels, references, *options, measure, block_size, axis_name, **static), and takes no
-            part in what `scale`, `own`, `key`, `prepare` and `turned` ask for.
+        whole: the same sums without blocks, which all platforms but the CPU compute in place of `terms`:
+            whole(embeddings, labels, references, *options, measure, block_size, axis_name, **static) -> Terms. Not
+            together with `scale`, `own`, `key` and `turned`, which it does not take.
         static: for `terms`; hashable, and compiled for each value.
 
     Returns:

@@ -53,7 +53,7 @@ class Mining(NamedTuple):
     negatives: Negatives
 
     @property
-    def sorts(self) -> bool:
+    def has_sorted_form(self) -> bool:
         """Whether there is a sorted form."""
         return self.positives.of_slots is not None and self.negatives.window is not None
 
@@ -72,14 +72,14 @@ WITHIN_CLASS_QUANTILE = Positives(
 
 EVERY_NEGATIVE = _inside(windows.anywhere)
 SEMI_HARD_NEGATIVES = _inside(windows.semi_hard)
-NEARER_NEGATIVES = _inside(windows.nearer)
+NEGATIVES_NEARER_THAN_POSITIVE = _inside(windows.nearer_than_positive)
 NEAREST_NEGATIVE = Negatives(negatives.nearest)
 DRAWN_NEGATIVE = Negatives(negatives.drawn, drawn=True)
 
 MINING: dict[str, Mining] = {
     "all": Mining(EVERY_POSITIVE, EVERY_NEGATIVE),
     "semi_hard": Mining(EVERY_POSITIVE, SEMI_HARD_NEGATIVES),
-    "original_semi_hard": Mining(EVERY_POSITIVE, NEARER_NEGATIVES),
+    "original_semi_hard": Mining(EVERY_POSITIVE, NEGATIVES_NEARER_THAN_POSITIVE),
     "hardest": Mining(EVERY_POSITIVE, NEAREST_NEGATIVE),
     "batch_hard": Mining(FARTHEST_POSITIVE, NEAREST_NEGATIVE),
     "local": Mining(WITHIN_QUANTILE, EVERY_NEGATIVE),

@@ -58,8 +58,8 @@ def _chosen(formula: Formula, values: Array, chosen: Array) -> Terms:
     return Terms(jnp.sum(values), count(values > 0) if formula.kind == "hinge" else mined, mined)
 
 
-Sample = Callable[[Array, Array, "Array | None", Any, Array], Terms]
-"""terms(d_ap [b], d_an [b], d_pn [b] or None, options, chosen [b])."""
+Sample = Callable[[Array, Array, Array | None, Any, Array], Terms]
+"""terms(d_ap, d_an, d_pn or None, options, chosen) -> sums over one triplet per anchor; arrays [b], chosen bool."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -27,7 +27,7 @@ Array = jax.Array
 
 OfAnchor = Callable[[Array], Array]
 """Takes an array [L] to the anchors of triplets, whichever of the two rows of a pair they are: [1, L] or [T, L]."""
-Which = Callable[[Array, Array, OfAnchor], "Array | bool"]
+Which = Callable[[Array, Array, OfAnchor], Array | bool]
 """which(slots int32 [T, 1], distances float32 [T, L], of_anchor) -> bool [T, L], or one bool for all."""
 
 KEPT = 64

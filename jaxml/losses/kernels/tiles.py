@@ -63,7 +63,7 @@ class Sums(NamedTuple):
     """float32 [T, n]: derivative of the value along `near`; the same as `number` for a hinge."""
 
 
-Compare = Callable[[Array, Limits, "Limits | None", Array, Array], tuple[Sums, Array]]
+Compare = Callable[[Array, Limits, Limits | None, Array, Array], tuple[Sums, Array]]
 """compare(distances [m, b], limits [T, b], limits of the candidates [T, m] or None, middle [b], used) -> the anchors'
 sums, and the derivative of the value along the distances with its sign turned [m, b]. Distances of other than negatives
 are infinite. Where the candidates have limits they are anchors too, and the derivative is that of their terms as well.

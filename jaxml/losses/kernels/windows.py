@@ -37,6 +37,6 @@ def semi_hard(near: Near, margin: Array) -> Limits:
     return near.above, near.distance + margin
 
 
-def nearer(near: Near, margin: Array) -> Limits:
+def nearer_than_positive(near: Near, margin: Array) -> Limits:
     """d_an < d_ap."""
     return None, near.below

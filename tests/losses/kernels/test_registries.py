@@ -1,4 +1,4 @@
-"""The registries of formulas and ways of mining: what their rows promise, and that a new row is all it takes."""
+"""The registries of formulas, measures and ways of mining: what their rows promise, and that a new row is enough."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from jaxml import losses
+from jaxml.distances import DISTANCES, l2_normalize
 from jaxml.losses.kernels import mining, sorted_sweep
 from jaxml.losses.kernels.formulas import FORMULAS, Formula, Options
+from jaxml.losses.kernels.measures import MEASURES, square_of
 from jaxml.losses.kernels.mining import MINING, Mining
 from tests import loops
 
@@ -33,6 +35,20 @@ def test_hinges_have_a_slope_of_one_or_zero():
     for name, formula in FORMULAS.items():
         steps = formula.kind != "soft" and set(np.asarray(formula.slope(x)).tolist()) == {0.0, 1.0}
         assert steps == (formula.kind == "hinge"), name
+
+
+@pytest.mark.parametrize("name", sorted({m for d in DISTANCES for m in (d, square_of(d))}))
+def test_both_forms_of_a_distance_agree(name):
+    x, y = np.random.default_rng(1).normal(size=(2, 6, 4)).astype(np.float32)
+    between, bound, metric = MEASURES[name]
+    want = between(x, y)
+    assert want.max() <= bound(x, y)
+    if name.startswith("cosine"):
+        x, y = l2_normalize(x), l2_normalize(y)
+    s = ((x[:, None] - y[None]) ** 2).sum(-1)
+    np.testing.assert_allclose(metric.value(s), want, rtol=1e-4)
+    slope = jax.grad(lambda s: metric.value(s).sum())(s)
+    np.testing.assert_allclose(metric.weight(s), 2 * slope, rtol=1e-5)
 
 
 def test_every_row_is_documented():
@@ -96,7 +112,7 @@ def check(formula, mined, reference):
         )
         return sums.value / sums.active, sums.active
 
-    for form in (in_blocks, in_order) if MINING[mined].sorts else (in_blocks,):
+    for form in (in_blocks, in_order) if MINING[mined].has_sorted_form else (in_blocks,):
         (value, active), got = jax.jit(jax.value_and_grad(form, has_aux=True))(x)
         assert int(active) == want.active > 0
         np.testing.assert_allclose(value, want.value, rtol=1e-5)

@@ -18,7 +18,7 @@ from tests import loops
 # Classes of one, of two, and one of more rows than a sweep takes slots at a time.
 SIZES = (1, 2, 5, 19, 3)
 WIDTH = 5
-SORTED = [name for name, mining in MINING.items() if mining.sorts]
+SORTED = [name for name, mining in MINING.items() if mining.has_sorted_form]
 CASES = [
     *(("hinge", mining, "euclidean") for mining in SORTED),
     *((formula, "all", "euclidean") for formula in FORMULAS if formula not in ("hinge", "soft")),
