@@ -100,7 +100,7 @@ def margin(
         MARGIN_MINING[mining], pairs, *options, measure=distance, per="active", own=classes, key=key
     )
     average, _ = mean(_boundary, pairs, beta, measure=distance, per="anchors", own=classes)
-    return loss + nu * average, aux
+    return loss + jnp.float32(nu) * average, aux
 
 
 def _every_triplet(block: Block, beta: Array, margin: Array, *cutoffs: Array) -> Terms:

@@ -159,4 +159,7 @@ def cross_batch(
         "reference_mask": state.filled,
     }
     more, more_aux = loss(embeddings, labels, *parameters, **against, **options)
-    return own + weight * more, {**aux, **{f"memory_{name}": value for name, value in more_aux.items()}}
+    return own + jnp.float32(weight) * more, {
+        **aux,
+        **{f"memory_{name}": value for name, value in more_aux.items()},
+    }

@@ -218,7 +218,7 @@ def soft_triple(
     options = scale, gamma, margin
     loss, aux = mean(_soft_triple, pairs, *options, measure="cosine similarity", classes=classes)
     if number > 1:
-        loss = loss + tau * _spread(jnp.asarray(centres, jnp.float32), axis_name)
+        loss = loss + jnp.float32(tau) * _spread(jnp.asarray(centres, jnp.float32), axis_name)
     return loss, aux
 
 

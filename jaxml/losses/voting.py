@@ -82,7 +82,7 @@ def soft_voting(
     )
     classes = np.shape(key_points)[0]
     vote, votes = mean(_vote, pairs, measure="squared", scale=1.0 / temperature, classes=classes)
-    return loss + weight * vote, {**aux, "accuracy": ratio(votes["active"], votes["valid"])}
+    return loss + jnp.float32(weight) * vote, {**aux, "accuracy": ratio(votes["active"], votes["valid"])}
 
 
 def _vote(block: Block, *, classes: int) -> Terms:

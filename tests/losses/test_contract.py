@@ -164,8 +164,10 @@ def test_float32_where_jax_has_64_bits(variant):
     name, options = variant
     (x, y), p = batch(), parameters(name)
     want = jax.jit(lambda x, p: gradients(name, options, x, y, p))(x, p)
+    numbers = {k: v for k, v in losses.LOSSES[name].__kwdefaults__.items() if isinstance(v, float)}
     with jax.enable_x64(True):
         wide = jnp.asarray(np.asarray(x), jnp.float64)
+        options = {**{k: jnp.asarray(v, jnp.float64) for k, v in numbers.items()}, **options}
         (value, aux), grads = jax.jit(lambda x, p: gradients(name, options, x, y, p))(wide, p)
         assert grads[0].dtype == jnp.float64
     assert {a.dtype for a in (value, *aux.values())} == {jnp.dtype("float32")}
