@@ -14,16 +14,15 @@ Exit codes: 0 the batch fits, 1 an error that the last line names, 2 wrong optio
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from typing import Annotated
 
 import tyro
 
-from jaxml.cli import command, preset
+from jaxml.cli import command, preset, preset_name
+from jaxml.cli import parse as parse_arguments
 from jaxml.config import Config
-from jaxml.presets import PRESETS
 
 DOES_NOT_FIT = 3
 
@@ -33,7 +32,7 @@ class Arguments:
     """What to plan, and for which chips."""
 
     preset: str = "glyphs_simple"
-    """Configuration to start from: a name from jaxml.presets.PRESETS, or a JSON file such as a run's config.json."""
+    """Configuration to start from: a name from jaxml.config.presets, or a JSON file such as a run's config.json."""
     target: Annotated[str, tyro.conf.arg(name="for")] = "v5e:2x2"
     """Chips: v5e:4x4 (v5e, v5p or v6e and their arrangement), h100:8, cpu."""
     largest: bool = True
@@ -49,13 +48,8 @@ class Arguments:
 
 def parse(words: list[str]) -> Arguments:
     """Command line -> arguments; the preset gives the defaults of the configuration's options."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="glyphs_simple")
-    known, _ = first.parse_known_args(words)
-    if not known.preset.endswith(".json") and known.preset not in PRESETS:
-        first.error(f"--preset {known.preset}: give a JSON file, or one of {', '.join(PRESETS)}")
-    default = Arguments(known.preset, config=preset(known.preset))
-    return tyro.cli(Arguments, args=words, default=default, description=__doc__, use_underscores=True)
+    name = preset_name(words)
+    return parse_arguments(words, Arguments(name, config=preset(name)), __doc__)
 
 
 def say(text: str) -> None:

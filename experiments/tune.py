@@ -3,7 +3,7 @@
     python experiments/tune.py --preset cub_squeezenet --data_root CUB_200_2011 --weights FILE --trials 30
     python experiments/train.py --preset runs/tune/best.json --workdir runs/best
 
-What is varied stands in `jaxml.presets.SPACES`. Needs Optuna: pip install -e .[tune]. Each trial is a run in
+What is varied stands in `jaxml.config.presets.SPACES`. Needs Optuna: pip install -e .[tune]. Each trial is a run in
 WORKDIR/trial_NNN, the study is WORKDIR/study.db; the same command after a stop goes on where it was, in the middle of a
 trial too, and more --trials extend a study. However often it is stopped, it tries the same options. What is not varied
 (preset, steps, seed, data and weights) is in WORKDIR/depends_on.json, and a study does not go on with anything else.
@@ -31,7 +31,7 @@ from jaxml import config as configs
 from jaxml.arguments import whole
 from jaxml.cli import also, command, preset
 from jaxml.config import Config
-from jaxml.presets import SPACES
+from jaxml.config.presets import SPACES
 from jaxml.training import records
 from jaxml.training.preemption import RunError
 
@@ -44,7 +44,7 @@ class Arguments:
     """What to tune and for how long."""
 
     preset: str = "glyphs_simple"
-    """Name of a preset in jaxml.presets.SPACES."""
+    """Name of a preset in jaxml.config.presets.SPACES."""
     data_root: Annotated[str, also("--data.root")] = ""
     """Folder of the data set."""
     weights: Annotated[str, also("--model.weights")] = ""
@@ -79,7 +79,7 @@ def main(words: list[str]) -> None:
         "train.seed": arguments.seed,
         "train.devices": arguments.devices,
     }
-    base = changed(base, {name: value for name, value in changes.items() if value})
+    base = configs.override(base, {name: value for name, value in changes.items() if value})
     best = tune(base, SPACES[arguments.preset], Path(arguments.workdir), trials=arguments.trials)
     print(f"best: {Path(arguments.workdir) / 'best.json'}, validation NMI {best:.4f}")
 
@@ -109,7 +109,7 @@ def tune(base: Config, space: dict[str, tuple], workdir: Path, *, trials: int) -
             finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
             found = any(trial.state == TrialState.COMPLETE for trial in finished)
             if found:
-                configs.save(workdir / "best.json", changed(base, study.best_params))
+                configs.save(workdir / "best.json", configs.override(base, study.best_params))
             if len(finished) >= trials:
                 break
             _try_one(study, space, blind, workdir)
@@ -156,7 +156,7 @@ def _try_one(study: Study, space: dict[str, tuple], blind: Config, workdir: Path
     options = {name: options[name] for name in space}
     print(f"\n== trial {number}: {options}", flush=True)
     try:
-        value = validation_nmi(changed(blind, options), workdir / f"trial_{number:03d}")
+        value = validation_nmi(configs.override(blind, options), workdir / f"trial_{number:03d}")
     except health.TrainingFailed as error:
         print(f"trial {number} failed: {error}")
         study.tell(number, state=TrialState.PRUNED)
@@ -170,7 +170,7 @@ def without_test_classes(config: Config) -> Config:
     from jaxml.data import splits
 
     split = splits.without_test(config.data.split, len(data.load(config.data).class_names))
-    return changed(config, {"data.split": split, "data.train_on": "train"})
+    return configs.override(config, {"data.split": split, "data.train_on": "train"})
 
 
 def validation_nmi(config: Config, folder: Path) -> float:
@@ -179,17 +179,6 @@ def validation_nmi(config: Config, folder: Path) -> float:
 
     run.learn(config, folder, resume=(folder / "config.json").exists())
     return max(row["val_nmi"] for row in history.read(folder / "metrics.jsonl") if "val_nmi" in row)
-
-
-def changed(config: Config, values: dict[str, Any]) -> Config:
-    """The configuration with other values, by `section.option` or `loss.options.NAME`."""
-    found: dict[str, Any] = configs.to_dict(config)
-    for name, value in values.items():
-        section, option, *key = name.split(".")
-        found[section][option] = (
-            list(({**dict(found[section][option]), key[0]: value}).items()) if key else value
-        )
-    return configs.from_dict(found)
 
 
 def _asked(study: Study, space: dict[str, tuple], blind: Config) -> tuple[int, dict[str, Any]]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxml.names import shown
+
 
 def array(name: str, value: Any, form: str) -> np.ndarray:
     """`value` as an array of numbers; ragged lists, text and None are refused as not being `form`."""
@@ -56,9 +58,3 @@ def numbers(name: str, value: Any, count: int) -> np.ndarray:
     if found.shape != (count,) or not np.isfinite(found).all():
         raise ValueError(f"{name} must be {form}, got {shown(value)}")
     return found
-
-
-def shown(value: Any) -> str:
-    """A value for a message, on one short line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."

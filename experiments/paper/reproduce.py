@@ -3,7 +3,7 @@
     python -m experiments.paper.reproduce --data_root CUB_200_2011 --weights squeezenet1_1.safetensors
     python -m experiments.paper.reproduce --data_root ... --weights ... --only b_hinge --budget large --seeds 0 1 2
 
-Each row and seed is a run of train.py in WORKDIR/ROW/SEED, with the command line that the table shows. Finished rows
+Each row and seed is a run of train.py in WORKDIR/ROW/SEED, with the options that the table shows. Finished rows
 are skipped, stopped ones go on where they were saved, so the same command may be given again at any time. Writes
 results.json and table.md into WORKDIR after every row, results.html and figures/ at the end. The small budget takes
 about two CPU minutes a row (README has the numbers to expect).
@@ -17,17 +17,18 @@ Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from experiments.paper.rows import BUDGETS, ROWS, Row
+from experiments.paper.rows import BUDGETS, PRESET, ROWS, Row, changes
 from jaxml import config as configs
 from jaxml.arguments import whole
-from jaxml.cli import also, command, parse_train
+from jaxml.cli import also, command, preset
 from jaxml.config import Config
 from jaxml.files import replacing
 from jaxml.training import records
@@ -60,11 +61,11 @@ def main(words: list[str]) -> None:
     from experiments.paper import tables
 
     # First of all, so that missing data are an error where every row is finished too.
-    budget = _config(BUDGETS[arguments.budget].split(), 0, arguments)
+    budget = _config(BUDGETS[arguments.budget], 0, arguments)
     shared = {"budget": arguments.budget, **records.contents(budget)}
 
     def depends_on(row: Row, seed: int) -> dict[str, Any]:
-        config = _config(train_words(row, arguments.budget), seed, arguments)
+        config = _config(changes(row, arguments.budget), seed, arguments)
         return {**shared, "config": configs.to_dict(config)}
 
     workdir = Path(arguments.workdir)
@@ -104,26 +105,13 @@ def _asked(arguments: Arguments) -> list[Row]:
     return rows
 
 
-def _config(words: list[str], seed: int, arguments: Arguments) -> Config:
-    """The configuration of train.py's options `words`, with this seed and the paths and devices asked for."""
-    config = parse_train(words, "").config
-    return replace(
-        config,
-        data=replace(config.data, root=arguments.data_root or config.data.root),
-        model=replace(config.model, weights=arguments.weights or config.model.weights),
-        train=replace(config.train, seed=seed, devices=arguments.devices),
+def _config(values: Mapping[str, Any], seed: int, arguments: Arguments) -> Config:
+    """The preset's configuration with these values, this seed, and the paths and devices asked for."""
+    places = {"data.root": arguments.data_root, "model.weights": arguments.weights}
+    given = {name: path for name, path in places.items() if path}
+    return configs.override(
+        preset(PRESET), {**values, "train.seed": seed, "train.devices": arguments.devices, **given}
     )
-
-
-def train_words(row: Row, budget: str) -> list[str]:
-    """The row's options of train.py, without seed and paths."""
-    found = [*BUDGETS[budget].split(), *row.words]
-    shorter = ("--train.steps", "--train.eval_every", "--train.save_every", "--optim.warmup_steps")
-    factors = dict.fromkeys(shorter, 1 / row.batch)
-    for name, factor in {"--data.classes_per_batch": row.batch, **factors}.items():
-        place = found.index(name) + 1
-        found[place] = str(round(int(found[place]) * factor))
-    return found
 
 
 def measure(row: Row, seed: int, depends_on: dict[str, Any], folder: Path) -> None:
@@ -136,8 +124,7 @@ def measure(row: Row, seed: int, depends_on: dict[str, Any], folder: Path) -> No
     config = configs.from_dict(depends_on["config"])
     with Clock(folder / "clock.json") as clock:
         found = (untrained if row.features else trained)(row, config, folder)
-    words = train_words(row, depends_on["budget"])
-    found |= {**depends_on, "seed": seed, "words": words, **clock.total, "where": where()}
+    found |= {**depends_on, "seed": seed, **clock.total, "where": where()}
     records.write(folder / tables.MEASURED, found)
 
 

@@ -12,8 +12,8 @@ import pytest
 from experiments import tune
 from jaxml import config as configs
 from jaxml.cli import parse_train
+from jaxml.config.presets import PRESETS, SPACES
 from jaxml.data import images, resident
-from jaxml.presets import PRESETS, SPACES
 from jaxml.training import health, history, run
 from jaxml.training import loop as fit
 from jaxml.training import step as training
@@ -36,7 +36,7 @@ def small(config):  # noqa: F811
 def test_spaces_are_options_of_their_preset(name):
     for pick in (1, -1):
         options = {key: values[pick] for key, values in SPACES[name].items()}
-        found = tune.changed(PRESETS[name], options)
+        found = configs.override(PRESETS[name], options)
         run.training.loss_function(found)
 
 

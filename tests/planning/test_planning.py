@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxml.config import Config, Data, Loss, Model
+from jaxml.config.presets import PRESETS
 from jaxml.planning import compiler, program, targets
 from jaxml.planning.account import Account, Collective
 from jaxml.planning.compiler import Compiled, Memory, Request, TooLarge
@@ -21,7 +22,6 @@ from jaxml.planning.plan import SEARCH, plan
 from jaxml.planning.program import data_set
 from jaxml.planning.summary import advice, summary
 from jaxml.planning.targets import target
-from jaxml.presets import PRESETS
 from jaxml.training import distributed
 from jaxml.training import loop as fit
 from jaxml.training import step as train
