@@ -1,4 +1,4 @@
-"""Say what a training run will take on an accelerator, before one is rented: memory, traffic, largest batch.
+"""Say what a training run needs on an accelerator before one is rented: memory, memory traffic, the largest batch.
 
     python experiments/plan.py --preset cub_best --for v5e:4x4
     python experiments/plan.py --preset cub_best --for h100:8 --model.dtype bfloat16 --data.classes_per_batch 256
@@ -20,8 +20,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxml.cli import command, preset, preset_name
-from jaxml.cli import parse as parse_arguments
+from jaxml.cli import command, parse, preset, preset_name
 from jaxml.config import Config
 
 DOES_NOT_FIT = 3
@@ -46,18 +45,19 @@ class Arguments:
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
-def parse(words: list[str]) -> Arguments:
+def parse_plan(words: list[str]) -> Arguments:
     """Command line -> arguments; the preset gives the defaults of the configuration's options."""
     name = preset_name(words)
-    return parse_arguments(words, Arguments(name, config=preset(name)), __doc__)
+    return parse(Arguments, words, __doc__, Arguments(name, config=preset(name)))
 
 
 def say(text: str) -> None:
+    """Print progress on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def main(words: list[str]) -> None:
-    arguments = parse(words)
+    arguments = parse_plan(words)
     # After parsing, so that --help and wrong options answer at once.
     from jaxml import folders
     from jaxml.files import write_json

@@ -14,31 +14,27 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from jaxml import config as configs
-from jaxml.config.messages import limits
+from jaxml.config.messages import described
 from jaxml.config.presets import CATALOGUE, PRESETS
 from jaxml.training.preemption import PREEMPTED, Preempted, RunError, interruptible
 
 Arguments = TypeVar("Arguments")
 OPTIONS = ConstructorRegistry()
-"""How tyro presents the options of a configuration."""
+"""How tyro shows the options of a configuration."""
 
 
 @OPTIONS.struct_rule
 def _section(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """The options of a section with their limits, which tyro does not show by itself."""
+    """Describes the options of a section with their limits, which tyro does not show by itself."""
     name = next((name for name, kind in configs.SECTIONS.items() if kind is info.type), None)
     if name is None:
         return None
     fields = []
     for field in dataclasses.fields(info.type):
         schema = configs.options()[f"{name}.{field.name}"]
-        words = limits(schema)
-        text = " ".join(
-            [*schema["description"].split(), *([f"{words[0].upper()}{words[1:]}."] if words else [])]
-        )
         pairs = tyro.conf.arg(metavar="[KEY VALUE ...]") if "items" in schema else None
         kind: Any = Annotated[field.type, pairs]
-        fields.append(StructFieldSpec(field.name, kind, getattr(info.default, field.name), text))
+        fields.append(StructFieldSpec(field.name, kind, getattr(info.default, field.name), described(schema)))
     return StructConstructorSpec(info.type, tuple(fields))
 
 
@@ -61,15 +57,13 @@ class TrainArguments:
     )
 
 
-def parse(words: list[str], default: Arguments, description: str) -> Arguments:
-    """Command line -> arguments of a script; what is not given is taken from `default`."""
+def parse(
+    kind: type[Arguments], words: list[str], description: str, default: Arguments | None = None
+) -> Arguments:
+    """Command line -> arguments of a script, an instance of the dataclass `kind`; what is not given is the default."""
+    given: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
-        type(default),
-        args=words,
-        default=default,
-        description=description,
-        use_underscores=True,
-        registry=OPTIONS,
+        kind, args=words, description=description, use_underscores=True, registry=OPTIONS, **given
     )
 
 
@@ -84,7 +78,7 @@ def parse_train(words: list[str], description: str) -> TrainArguments:
     saved = Path(workdir) / "config.json"
     base = configs.load(saved) if known.resume and saved.exists() else preset(name)
     default = TrainArguments(name, workdir, known.resume, config=base)
-    arguments = parse(words, default, f"{description}\n{presets()}")
+    arguments = parse(TrainArguments, words, f"{description}\n{presets()}", default)
     # An empty --workdir would be the current folder, which is somebody's already.
     return dataclasses.replace(arguments, workdir=workdir)
 

@@ -6,8 +6,6 @@ turn the direction of writing, bytes that are no UTF-8.
 
 from __future__ import annotations
 
-import reprlib
-
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a cell begins with that spreadsheets run as a formula; the last four are their full-width forms."""
 
@@ -31,13 +29,3 @@ def cell(name: object) -> str:
     """
     shown = text(name)
     return f"'{shown}" if shown.startswith(FORMULA) else shown
-
-
-def shown(value: object) -> str:
-    """Any value, however long and deep, as one short line for a message."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    try:
-        return " ".join(short.repr(value).split())
-    except ValueError:  # Python refuses to write whole numbers of more than 4,300 digits.
-        return object.__repr__(value)

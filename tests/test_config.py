@@ -12,7 +12,7 @@ from jaxml import cli
 from jaxml import config as configs
 from jaxml.cli import parse_train
 from jaxml.config import Config, Data, Loss, Optim, Train
-from jaxml.config.messages import limits
+from jaxml.config.messages import described
 from jaxml.config.presets import CATALOGUE, PRESETS, SPACES
 from jaxml.training import provenance, run
 from tests.training.test_run import pictures  # noqa: F401
@@ -104,8 +104,7 @@ def test_help_shows_presets_choices_limits_and_defaults(capsys):
         assert f"{name}: {' '.join(preset.about.split())}" in shown
     for name, schema in configs.options().items():
         assert f"--{name}" in shown
-        assert " ".join(schema["description"].split()) in shown
-        assert limits(schema).capitalize() in shown
+        assert described(schema) in shown
         assert f"{{{','.join(schema.get('enum', ['train', 'train+val']))}}}" in shown
     assert "Optimiser steps. At least 1. (default: 700)" in shown
 

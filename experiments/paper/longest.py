@@ -13,12 +13,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from experiments.paper.readme import RESULTS
 from experiments.paper.tables import over_seeds
 from jaxml import config as configs
-from jaxml.cli import command, train_options
+from jaxml.cli import command, parse, train_options
 from jaxml.config.presets import PRESETS
 from jaxml.files import parse_json, write_atomically
 from jaxml.training.records import PLACES
@@ -47,7 +45,7 @@ class Arguments:
 
 
 def main(words: list[str]) -> None:
-    arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    arguments = parse(Arguments, words, __doc__)
     if not arguments.runs:
         raise ValueError("--runs names no run; give the directories of finished runs")
     if arguments.preset not in PRESETS:

@@ -3,13 +3,13 @@
     python -m experiments.paper.reproduce --data_root CUB_200_2011 --weights squeezenet1_1.safetensors
     python -m experiments.paper.reproduce --data_root ... --weights ... --only b_hinge --budget large --seeds 0 1 2
 
-Each row and seed is a run of train.py in WORKDIR/ROW/SEED, with the options that the table shows. Finished rows
-are skipped, stopped ones go on where they were saved, so the same command may be given again at any time. Writes
+Each row and seed is a run of train.py in WORKDIR/ROW/SEED, with the options that the table shows. Finished rows are
+skipped and stopped ones continue from their last checkpoint, so the same command can be given again at any time. Writes
 results.json and table.md into WORKDIR after every row, results.html and figures/ at the end. The small budget takes
-about two CPU minutes a row (README has the numbers to expect).
+about two CPU minutes for a row; experiments/results/table.md has the numbers to expect.
 
-All rows of a WORKDIR have one budget, data set and weights. The depends_on.json of each row holds its options, and
-SHA-256 of data and weights; others are refused. One process at a time works on a WORKDIR.
+All rows of a WORKDIR have one budget, data set and weights: the depends_on.json of each row holds its options and the
+SHA-256 of data and weights, and others are refused. One process at a time works on a WORKDIR.
 
 Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75 stopped by SIGTERM and saved.
 """
@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 
 from experiments.paper.rows import BUDGETS, PRESET, ROWS, Row, changes
 from jaxml import config as configs
 from jaxml.arguments import whole
-from jaxml.cli import also, command, preset
+from jaxml.cli import also, command, parse, preset
 from jaxml.config import Config
 from jaxml.files import replacing
 from jaxml.training import records
@@ -37,7 +36,7 @@ from jaxml.training.preemption import RunError
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which rows, how long, where."""
+    """Which rows, under which budget, where."""
 
     data_root: Annotated[str, also("--data.root")] = ""
     """Folder of the data set."""
@@ -52,15 +51,15 @@ class Arguments:
     devices: Annotated[int, also("--train.devices")] = 0
     """Devices to train on; 0 takes all."""
     workdir: str = "runs/reproduce"
-    """Where runs and tables go."""
+    """Folder for runs and tables."""
 
 
 def main(words: list[str]) -> None:
-    arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    arguments = parse(Arguments, words, __doc__)
     asked = _asked(arguments)
     from experiments.paper import tables
 
-    # First of all, so that missing data are an error where every row is finished too.
+    # Comes first, so that missing data are an error even if every row is finished.
     budget = _config(BUDGETS[arguments.budget], 0, arguments)
     shared = {"budget": arguments.budget, **records.contents(budget)}
 
@@ -85,15 +84,19 @@ def main(words: list[str]) -> None:
 
 
 def _asked(arguments: Arguments) -> list[Row]:
-    """The rows to run; ValueError for arguments that make no sense."""
+    """The rows to run.
+
+    Raises:
+        ValueError: an argument that no table can have; names it.
+    """
     names = [row.name for row in ROWS]
     if unknown := sorted({*arguments.only} - {*names}):
         raise ValueError(f"--only {' '.join(unknown)} is no row; there are {', '.join(names)}")
     if arguments.budget not in BUDGETS:
         raise ValueError(f"--budget is {arguments.budget!r}; allowed: {', '.join(BUDGETS)}")
     if not arguments.seeds or len({*arguments.seeds}) < len(arguments.seeds):
-        found = " ".join(map(str, arguments.seeds))
-        raise ValueError(f"--seeds is {found!r}; give one seed or more, each of them once")
+        given = " ".join(map(str, arguments.seeds))
+        raise ValueError(f"--seeds is {given!r}; give one seed or more, each of them once")
     for seed in arguments.seeds:
         whole("--seeds", seed, minimum=0, maximum=2**32 - 1)
     whole("--devices", arguments.devices, minimum=0)
@@ -129,7 +132,7 @@ def measure(row: Row, seed: int, depends_on: dict[str, Any], folder: Path) -> No
 
 
 def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
-    """Train, choose a step for each number of clusters, score the test classes there."""
+    """Train, choose a step for each number of clusters, and score the test classes with that step's network."""
     from experiments.paper import plots
     from jaxml.evaluation.clustering import evaluate, validate
     from jaxml.training import history, run
@@ -167,7 +170,7 @@ def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
 
 
 def untrained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
-    """Score features of the test images that nothing has been trained for."""
+    """Score features of the test images that need no training."""
     from experiments.paper.handcrafted import features
     from jaxml.evaluation.clustering import evaluate
     from jaxml.training import run
@@ -183,7 +186,7 @@ def untrained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
 
 
 class Clock:
-    """Wall and CPU seconds of a row over all its attempts but those that were killed; kept in a file."""
+    """Wall and CPU seconds of a row, kept in a file and summed over all its attempts that were not killed."""
 
     def __init__(self, path: Path):
         self._path = path

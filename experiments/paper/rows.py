@@ -55,11 +55,11 @@ class Row:
     field: str = ""
     """What others published for the same loss, with network and dimensions."""
     batch: int = 1
-    """How many times the budget's batch; the steps are divided by it, so that all rows see as many images."""
+    """Factor of the budget's batch; the steps are divided by it, so that all rows see equally many images."""
 
 
 def changes(row: Row, budget: str) -> dict[str, Any]:
-    """What a row changes of `PRESET` under a budget, by option; seed and paths are not among it."""
+    """What a row changes of `PRESET` under a budget, by option, without the seed and paths."""
     found = {**BUDGETS[budget], **row.changes}
     if row.batch > 1:
         found["data.classes_per_batch"] *= row.batch

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jaxml.arguments import shown
 from jaxml.config.schema import (
     SECTIONS,
     Config,
@@ -22,7 +23,6 @@ from jaxml.config.schema import (
     options,
 )
 from jaxml.files import parse_json, write_json
-from jaxml.names import shown
 
 __all__ = [
     "SECTIONS",

@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from jaxml.arguments import shown
 from jaxml.config.values import FLOAT32, INT32
-from jaxml.names import shown
 
 Schema = dict[str, Any]
 """The JSON schema of an option."""
@@ -18,7 +18,7 @@ BEYOND = {
     "less_than_equal": "at most {le}",
     "value_error": "{error}",
 }
-"""What a value of the right type must be that is not allowed, by pydantic's name of the error."""
+"""What a value must be that has the right type but is not allowed, by pydantic's name of the error."""
 
 
 def explained(error: ValidationError, section: str, given: Any, options: dict[str, Schema]) -> str:
@@ -53,8 +53,14 @@ def explained(error: ValidationError, section: str, given: Any, options: dict[st
     return f"--{section}.{option} {found}; it must be {rule}"
 
 
+def described(schema: Schema) -> str:
+    """What an option is, and its limits, in sentences."""
+    words = limits(schema).capitalize()
+    return " ".join([*schema["description"].split(), *([f"{words}."] if words else [])])
+
+
 def allowed(schema: Schema) -> str:
-    """The values that a JSON schema of an option allows, such as "a whole number of at least 1"."""
+    """The values that an option can have in words, such as "a whole number of at least 1"."""
     if "enum" in schema:
         return " or ".join(schema["enum"])
     if "oneOf" in schema:
@@ -73,7 +79,7 @@ def allowed(schema: Schema) -> str:
 
 
 def limits(schema: Schema) -> str:
-    """Its limits in words, such as "at least 1"; empty where there are only those that hold for every number."""
+    """The limits of an option in words, such as "at least 1"; empty if only those of its type hold."""
     entries = [limits(entry) for entry in (*schema.get("prefixItems", ()), schema.get("items", {})) if entry]
     words = {
         "exclusiveMinimum": "more than",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from jaxml.arguments import shown
 from jaxml.config.messages import explained
 from jaxml.config.values import (
     Bool,
@@ -20,7 +21,6 @@ from jaxml.config.values import (
     Text,
     Value,
 )
-from jaxml.names import shown
 
 section = with_config(
     ConfigDict(
