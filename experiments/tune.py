@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from annotated_types import Ge
 
 from jaxml import config as configs
-from jaxml.arguments import whole
 from jaxml.cli import also, command, parse, preset
 from jaxml.config import Config
+from jaxml.config.checks import options
 from jaxml.config.presets import SPACES
+from jaxml.config.values import Count, Int, Seed
 from jaxml.training import records
 from jaxml.training.preemption import RunError
 
@@ -42,6 +44,7 @@ Space = Mapping[str, tuple]
 """What is varied: see `jaxml.config.presets.Preset.space`."""
 
 
+@options
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """What to tune and for how long."""
@@ -52,13 +55,13 @@ class Arguments:
     """Folder of the data set."""
     weights: Annotated[str, also("--model.weights")] = ""
     """Pretrained weights of the backbone (safetensors)."""
-    steps: Annotated[int, also("--train.steps")] = 0
+    steps: Annotated[Int, Ge(0), also("--train.steps")] = 0
     """Steps of a trial; 0 takes the preset's."""
-    trials: int = 20
+    trials: Count = 20
     """Number of finished trials at which to stop, those of earlier calls included."""
-    seed: Annotated[int, also("--train.seed")] = 0
+    seed: Annotated[Seed, also("--train.seed")] = 0
     """Seed of the search and of every training."""
-    devices: Annotated[int, also("--train.devices")] = 0
+    devices: Annotated[Int, Ge(0), also("--train.devices")] = 0
     """Devices to train on; 0 takes all."""
     workdir: str = "runs/tune"
     """Folder for the study, its runs and best.json."""
@@ -70,10 +73,6 @@ def main(words: list[str]) -> None:
         raise ValueError("--workdir is empty; leave it out, or name a folder")
     if arguments.preset not in SPACES:
         raise ValueError(f"--preset is {arguments.preset!r}; there are search spaces for {', '.join(SPACES)}")
-    whole("--trials", arguments.trials)
-    whole("--steps", arguments.steps, minimum=0)
-    whole("--seed", arguments.seed, minimum=0, maximum=2**32 - 1)
-    whole("--devices", arguments.devices, minimum=0)
     changes = {
         "data.root": arguments.data_root,
         "model.weights": arguments.weights,

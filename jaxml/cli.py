@@ -8,33 +8,35 @@ import sys
 from collections.abc import Callable, Mapping
 from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from jaxml import config as configs
-from jaxml.config.messages import described
+from jaxml.config import checks
 from jaxml.config.presets import CATALOGUE, PRESETS
 from jaxml.training.preemption import PREEMPTED, Preempted, RunError, interruptible
 
 Arguments = TypeVar("Arguments")
-OPTIONS = ConstructorRegistry()
-"""How tyro shows the options of a configuration."""
+REGISTRY = ConstructorRegistry()
+"""How tyro shows options."""
 
 
-@OPTIONS.struct_rule
-def _section(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Describes the options of a section with their limits, which tyro does not show by itself."""
-    name = next((name for name, kind in configs.SECTIONS.items() if kind is info.type), None)
-    if name is None:
+@REGISTRY.struct_rule
+def _with_limits(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Describes options with their limits, which tyro does not show by itself."""
+    if not hasattr(info.type, "__pydantic_config__"):
         return None
+    schemas, types = checks.schemas(info.type), get_type_hints(info.type, include_extras=True)
     fields = []
     for field in dataclasses.fields(info.type):
-        schema = configs.options()[f"{name}.{field.name}"]
-        pairs = tyro.conf.arg(metavar="[KEY VALUE ...]") if "items" in schema else None
-        kind: Any = Annotated[field.type, pairs]
-        fields.append(StructFieldSpec(field.name, kind, getattr(info.default, field.name), described(schema)))
+        schema = schemas[field.name]
+        pairs = tyro.conf.arg(metavar="[KEY VALUE ...]") if "prefixItems" in schema.get("items", {}) else None
+        kind: Any = Annotated[types[field.name], pairs]
+        default = getattr(info.default, field.name, field.default)
+        default = tyro.MISSING if default is dataclasses.MISSING else default
+        fields.append(StructFieldSpec(field.name, kind, default, checks.described(schema)))
     return StructConstructorSpec(info.type, tuple(fields))
 
 
@@ -60,11 +62,16 @@ class TrainArguments:
 def parse(
     kind: type[Arguments], words: list[str], description: str, default: Arguments | None = None
 ) -> Arguments:
-    """Command line -> arguments of a script, an instance of the dataclass `kind`; what is not given is the default."""
+    """Command line -> arguments of a script, an instance of the dataclass `kind`; what is not given is the default.
+
+    Raises:
+        ValueError: an option has a value that it cannot have; names it.
+    """
     given: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(
-        kind, args=words, description=description, use_underscores=True, registry=OPTIONS, **given
+    arguments = tyro.cli(
+        kind, args=words, description=description, use_underscores=True, registry=REGISTRY, **given
     )
+    return checks.checked(kind, arguments)
 
 
 def parse_train(words: list[str], description: str) -> TrainArguments:

@@ -12,7 +12,7 @@ from jaxml import cli
 from jaxml import config as configs
 from jaxml.cli import parse_train
 from jaxml.config import Config, Data, Loss, Optim, Train
-from jaxml.config.messages import described
+from jaxml.config.checks import described
 from jaxml.config.presets import CATALOGUE, PRESETS, SPACES
 from jaxml.training import provenance, run
 from tests.training.test_run import pictures  # noqa: F401

@@ -23,17 +23,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge
 
 from experiments.paper.rows import BUDGETS, PRESET, ROWS, Row, changes
 from jaxml import config as configs
-from jaxml.arguments import whole
 from jaxml.cli import also, command, parse, preset
 from jaxml.config import Config
+from jaxml.config.checks import options
+from jaxml.config.values import Int, Seed
 from jaxml.files import replacing
 from jaxml.training import records
 from jaxml.training.preemption import RunError
 
 
+@options
 @dataclass(frozen=True)
 class Arguments:
     """Which rows, under which budget, where."""
@@ -46,9 +49,9 @@ class Arguments:
     """Names of rows; all by default."""
     budget: str = "small"
     """small or large: see rows.BUDGETS."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Training seeds."""
-    devices: Annotated[int, also("--train.devices")] = 0
+    devices: Annotated[Int, Ge(0), also("--train.devices")] = 0
     """Devices to train on; 0 takes all."""
     workdir: str = "runs/reproduce"
     """Folder for runs and tables."""
@@ -97,9 +100,6 @@ def _asked(arguments: Arguments) -> list[Row]:
     if not arguments.seeds or len({*arguments.seeds}) < len(arguments.seeds):
         given = " ".join(map(str, arguments.seeds))
         raise ValueError(f"--seeds is {given!r}; give one seed or more, each of them once")
-    for seed in arguments.seeds:
-        whole("--seeds", seed, minimum=0, maximum=2**32 - 1)
-    whole("--devices", arguments.devices, minimum=0)
     if not arguments.workdir:
         raise ValueError("--workdir is empty; leave it out, or name a folder")
     rows = [row for row in ROWS if row.name in (arguments.only or names)]

@@ -5,10 +5,9 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from jaxml.arguments import shown
-from jaxml.config.messages import explained
+from jaxml.config import checks
 from jaxml.config.values import (
     Bool,
     Count,
@@ -22,15 +21,8 @@ from jaxml.config.values import (
     Value,
 )
 
-section = with_config(
-    ConfigDict(
-        extra="forbid", allow_inf_nan=False, revalidate_instances="always", use_attribute_docstrings=True
-    )
-)
-"""How pydantic checks the sections of a configuration."""
 
-
-@section
+@checks.options
 @dataclass(frozen=True)
 class Data:
     """Which images, which classes, and how batches are drawn from them."""
@@ -68,7 +60,7 @@ class Data:
     """raise: an image that is damaged, missing or changed ends the run; skip: such images are left out and listed."""
 
 
-@section
+@checks.options
 @dataclass(frozen=True)
 class Model:
     """The embedding network: backbone, then head."""
@@ -96,7 +88,7 @@ class Model:
     """Recompute activations in the backward pass: less memory, more time."""
 
 
-@section
+@checks.options
 @dataclass(frozen=True)
 class Loss:
     """What the network minimises."""
@@ -109,7 +101,7 @@ class Loss:
     """Weight of the mean length of the embeddings before normalisation."""
 
 
-@section
+@checks.options
 @dataclass(frozen=True)
 class Optim:
     """Adam, its schedule, and learning rates by parameter group."""
@@ -127,7 +119,7 @@ class Optim:
     parameter counts, and 0 freezes it."""
 
 
-@section
+@checks.options
 @dataclass(frozen=True)
 class Train:
     """How long, how often, where."""
@@ -155,7 +147,7 @@ class Train:
     """Calls to the device, after the first two, to record into the run's directory profile; 0 records none."""
 
 
-@section
+@checks.options
 @dataclass(frozen=True)
 class Triplets:
     """How triplets are chosen before the network sees them (train.mode input_triplets; needs loss.name triplet).
@@ -171,7 +163,7 @@ class Triplets:
     """Steps between new lists, each drawn with the embeddings of that step."""
 
 
-@section
+@checks.options
 @dataclass(frozen=True)
 class Eval:
     """Clustering and retrieval."""
@@ -208,11 +200,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check every section; one given as a table of options becomes its dataclass, and lists become tuples."""
         for name, kind in SECTIONS.items():
-            given = getattr(self, name)
-            try:
-                part = _adapter(kind).validate_python(given)
-            except ValidationError as error:
-                raise ValueError(explained(error, name, given, options())) from None
+            part = checks.checked(kind, getattr(self, name), f"{name}.")
             object.__setattr__(self, name, part)  # the class is frozen for everyone else
         if self.train.steps_per_call > 1:
             self._check_steps_per_call()
@@ -250,15 +238,10 @@ SECTIONS: dict[str, Any] = {section.name: section.type for section in fields(Con
 
 
 @cache
-def options() -> dict[str, dict[str, Any]]:
+def options() -> dict[str, checks.Schema]:
     """The JSON schema of every option by its name `section.option`: description, default, type, choices, limits."""
     return {
         f"{section}.{name}": schema
         for section, kind in SECTIONS.items()
-        for name, schema in _adapter(kind).json_schema()["properties"].items()
+        for name, schema in checks.schemas(kind).items()
     }
-
-
-@cache
-def _adapter(kind: type) -> TypeAdapter:
-    return TypeAdapter(kind)
