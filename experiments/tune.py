@@ -34,8 +34,8 @@ from jaxml.config import Config
 from jaxml.config.checks import options
 from jaxml.config.presets import SPACES
 from jaxml.config.values import Count, Int, Seed
+from jaxml.errors import RunError
 from jaxml.training import records
-from jaxml.training.preemption import RunError
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -152,7 +152,7 @@ def _try_one(study: Study, space: Space, blind: Config, workdir: Path) -> None:
     """Continue the trial that was stopped, or ask for a new one, and tell the study its score."""
     from optuna.trial import TrialState
 
-    from jaxml.training import health
+    from jaxml.errors import TrainingFailed
 
     stopped = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     number, options = (stopped[0].number, stopped[0].params) if stopped else _asked(study, space, blind)
@@ -164,7 +164,7 @@ def _try_one(study: Study, space: Space, blind: Config, workdir: Path) -> None:
     print(f"\n== trial {number}: {options}", flush=True)
     try:
         value = validation_nmi(configs.override(blind, options), workdir / f"trial_{number:03d}")
-    except health.TrainingFailed as error:
+    except TrainingFailed as error:
         print(f"trial {number} failed: {error}")
         study.tell(number, state=TrialState.PRUNED)
     else:
@@ -182,9 +182,9 @@ def without_test_classes(config: Config) -> Config:
 
 def validation_nmi(config: Config, folder: Path) -> float:
     """Train in the folder, or continue there; returns the highest NMI of the validations."""
-    from jaxml.training import history, run
+    from jaxml.training import history, train
 
-    run.learn(config, folder, resume=(folder / "config.json").exists())
+    train.learn(config, folder, resume=(folder / "config.json").exists())
     return max(row["val_nmi"] for row in history.read(folder / "metrics.jsonl") if "val_nmi" in row)
 
 

@@ -16,7 +16,8 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 from jaxml import config as configs
 from jaxml.config import checks
 from jaxml.config.presets import CATALOGUE, PRESETS
-from jaxml.training.preemption import PREEMPTED, Preempted, RunError, interruptible
+from jaxml.errors import CheckpointError, Preempted, RunError
+from jaxml.training.preemption import PREEMPTED, interruptible
 
 Arguments = TypeVar("Arguments")
 REGISTRY = ConstructorRegistry()
@@ -162,9 +163,6 @@ def command(main: Callable[[list[str]], Any]) -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     except (OSError, RuntimeError, ImportError) as error:
-        # Imported here, so that --help answers without loading jax.
-        from jaxml.training.checkpoint import CheckpointError
-
         if isinstance(error, Preempted):
             _leave(str(error))
         if isinstance(error, RunError | CheckpointError | OSError | ImportError):

@@ -14,7 +14,8 @@ from jaxml.cli import parse_train
 from jaxml.config import Config, Data, Loss, Optim, Train
 from jaxml.config.checks import described
 from jaxml.config.presets import CATALOGUE, PRESETS, SPACES
-from jaxml.training import provenance, run
+from jaxml.errors import RunError
+from jaxml.training import provenance, train
 from tests.training.test_run import pictures  # noqa: F401
 
 WRITTEN_BY_983F5AC = Path(__file__).parent / "fixtures/config_983f5ac.json"
@@ -44,12 +45,12 @@ def test_a_run_of_an_earlier_version_goes_on(pictures, tmp_path):  # noqa: F811
     (workdir / "config.json").write_text(json.dumps(written))
     words = ["--workdir", str(workdir), "--resume"]
     for _ in range(2):
-        opened, _ = run.learn(parse_train(words, "").config, workdir, resume=True)
+        opened = train.learn(parse_train(words, "").config, workdir, resume=True)
         assert int(opened.state.step) == 6
     # As a checkpoint of that version says it.
     provenance.check_config(3, {"config": written}, opened.config)
-    with pytest.raises(run.RunError, match=r"train\.seed: 0 -> 1"):
-        run.learn(parse_train([*words, "--train.seed", "1"], "").config, workdir, resume=True)
+    with pytest.raises(RunError, match=r"train\.seed: 0 -> 1"):
+        train.learn(parse_train([*words, "--train.seed", "1"], "").config, workdir, resume=True)
 
 
 def test_options_are_overridden_by_name():
