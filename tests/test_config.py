@@ -16,7 +16,7 @@ from jaxml.config.checks import described
 from jaxml.config.presets import CATALOGUE, PRESETS, SPACES
 from jaxml.errors import RunError
 from jaxml.training import provenance, train
-from tests.training.test_run import pictures  # noqa: F401
+from tests.training.test_run import Stop, StopAt, pictures  # noqa: F401
 
 WRITTEN_BY_983F5AC = Path(__file__).parent / "fixtures/config_983f5ac.json"
 WHOLE_NUMBERS = [name for name, schema in configs.options().items() if schema["type"] == "integer"]
@@ -44,10 +44,11 @@ def test_a_run_of_an_earlier_version_goes_on(pictures, tmp_path):  # noqa: F811
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(written))
     words = ["--workdir", str(workdir), "--resume"]
-    for _ in range(2):
-        opened = train.learn(parse_train(words, "").config, workdir, resume=True)
-        assert int(opened.state.step) == 6
-    # As a checkpoint of that version says it.
+    with pytest.raises(Stop):
+        train.learn(parse_train(words, "").config, workdir, resume=True, callbacks=[StopAt(4)])
+    opened = train.learn(parse_train(words, "").config, workdir, resume=True)
+    assert int(opened.state.step) == 6
+    # What a checkpoint of that version says of its run.
     provenance.check_config(3, {"config": written}, opened.config)
     with pytest.raises(RunError, match=r"train\.seed: 0 -> 1"):
         train.learn(parse_train([*words, "--train.seed", "1"], "").config, workdir, resume=True)
