@@ -40,7 +40,7 @@ from jaxml.training import records
 if TYPE_CHECKING:
     from optuna import Study
 
-Space = Mapping[str, tuple]
+Space = Mapping[str, tuple[Any, ...]]
 """What is varied: see `jaxml.config.presets.Preset.space`."""
 
 
