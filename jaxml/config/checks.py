@@ -85,7 +85,7 @@ def _explained(error: ValidationError, given: Any, prefix: str, known: dict[str,
 def described(schema: Schema) -> str:
     """What an option is, and its limits, in sentences."""
     limit = limits(schema).capitalize()
-    return " ".join([*schema["description"].split(), *([f"{limit}."] if limit else [])])
+    return " ".join([*schema.get("description", "").split(), *([f"{limit}."] if limit else [])])
 
 
 def allowed(schema: Schema) -> str:
