@@ -107,7 +107,7 @@ def _sampled_forward(
         k, sums, gradients = carry
         p, exists = column_of_positive(k, block.anchor_facts, block.candidate_facts)
         chosen = exists & block.positive[row, p] & (total > 0)
-        u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k)))(keys)
+        u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k), dtype=jnp.float32))(keys)
         # Short of the total, which rounding could reach: beyond it lies no negative.
         limit = (u * total * (1.0 - 1e-6))[:, None]
         n = row_counts(cumulative, [lambda c: c <= limit])[:, 0]
@@ -146,7 +146,7 @@ def seeds(key: Array, ids: Array) -> Array:
     Returns:
         uint32 [B].
     """
-    return jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i)))(ids)
+    return jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i), dtype=jnp.uint32))(ids)
 
 
 def distance_weights(block: Block, cutoff: Array | float, upper_cutoff: Array | float) -> Array:
