@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from jaxml.data import essential
 from jaxml.data.index import ImageError, Index
-from jaxml.names import text
+from jaxml.files import printable
 
 FORMATS = ("JPEG", "PNG", "BMP")
 MAX_BYTES = 100_000_000
@@ -56,21 +56,21 @@ def read(item: str | bytes, name: str) -> bytes:
         if isinstance(error, ImageError):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"cannot read image {text(item)}: {reason}. Restore the file.") from error
+        raise ImageError(f"cannot read image {printable(item)}: {reason}. Restore the file.") from error
     if len(data) != status.st_size:
-        raise ImageError(f"image {text(name)} was written to while it was read. Try again.")
+        raise ImageError(f"image {printable(name)} was written to while it was read. Try again.")
     return data
 
 
 def _check_regular(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"image {text(name)} is no regular file. Replace it by a sound copy.")
+        raise ImageError(f"image {printable(name)} is no regular file. Replace it by a sound copy.")
 
 
 def _check_size(size: int, name: str) -> None:
     if size > MAX_BYTES:
         raise ImageError(
-            f"image {text(name)} has {size:,} bytes, beyond the limit of {MAX_BYTES:,}. Shrink it."
+            f"image {printable(name)} has {size:,} bytes, beyond the limit of {MAX_BYTES:,}. Shrink it."
         )
 
 
@@ -96,10 +96,10 @@ def _named(data: bytes, name: str) -> Iterator[None]:
         raise
     except Exception as error:
         # Pillow names the buffer in one of them, and says nothing in another.
-        reason = "memory ran out" if isinstance(error, MemoryError) else text(error)
+        reason = "memory ran out" if isinstance(error, MemoryError) else printable(error)
         reason = f": {reason}" if reason and not isinstance(error, UnidentifiedImageError) else ""
         what = f"cannot be decoded as {', '.join(FORMATS)}{reason}" if data else "is empty"
-        raise ImageError(f"image {text(name)} {what}. Replace it by a sound copy.") from error
+        raise ImageError(f"image {printable(name)} {what}. Replace it by a sound copy.") from error
 
 
 def _opened(data: bytes, name: str) -> ImageFile.ImageFile:
@@ -116,10 +116,10 @@ def _opened(data: bytes, name: str) -> ImageFile.ImageFile:
         raise ValueError("it has no pixels")
     if image.mode.startswith(("I", "F")):
         raise ImageError(
-            f"image {text(name)} has over 8 bits per channel ({image.mode}); convert it to 8 bits"
+            f"image {printable(name)} has over 8 bits per channel ({image.mode}); convert it to 8 bits"
         )
     if wrong := _beyond_limits(image, copies * len(data), scans, buffered):
-        raise ImageError(f"image {text(name)} has {wrong}. Shrink it, save it anew, or remove it.")
+        raise ImageError(f"image {printable(name)} has {wrong}. Shrink it, save it anew, or remove it.")
     return image
 
 
@@ -205,7 +205,9 @@ class Decoder:
         # Items that are no files cannot change, and their hashes may be of something else.
         known = index.hashes[row] if index.hashes and isinstance(index.items[row], str) else ""
         if known and hashlib.sha256(data).hexdigest() != known:
-            raise ImageError(f"image {text(name)} has changed since this data set was opened. Restore it.")
+            raise ImageError(
+                f"image {printable(name)} has changed since this data set was opened. Restore it."
+            )
         return decode(data, name, None if self._crops is None else self._crops[row], self._size)
 
 

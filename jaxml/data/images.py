@@ -11,7 +11,7 @@ import numpy as np
 from jaxml import data
 from jaxml.config import Data
 from jaxml.data import resident, splits
-from jaxml.names import text
+from jaxml.files import printable
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _warn_of_copies(index: data.Index, parts: dict[str, np.ndarray]) -> None:
             if part_of[label] != part_of[int(index.labels[other])]:
                 copies.append((other, i))
     if copies:
-        shown = [f"{text(index.names[i])} ({part_of[int(index.labels[i])]})" for i in copies[0]]
+        shown = [f"{printable(index.names[i])} ({part_of[int(index.labels[i])]})" for i in copies[0]]
         warnings.warn(
             f"{len(copies)} image(s) are byte for byte the same as one in another part of the split, such as "
             f"{' and '.join(shown)}: classes of the parts must have different images",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxml.names import text
+from jaxml.files import printable
 
 LARGEST = 2**30
 """Bound of the numbers of a box, far beyond any image: what is larger is no box."""
@@ -46,8 +46,8 @@ class Index:
         if self.boxes is not None and not (sane := (np.abs(self.boxes) < LARGEST).all(1)).all():
             row = int(np.argmin(sane))
             raise ValueError(
-                f"the box of image {text(self.names[row])} is {self.boxes[row].tolist()}: left, top, width and height "
-                f"must be numbers of pixels"
+                f"the box of image {printable(self.names[row])} is {self.boxes[row].tolist()}: left, top, width and "
+                f"height must be numbers of pixels"
             )
         if len(self.names) != n or len(set(self.names)) != n:
             raise ValueError(f"names must be {n} different strings, one per item")

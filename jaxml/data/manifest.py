@@ -15,8 +15,7 @@ import numpy as np
 from jaxml.config import Data
 from jaxml.data.decode import open_image, parallel, read
 from jaxml.data.index import ImageError, Index
-from jaxml.files import expand, parse_json, write_atomically
-from jaxml.names import text
+from jaxml.files import expand, parse_json, printable, write_atomically
 
 
 def file(config: Data) -> Path:
@@ -29,12 +28,12 @@ def file(config: Data) -> Path:
 def parse(data: bytes, path: str | Path) -> dict[str, str]:
     """SHA-256 of each file by name; ValueError says what to do with a file at `path` that is no manifest."""
     try:
-        found = parse_json(data, text(path))
+        found = parse_json(data, printable(path))
     except ValueError as error:
         raise ValueError(f"{error}; {_REMEDY}") from None
     hashes = found.values() if isinstance(found, dict) else [None]
     if not all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes):
-        raise ValueError(f"{text(path)} is not a table of file names and their SHA-256; {_REMEDY}")
+        raise ValueError(f"{printable(path)} is not a table of file names and their SHA-256; {_REMEDY}")
     return found
 
 
@@ -61,7 +60,7 @@ def check(index: Index, config: Data) -> Index:
             if name not in known:
                 open_image(data, name)
             elif digest != known[name]:
-                return digest, f"image {text(name)} has changed since this data set was first read."
+                return digest, f"image {printable(name)} has changed since this data set was first read."
         except ImageError as error:
             return "", str(error)
         return digest, ""
@@ -70,7 +69,7 @@ def check(index: Index, config: Data) -> Index:
     here = set(index.names)
     failures = {index.names[i]: wrong for i, (_, wrong) in enumerate(results) if wrong}
     gone = [name for name in known if name not in here]
-    failures |= {name: f"image {text(name)} is no longer there." for name in gone}
+    failures |= {name: f"image {printable(name)} is no longer there." for name in gone}
     if failures:
         _report(failures, path, config)
     sound = np.array([i for i, (_, wrong) in enumerate(results) if not wrong], int)
@@ -79,7 +78,7 @@ def check(index: Index, config: Data) -> Index:
         write_atomically(path, json.dumps(known | new, indent=0))
     if not len(sound):
         raise ImageError(
-            f"none of the {len(index.items)} images of {config.source} {text(config.root)} can be used"
+            f"none of the {len(index.items)} images of {config.source} {printable(config.root)} can be used"
         )
     return replace(index.take(sound), hashes=tuple(hashes.values()))
 
@@ -90,10 +89,10 @@ def _report(failures: dict[str, str], path: Path, config: Data) -> None:
     if config.on_error == "raise":
         raise ImageError(
             f"{len(failures)} image(s) cannot be used: {first}{more} Restore them, or leave them out with "
-            f"--data.on_error skip; if changes were intended, delete {text(path)} to accept them."
+            f"--data.on_error skip; if changes were intended, delete {printable(path)} to accept them."
         )
     listing = path.with_suffix(".skipped.txt")
-    write_atomically(listing, "".join(f"{text(name)}\t{wrong}\n" for name, wrong in failures.items()))
+    write_atomically(listing, "".join(f"{printable(name)}\t{wrong}\n" for name, wrong in failures.items()))
     warnings.warn(
-        f"{len(failures)} image(s) left out, listed in {text(listing)}: {first}{more}", stacklevel=3
+        f"{len(failures)} image(s) left out, listed in {printable(listing)}: {first}{more}", stacklevel=3
     )

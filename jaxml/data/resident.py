@@ -13,15 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxml import folders
 from jaxml.config import Data
 from jaxml.data.decode import corners, decode_all, parallel, read
 from jaxml.data.index import Index
-from jaxml.files import expand, parse_json
-from jaxml.names import text
+from jaxml.files import expand, is_ours, move_into_place, parse_json, printable, unfinished_folder
 
 FORMAT = 2  # raised whenever the same source would give other pixels, or a folder other files
-FILES = ("images.npy", "manifest.json")
 
 
 def fingerprint(index: Index, config: Data) -> str:
@@ -80,17 +77,19 @@ def load(index: Index, config: Data) -> np.memmap:
         pixels = _checked(folder, key)
         if pixels is not None:
             return pixels
-        if not folders.is_ours(folder):
+        if not is_ours(folder):
             raise OSError(
-                f"{text(folder)} holds no decoded images, where these are to be kept: move it away, or give another "
-                f"--data.cache"
+                f"{printable(folder)} holds no decoded images, where these are to be kept: move it away, or give "
+                f"another --data.cache"
             )
-        warnings.warn(f"the decoded images in {text(folder)} are damaged and are decoded again", stacklevel=2)
+        warnings.warn(
+            f"the decoded images in {printable(folder)} are damaged and are decoded again", stacklevel=2
+        )
     _decode(index, config, folder, key)
     pixels = _checked(folder, key)
     if pixels is None:
         raise OSError(
-            f"what was just written to {text(folder)} reads back differently: check the disk, or set --data.cache"
+            f"what was just written to {printable(folder)} reads back differently: check the disk, or set --data.cache"
         )
     return pixels
 
@@ -120,10 +119,10 @@ def _decode(index: Index, config: Data, folder: Path, key: str) -> None:
     need, free = n * side * side * 3, shutil.disk_usage(folder.parent).free
     if need > free:
         raise OSError(
-            f"{text(folder.parent)} has {free / 1e9:.2f} GB free, but {n} images of {side} x {side} pixels take "
+            f"{printable(folder.parent)} has {free / 1e9:.2f} GB free, but {n} images of {side} x {side} pixels take "
             f"{need / 1e9:.2f} GB: free some, set --data.cache to another disk, or stream with --data.input tf_data"
         )
-    with folders.part(folder.parent, "decoded images") as part:
+    with unfinished_folder(folder.parent, "decoded images") as part:
         hashes = []
         # Ordinary writes: on a full disk they raise, where a write to mapped memory would kill the process.
         with open(part / "images.npy", "wb") as out:
@@ -143,11 +142,5 @@ def _decode(index: Index, config: Data, folder: Path, key: str) -> None:
             "pixels": hashes,
         }
         (part / "manifest.json").write_text(json.dumps(manifest))
-        try:
-            os.rename(part, folder)
-        except OSError:
-            if not folders.is_ours(folder):
-                raise
-            # A damaged one is there, or another process was first with the same pixels.
-            for name in FILES:
-                os.replace(part / name, folder / name)
+        # A damaged one may be there, or one with the same pixels that another process has written meanwhile.
+        move_into_place(part, folder)

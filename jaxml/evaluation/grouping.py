@@ -10,7 +10,7 @@ import numpy as np
 from jaxml.data.index import ImageError
 from jaxml.data.sources.unlabelled import Pictures
 from jaxml.evaluation.clustering import cluster
-from jaxml.names import text
+from jaxml.files import printable
 
 RATIO = 1.2  # between successive numbers of clusters tried
 SMALLEST = 4  # embeddings in a cluster, on average, where the most clusters are tried
@@ -65,7 +65,7 @@ def embed(
         raise ImageError(
             first
             if len(errors) == 1
-            else f"none of the {len(errors)} files in {text(pictures.root)} can be read: {first}"
+            else f"none of the {len(errors)} files in {printable(pictures.root)} can be read: {first}"
         )
     return np.concatenate(found), np.array(rows), errors
 

@@ -11,11 +11,13 @@ import numpy as np
 from jaxml.data.index import ImageError
 from jaxml.data.sources.unlabelled import Pictures
 from jaxml.evaluation.grouping import Groups
-from jaxml.names import cell, text
+from jaxml.files import printable
 from jaxml.reports import page
 
 CENTRAL, DOUBTFUL = 10, 5  # pictures of each cluster on the page
 LISTED = 20  # unreadable files on the page
+# What a cell begins with that spreadsheets run as a formula; the last four are full-width forms of the first.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 SIDE, GAP, COLUMNS, PER_SHEET = 112, 4, 16, 400  # of contact sheets, in pixels and pictures
 
 
@@ -88,7 +90,7 @@ def write_nearest(
 def _write_skipped(out: Path, errors: Mapping[str, str]) -> None:
     """List unreadable files in `skipped.txt`, one a line with what is wrong; no file if there are none."""
     if errors:
-        lines = "".join(f"{text(name)}\t{text(why)}\n" for name, why in errors.items())
+        lines = "".join(f"{printable(name)}\t{printable(why)}\n" for name, why in errors.items())
         (out / "skipped.txt").write_text(lines, encoding="utf-8")
 
 
@@ -110,7 +112,16 @@ def _write_table(path: Path, pictures: Pictures, groups: Groups, members: Sequen
                 f"{groups.confidence[row]:.6f}",
                 other + 1 if other >= 0 else "",
             ]
-            writer.writerow([cell(pictures.names[row]), groups.clusters[row] + 1, *numbers])
+            writer.writerow([_cell(pictures.names[row]), groups.clusters[row] + 1, *numbers])
+
+
+def _cell(name: str) -> str:
+    """Show the name of a file in a table; an apostrophe goes before what a spreadsheet would run as a formula.
+
+    Source: OWASP, "CSV injection"; the tabs and line ends of which it warns as well are escapes by then.
+    """
+    shown = printable(name)
+    return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
 def _write_sheets(folder: Path, number: int, images: Sequence[np.ndarray]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from jaxml import names
+from jaxml.files import printable
 
 DASH, TIMES = "\u2013", "\u00d7"
 
@@ -99,7 +99,7 @@ dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 
 def escape(text: object) -> str:
     """Text as HTML; what does not print, as in names of files, becomes visible."""
-    return html.escape(names.text(text))
+    return html.escape(printable(text))
 
 
 def document(title: str, *parts: str) -> str:

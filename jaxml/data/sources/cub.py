@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxml.data.index import Index
-from jaxml.files import expand
-from jaxml.names import text
+from jaxml.files import expand, printable
 
 IMAGES, CLASSES = 11_788, 200
 FIRST_HALF, SECOND_HALF = 5_864, 5_924  # images of classes 1-100 and 101-200
@@ -20,15 +19,15 @@ def _rows(root: Path, name: str, fields: int) -> list[list[str]]:
         lines = (root / name).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError as error:
         raise ValueError(
-            f"{text(root / name)} cannot be read ({error.strerror}): --data.root must be the folder CUB_200_2011 of "
-            f"the official archive, with images/, images.txt, image_class_labels.txt, classes.txt, bounding_boxes.txt"
+            f"{printable(root / name)} cannot be read ({error.strerror}): --data.root must be the folder CUB_200_2011 "
+            f"of the official archive, with images/, images.txt, image_class_labels.txt, classes.txt, bounding_boxes.txt"
         ) from error
     rows = [line.split() for line in lines]
     for i, row in enumerate(rows):
         if len(row) != fields + 1 or row[0] != str(i + 1):
             raise ValueError(
-                f"{text(root / name)}, line {i + 1}: expected number {i + 1} and {fields} value(s), got {lines[i]!r}. "
-                f"Unpack the official file again."
+                f"{printable(root / name)}, line {i + 1}: expected number {i + 1} and {fields} value(s), got "
+                f"{lines[i]!r}. Unpack the official file again."
             )
     return [row[1:] for row in rows]
 
@@ -40,7 +39,7 @@ def _numbers(root: Path, name: str, fields: int, dtype: type) -> np.ndarray:
         return np.array(rows, dtype).reshape(-1, fields)
     except (ValueError, OverflowError) as error:
         raise ValueError(
-            f"{text(root / name)}: {error}; not a number. Unpack the official file again."
+            f"{printable(root / name)}: {error}; not a number. Unpack the official file again."
         ) from error
 
 
@@ -65,8 +64,8 @@ def load(root: str) -> Index:
     )
     if found != (IMAGES, IMAGES, IMAGES, FIRST_HALF, SECOND_HALF, CLASSES):
         raise ValueError(
-            f"{text(folder)} lists {found[0]} images, {found[1]} labels, {found[2]} boxes, {found[3]} + {found[4]} "
-            f"images in classes 1-100 + 101-200, {found[5]} classes; CUB-200-2011 has {IMAGES} of each, {FIRST_HALF} + "
+            f"{printable(folder)} lists {found[0]} images, {found[1]} labels, {found[2]} boxes, {found[3]} + "
+            f"{found[4]} images in classes 1-100 + 101-200, {found[5]} classes; CUB-200-2011 has {IMAGES} of each, {FIRST_HALF} + "
             f"{SECOND_HALF}, {CLASSES}. Unpack the official archive again."
         )
     return Index([str(folder / "images" / name) for name in names], labels, boxes, class_names, tuple(names))

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxml.data.index import Index
-from jaxml.files import expand
-from jaxml.names import text
+from jaxml.files import expand, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
@@ -42,7 +41,7 @@ def load(root: str) -> Index:
     classes = _sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:
         raise ValueError(
-            f"{text(top)} holds no folders; put the images of each class into a folder of its own"
+            f"{printable(top)} holds no folders; put the images of each class into a folder of its own"
         )
     _warn_of_same_numbers(classes)
     items, labels, others = [], [], []
@@ -52,13 +51,13 @@ def load(root: str) -> Index:
         others += [p for p in files if p.suffix.lower() not in SUFFIXES]
         if not images:
             raise ValueError(
-                f"{text(folder)} holds no images ({', '.join(SUFFIXES)}); add some or remove the folder"
+                f"{printable(folder)} holds no images ({', '.join(SUFFIXES)}); add some or remove the folder"
             )
         items += images
         labels += [label] * len(images)
     if others:
         warnings.warn(
-            f"{len(others)} files are not {', '.join(SUFFIXES)} and are left out, such as {text(others[0])}",
+            f"{len(others)} files are not {', '.join(SUFFIXES)} and are left out, such as {printable(others[0])}",
             stacklevel=2,
         )
     return Index(
@@ -75,6 +74,6 @@ def _warn_of_same_numbers(classes: list[Path]) -> None:
     if alike:
         warnings.warn(
             f"{len(alike)} class folder(s) have the name of another but for leading zeros, such as "
-            f"{' and '.join(map(text, alike[0]))}: if they are the same class, join them",
+            f"{' and '.join(map(printable, alike[0]))}: if they are the same class, join them",
             stacklevel=3,
         )

@@ -13,8 +13,7 @@ import numpy as np
 
 from jaxml.data.decode import corners, decode, parallel
 from jaxml.data.index import LARGEST, ImageError
-from jaxml.files import expand
-from jaxml.names import text
+from jaxml.files import expand, printable
 
 BOX = ("left", "top", "width", "height")
 
@@ -42,7 +41,7 @@ class Pictures:
         def one(i: int) -> np.ndarray | ImageError:
             name = self.names[i]
             if self.corners is not None and name not in self.corners:
-                return ImageError(f"image {text(name)} has no box")
+                return ImageError(f"image {printable(name)} has no box")
             corner = None if self.corners is None else self.corners[name]
             try:
                 return decode(str(self.root / name), name, corner, size)
@@ -61,7 +60,7 @@ def find(root: str | Path, *, boxes: str | Path = "") -> Pictures:
     """
     top = expand(root, "--images")
     if not top.is_dir():
-        raise ValueError(f"{text(root)} is not a folder of pictures")
+        raise ValueError(f"{printable(root)} is not a folder of pictures")
     top = top.resolve()
     names = []
     for place, folders, files in os.walk(top, onerror=_refuse):
@@ -71,13 +70,13 @@ def find(root: str | Path, *, boxes: str | Path = "") -> Pictures:
             (Path(place) / name).relative_to(top).as_posix() for name in files if not name.startswith(".")
         ]
     if not names:
-        raise ValueError(f"{text(root)} holds no pictures")
+        raise ValueError(f"{printable(root)} holds no pictures")
     return Pictures(top, tuple(sorted(names)), _boxes(boxes) if boxes else None)
 
 
 def _refuse(error: OSError) -> None:
     """A folder that can not be read would otherwise be left out, with all its pictures."""
-    raise ValueError(f"--images: the folder {text(error.filename)} can not be read ({error.strerror})")
+    raise ValueError(f"--images: the folder {printable(error.filename)} can not be read ({error.strerror})")
 
 
 def single(path: str | Path, among: Pictures) -> Pictures:
@@ -103,7 +102,7 @@ def parse_boxes(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
         return _corners(rows)
     except (csv.Error, ValueError) as error:
         line = max(rows.reader.line_num, 1)
-        raise ValueError(f"{text(path)}, line {line}: {text(error)}") from None
+        raise ValueError(f"{printable(path)}, line {line}: {printable(error)}") from None
 
 
 def _corners(rows: csv.DictReader) -> dict[str, np.ndarray]:

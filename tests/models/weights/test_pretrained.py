@@ -284,6 +284,13 @@ def object_npy(trace):
     return buffer.getvalue()
 
 
+def claiming(shape):
+    """The header of an array of 8-byte numbers, and no array."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
 F4 = b"\0" * 4
 SAFETENSORS = {
     "empty": b"",
@@ -311,11 +318,14 @@ SAFETENSORS = {
     "dtype is a list": header({"a": entry([1], 0, 4, ["F32"])}, F4),
     "further keys": header({"a": {**entry([1], 0, 4), "x": 1}}, F4),
     "entry is a number": header({"a": 3}),
+    "entry is a list": header({"a": ["F32", [1], [0, 4]]}, F4),
     "name twice": header(
         b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
         F4,
     ),
     "metadata is no table": header({"__metadata__": 3}),
+    "metadata holds a number": header({"__metadata__": {"a": 1}}),
+    "name with line ends": header({"a\n\x1b[2J": entry([2], 0, 4)}, F4),
     "hundred dimensions": header({"a": entry([1] * 100, 0, 4)}, F4),
 }
 NPZ = {
@@ -324,6 +334,14 @@ NPZ = {
     "object array": lambda trace: zipped([("a.npy", object_npy(trace))]),
     "zip bomb": lambda _: zipped([("a.npy", b"\0" * 10**8)], zipfile.ZIP_DEFLATED),
     "npy claims too much": zipped([("a.npy", npy(np.zeros(4, "<f4")).replace(b"(4,)", b"(9,)"))]),
+    "npy claims gigabytes": zipped([("a.npy", claiming((2**30,)))]),
+    "npy overflows to fit": zipped([("a.npy", claiming((2**32, 2**32)))]),
+    "negative shape": zipped([("a.npy", claiming((-2, -2)) + 16 * b"\0")]),
+    "bytes after the array": zipped([("a.npy", npy(np.zeros(4, "<f4")) + F4)]),
+    "big-endian": zipped([("a.npy", npy(np.zeros(4, ">f4")))]),
+    "wrong checksum": zipped([("a.npy", npy(np.full(4, 7, "<f4")))]).replace(
+        np.full(4, 7, "<f4").tobytes(), 4 * F4
+    ),
     "no npy inside": zipped([("../../a", b"text")]),
     "name twice": lambda _: zipped([("a.npy", npy(np.zeros(1, "<f4"))), ("a", npy(np.zeros(1, "<f4")))]),
     "strings": zipped([("a.npy", npy(np.array(["x"])))]),
@@ -356,8 +374,9 @@ def test_malicious_and_damaged_files(suffix, data, tmp_path):
     path.write_bytes(data(trace) if callable(data) else data)
     tracemalloc.start()
     start = time.monotonic()
-    with pytest.raises(WeightFormatError, match=path.name):
+    with pytest.raises(WeightFormatError, match=path.name) as error:
         weight_files.read(path)
+    assert str(error.value).isprintable()
     assert time.monotonic() - start < 2
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
