@@ -46,7 +46,7 @@ class Pictures:
         return cls((json.dumps(index.class_names), *map(json.dumps, rows)))
 
     @cached_property
-    def printable(self) -> str:
+    def text(self) -> str:
         """Contents of `data.jsonl`."""
         return "".join(f"{line}\n" for line in self.lines)
 

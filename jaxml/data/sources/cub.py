@@ -20,7 +20,8 @@ def _rows(root: Path, name: str, fields: int) -> list[list[str]]:
     except OSError as error:
         raise ValueError(
             f"{printable(root / name)} cannot be read ({error.strerror}): --data.root must be the folder CUB_200_2011 "
-            f"of the official archive, with images/, images.txt, image_class_labels.txt, classes.txt, bounding_boxes.txt"
+            f"of the official archive, with images/, images.txt, image_class_labels.txt, classes.txt and "
+            f"bounding_boxes.txt"
         ) from error
     rows = [line.split() for line in lines]
     for i, row in enumerate(rows):
@@ -65,7 +66,7 @@ def load(root: str) -> Index:
     if found != (IMAGES, IMAGES, IMAGES, FIRST_HALF, SECOND_HALF, CLASSES):
         raise ValueError(
             f"{printable(folder)} lists {found[0]} images, {found[1]} labels, {found[2]} boxes, {found[3]} + "
-            f"{found[4]} images in classes 1-100 + 101-200, {found[5]} classes; CUB-200-2011 has {IMAGES} of each, {FIRST_HALF} + "
-            f"{SECOND_HALF}, {CLASSES}. Unpack the official archive again."
+            f"{found[4]} images in classes 1-100 + 101-200, {found[5]} classes; CUB-200-2011 has {IMAGES} of each, "
+            f"{FIRST_HALF} + {SECOND_HALF}, {CLASSES}. Unpack the official archive again."
         )
     return Index([str(folder / "images" / name) for name in names], labels, boxes, class_names, tuple(names))
