@@ -5,18 +5,24 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 
 from jaxml.reports import page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # matplotlib writes these colours; the page's variables replace them, so that a figure follows light and dark.
 INK, MUTED, LINE, ACCENT = "#010203", "#040506", "#070809", "#0a0b0c"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", ACCENT: "var(--accent)"}
 MAX_MAPPED = 1500
+STEP, SIDE = 46, 42  # of the cells of a map and of the pictures in them, in units of the drawing
 
 
-def svg(figure) -> str:
+def svg(figure: Figure) -> Markup:
     """A matplotlib figure as inline SVG: text stays text, colours become the page's."""
     import matplotlib
 
@@ -28,12 +34,12 @@ def svg(figure) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, variable)
-    return text
+    return Markup(text)
 
 
 def curve(
     steps: Sequence[float], values: Sequence[float], title: str, *, best: bool = False, share: bool = False
-) -> str:
+) -> Markup:
     """One quantity against the step, as SVG; many noisy points get a running mean over them.
 
     `best` marks the highest value, `share` fixes the axis to 0-1. Values that are not finite are left out.
@@ -106,11 +112,11 @@ def picture_map(
     seed: int = 0,
     columns: int = 26,
     rows: int = 16,
-) -> str:
+) -> Markup:
     """A map of embeddings [N, D] with pictures uint8 [N, s, s, 3], as SVG: near means alike.
 
-    The plane is cut into cells and each cell shows the picture nearest its middle, framed in a colour of its
-    class, so that nothing overlaps; `names` [N] appear on hovering. At most 1,500 random images take part.
+    The plane is cut into cells and each cell shows the picture nearest its middle, framed in a colour of its class, by
+    `labels` int [N], so that nothing overlaps; `names` (N) appear on hovering. At most 1,500 random images take part.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(embeddings))[:MAX_MAPPED])
     xy = plane(np.asarray(embeddings)[chosen], seed)
@@ -119,19 +125,18 @@ def picture_map(
     cells = np.rint(place).astype(int)
     order = np.argsort(((place - cells) ** 2).sum(1), kind="stable")
     _, first = np.unique(cells[order], axis=0, return_index=True)
-    step, side = 46, 42
-    classes, hue = np.unique(labels, return_inverse=True)
-    parts = []
-    for i in order[first]:
-        n = chosen[i]
-        x, y = (step * cells[i] + 2).tolist()
-        # The golden angle keeps the hues of successive classes far apart.
-        colour = f"hsl({hue[n] * 137.508 % 360:.0f} 65% 50%)"
-        parts.append(
-            f'<g><title>{page.escape(names[n])}</title><image x="{x}" y="{y}" width="{side}" height="{side}" '
-            f'preserveAspectRatio="xMidYMid slice" href="{page.data_uri(images[n], size=64, quality=75)}"/>'
-            f'<rect x="{x}" y="{y}" width="{side}" height="{side}" rx="2" fill="none" stroke="{colour}" '
-            'stroke-width="3"/></g>'
-        )
+    classes, class_of = np.unique(labels, return_inverse=True)
+    places = [
+        {
+            "x": STEP * int(cells[i][0]) + 2,
+            "y": STEP * int(cells[i][1]) + 2,
+            "name": names[chosen[i]],
+            "source": page.data_uri(images[chosen[i]], size=64, quality=75),
+            # The golden angle keeps the hues of successive classes far apart.
+            "colour": f"hsl({class_of[chosen[i]] * 137.508 % 360:.0f} 65% 50%)",
+        }
+        for i in order[first]
+    ]
     label = f"Map of {len(chosen)} embeddings of {len(classes)} classes"
-    return f'<svg viewBox="0 0 {columns * step} {rows * step}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    size = {"width": columns * STEP, "height": rows * STEP, "side": SIDE}
+    return Markup(page.render("picture_map.svg", places=places, label=label, **size))
