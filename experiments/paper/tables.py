@@ -212,5 +212,7 @@ def html_page(lines: Sequence[Line], drawn: dict[str, Markup]) -> str:
         published=[(line["title"], [line["field"]]) for line in lines if line["field"]],
         figures=[(*FIGURES[name], svg) for name, svg in drawn.items()],
         where=lines[0]["where"] if lines else "",
-        commands=[(line["title"], line["command"]) for line in {line["row"]: line for line in lines}.values()],
+        commands=[
+            (line["title"], line["command"]) for line in {line["row"]: line for line in lines}.values()
+        ],
     )
