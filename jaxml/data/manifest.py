@@ -1,4 +1,4 @@
-"""What every image file looked like when a data set was first read, so that later damage cannot pass unnoticed."""
+"""The manifest of a data set: SHA-256 of every image file when it was first read, by which later damage is noticed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,22 @@ from jaxml.data.decode import open_image, parallel, read
 from jaxml.data.index import ImageError, Index
 from jaxml.files import expand, parse_json, printable, write_atomically
 
+_REMEDY = "restore this manifest of a data set, or delete it to take the files as they are now"
+
 
 def file(config: Data) -> Path:
-    """Where the manifest of a data set is kept: by source and folder, within `config.cache`."""
+    """Path of the manifest of a data set, named after source and folder, in `config.cache`."""
     root = expand(config.root, "--data.root").resolve() if config.root else ""
     key = hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
     return expand(config.cache, "--data.cache") / f"{config.source}-{key}.manifest.json"
 
 
 def parse(data: bytes, path: str | Path) -> dict[str, str]:
-    """SHA-256 of each file by name; ValueError says what to do with a file at `path` that is no manifest."""
+    """Parse a manifest that was read from `path`: SHA-256 of each file by name.
+
+    Raises:
+        ValueError: it is not a manifest; the message says what to do.
+    """
     try:
         found = parse_json(data, printable(path))
     except ValueError as error:
@@ -37,22 +43,22 @@ def parse(data: bytes, path: str | Path) -> dict[str, str]:
     return found
 
 
-_REMEDY = "restore this manifest of a data set, or delete it to take the files as they are now"
-
-
 def check(index: Index, config: Data) -> Index:
-    """Read every image, and compare its SHA-256 with the data set's manifest; `hashes` are filled in.
+    """Read every image, compare its SHA-256 with the data set's manifest, and return the index with `hashes`.
 
-    The first time, and for images that are new, each is also decoded, and the manifest written. An image fails if it is
-    missing, cannot be decoded, or has other bytes than before. With `on_error="raise"` any failure is an
-    ImageError that lists them; with "skip" they are left out of the index returned, counted in a warning and
-    listed in a file beside the manifest.
+    Images that the manifest does not list yet, at first all, are also decoded, and then added to it. An image fails if
+    it is missing, cannot be decoded, or has other bytes than before. With `config.on_error` "skip", failures are left
+    out of the index returned, counted in a warning, and listed in a file beside the manifest.
+
+    Raises:
+        ImageError: images fail and `config.on_error` is "raise", or all of them fail.
+        ValueError: the manifest is damaged.
     """
     path = file(config)
     known = parse(path.read_bytes(), path) if path.exists() else {}
 
     def one(i: int) -> tuple[str, str]:
-        """(hash, what is wrong)."""
+        """SHA-256 of an image, and what is wrong with it; empty where there is none."""
         name = index.names[i]
         try:
             data = read(index.items[i], name)

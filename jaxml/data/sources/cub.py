@@ -1,4 +1,4 @@
-"""CUB-200-2011 (Wah et al. 2011) from its official folder."""
+"""CUB-200-2011, 11,788 birds of 200 species (Wah et al. 2011), from its official folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIRST_HALF, SECOND_HALF = 5_864, 5_924  # images of classes 1-100 and 101-200
 
 
 def _rows(root: Path, name: str, fields: int) -> list[list[str]]:
-    """Rows of one of the official text files, without the number that each starts with."""
+    """The rows of one of the official text files, without the number at the beginning of each."""
     try:
         lines = (root / name).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError as error:
@@ -34,7 +34,7 @@ def _rows(root: Path, name: str, fields: int) -> list[list[str]]:
 
 
 def _numbers(root: Path, name: str, fields: int, dtype: type) -> np.ndarray:
-    """The same as an array [rows, fields]."""
+    """The rows of a text file of numbers as an array [rows, fields]."""
     rows = _rows(root, name, fields)
     try:
         return np.array(rows, dtype).reshape(-1, fields)
@@ -45,10 +45,11 @@ def _numbers(root: Path, name: str, fields: int, dtype: type) -> np.ndarray:
 
 
 def load(root: str) -> Index:
-    """All 11,788 images; boxes in pixels of the files.
+    """All 11,788 images of the folder `root`, with their boxes.
 
-    Raises ValueError if a text file is missing or malformed, or the counts (11,788; 5,864 in classes 1-100;
-    5,924 in classes 101-200) are not the official ones.
+    Raises:
+        ValueError: a text file is missing or malformed, or the counts (11,788; 5,864 in classes 1-100; 5,924 in classes
+            101-200) are not the official ones.
     """
     folder = expand(root, "--data.root")
     names = [row[0] for row in _rows(folder, "images.txt", 1)]

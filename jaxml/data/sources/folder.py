@@ -1,4 +1,4 @@
-"""Anyone's own pictures: one folder per class."""
+"""A data set of one's own: a folder of pictures per class."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def _sorted(paths: Iterable[Path]) -> list[Path]:
-    """In natural order; names that differ in leading zeros alone go by their text, not as the disk has them."""
+    """Sort naturally; names that differ only in leading zeros go by their text, not by the order of the disk."""
     return sorted(paths, key=lambda path: (_natural(path), path.name))
 
 
 def load(root: str) -> Index:
-    """Every JPEG, PNG and BMP in the folders of `root`; folders are classes, in natural order.
+    """Every JPEG, PNG and BMP file in the folders of `root`, each of which is a class; in natural order.
 
-    Files with other endings are left out, with a warning that counts them; another counts folders whose names are the
-    same number, such as 1 and 01. Links to nothing, pipes and the like count as images, lest they go unnoticed. Raises
-    ValueError if `root` is no folder, holds no folders, or one of them no images.
+    Files with other endings are left out, with a warning that counts them. Another warning counts folders whose names
+    are the same number, such as 1 and 01. Broken links, pipes and the like are kept as images, so that they are
+    reported as damaged and not left out unnoticed.
+
+    Raises:
+        ValueError: `root` is not a folder or holds no folders, or one of them holds no images.
     """
     top = expand(root, "--data.root")
     if not root or not top.is_dir():
