@@ -21,7 +21,7 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 
 def _places(start: Array, extent: Array, size: int, side: int, mirrored: Array) -> _Places:
-    """The pixels `low` and `high` int32 [size] that `size` cells of an axis lie between, and the share of `high` [size]."""
+    """Pixels `low` and `high` int32 [size] on both sides of `size` cells of an axis, and the share of `high` [size]."""
     cell = jnp.arange(size, dtype=jnp.float32)
     # Mirrored here, because reversed index vectors made the gathers below six times slower on a CPU.
     cell = jnp.where(mirrored, size - 1 - cell, cell)
@@ -123,18 +123,20 @@ def augment(
 ) -> Array:
     """Random resized crop, flip, colour jitter and normalisation, each image by its own key.
 
-    images: uint8 [b, S, S, 3].
-    keys: PRNG keys [b]; the result for an image depends on its own key alone.
-    size: side of the result in pixels; crops are interpolated linearly without antialiasing, so they should not be
-        larger than twice `size`.
-    crop_area: range of the area of a crop, as a share of the image, from which it is drawn uniformly. The aspect ratio
-        is log-uniform in 3/4 .. 4/3, as far as the crop fits, and the place uniform.
-    flip: mirror half of the images.
-    jitter: strength of the colour jitter; saturation, contrast and brightness are scaled by factors in
-        1 - jitter .. 1 + jitter.
-    mean, std: of pixels in 0 .. 1, by channel.
+    Args:
+        images: uint8 [b, S, S, 3].
+        keys: PRNG keys [b]; the result for an image depends on its own key alone.
+        size: side of the result in pixels; crops are interpolated linearly without antialiasing, so they should not be
+            larger than twice `size`.
+        crop_area: range from which the area of a crop, as a share of the image, is drawn uniformly. The aspect ratio is
+            log-uniform in 3/4 .. 4/3, as far as the crop fits, and the place uniform.
+        flip: mirror half of the images.
+        jitter: saturation, contrast and brightness are scaled by factors in 1 - jitter .. 1 + jitter.
+        mean: of pixels in 0 .. 1, by channel; subtracted.
+        std: by channel; the difference is divided by it.
 
-    Returns float32 [b, size, size, 3].
+    Returns:
+        float32 [b, size, size, 3].
 
     Raises:
         ValueError: an argument has the wrong shape or type, or is outside its range.
@@ -161,7 +163,7 @@ def augment(
 def center(images: Array, *, size: int, mean: Sequence[float], std: Sequence[float]) -> Array:
     """Resize and normalise whole images for evaluation: uint8 [b, S, S, 3] to float32 [b, size, size, 3].
 
-    mean, std: of pixels in 0 .. 1, by channel.
+    `mean` and `std` are by channel, of pixels in 0 .. 1.
 
     Raises:
         ValueError: an argument has the wrong shape or type.

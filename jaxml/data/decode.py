@@ -208,8 +208,10 @@ def decode(item: str | bytes, name: str, corner: np.ndarray | None, size: int) -
 class Decoder:
     """Decodes the images of an index by row, for both input paths.
 
-    size: side of the result in pixels.
-    crop_to_box: crop each image to its box, where the index has boxes.
+    Args:
+        index: the images.
+        size: side of the result in pixels.
+        crop_to_box: crop each image to its box, where the index has boxes.
     """
 
     def __init__(self, index: Index, *, size: int, crop_to_box: bool) -> None:

@@ -46,7 +46,9 @@ class Images:
 def open_images(config: Data, devices: Sequence[Any] = ()) -> Images:
     """Open the configured data set; a warning counts images that are in several parts of the split.
 
-    devices: those that each hold the whole data set, if it is resident.
+    Args:
+        config: the data set, its split and its input path.
+        devices: those that each hold the whole data set, if it is resident.
 
     Raises:
         ValueError: an unknown source or split, classes that the data set lacks, or too little memory.

@@ -23,12 +23,18 @@ SIDE, GAP, COLUMNS, PER_SHEET = 112, 4, 16, 400  # of contact sheets, in pixels 
 
 
 def write(out: Path, pictures: Pictures, groups: Groups, *, errors: Mapping[str, str], choice: str) -> None:
-    """Write `clusters.html`, `clusters.csv`, `contact/cluster_NNN.jpg` and, for unreadable files, `skipped.txt` into a
-    new folder.
+    """Write a page, a table and contact sheets of clusters into a new folder.
 
-    pictures: N that could be read; groups of them; errors: what is wrong with each other file; choice: a sentence on
-    the number of clusters. Contact sheets hold all pictures of a cluster in the order of the table, the most central
-    first; a second sheet follows after 400.
+    They are `clusters.html`, `clusters.csv`, `contact/cluster_NNN.jpg` and, for unreadable files, `skipped.txt`. A
+    contact sheet holds all pictures of a cluster in the order of the table, the most central first; another sheet
+    follows after 400 pictures.
+
+    Args:
+        out: the folder.
+        pictures: N pictures that could be read.
+        groups: their clusters.
+        errors: what is wrong with each of the other files, by name.
+        choice: a sentence on how the number of clusters was chosen.
     """
     sheets = out / "contact"
     sheets.mkdir(parents=True)
@@ -68,9 +74,15 @@ def write_nearest(
     *,
     errors: Mapping[str, str],
 ) -> None:
-    """Write a page with one query and its nearest pictures: rows int [n], distances [n] to them.
+    """Write a page with one query and its nearest pictures, and `skipped.txt` for unreadable files beside it.
 
-    Beside it goes `skipped.txt` for unreadable files.
+    Args:
+        path: an HTML file in a new folder.
+        query: one picture.
+        pictures: N pictures.
+        rows: int [n], the nearest of them in order.
+        distances: float [n], of their embeddings to that of the query.
+        errors: what is wrong with each file that could not be read, by name.
     """
     _write_skipped(path.parent, errors)
     found = zip(rows, distances, _decoded(pictures, rows), strict=True)
@@ -87,20 +99,22 @@ def write_nearest(
 
 
 def _write_skipped(out: Path, errors: Mapping[str, str]) -> None:
-    """List unreadable files in `skipped.txt`, one a line with what is wrong; no file if there are none."""
+    """List unreadable files in `skipped.txt`, one a line with its error; if there are none, write no file."""
     if errors:
         lines = "".join(f"{printable(name)}\t{printable(why)}\n" for name, why in errors.items())
         (out / "skipped.txt").write_text(lines, encoding="utf-8")
 
 
 def _decoded(pictures: Pictures, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the pictures `rows` int [n] in order, uint8 [SIDE, SIDE, 3]."""
     for image in pictures.take(rows).decode(SIDE):
-        if isinstance(image, ImageError):  # it was sound when it was embedded
+        if isinstance(image, ImageError):  # it could be read when it was embedded
             raise image
         yield image
 
 
 def _write_table(path: Path, pictures: Pictures, groups: Groups, members: Sequence[np.ndarray]) -> None:
+    """Write a row for each picture, by cluster; `members` has rows int [n] of each cluster."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "cluster", "distance", "confidence", "runner_up"])
@@ -124,6 +138,7 @@ def _cell(name: str) -> str:
 
 
 def _write_sheets(folder: Path, number: int, images: Sequence[np.ndarray]) -> None:
+    """Write the contact sheets of a cluster of images uint8 [SIDE, SIDE, 3]."""
     from PIL import Image
 
     step = SIDE + GAP

@@ -1,4 +1,4 @@
-"""Figures as SVG text that sits inside a page and follows its light or dark colours."""
+"""Figures of the pages as SVG, in the page's light or dark colours: curves and maps of embeddings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from jaxml.reports import page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# matplotlib writes these colours; the page's variables replace them, so that a figure follows light and dark.
+# Colours that matplotlib writes and `svg` replaces by the page's variables, so that a figure follows light and dark.
 INK, MUTED, LINE, ACCENT = "#010203", "#040506", "#070809", "#0a0b0c"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", ACCENT: "var(--accent)"}
-MAX_MAPPED = 1500
+MAX_MAPPED = 1500  # images
 STEP, SIDE = 46, 42  # of the cells of a map and of the pictures in them, in units of the drawing
 
 
 def svg(figure: Figure) -> Markup:
-    """A matplotlib figure as inline SVG: text stays text, colours become the page's."""
+    """A matplotlib figure as inline SVG; its text can be selected, and its colours are the page's."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -40,9 +40,14 @@ def svg(figure: Figure) -> Markup:
 def curve(
     steps: Sequence[float], values: Sequence[float], title: str, *, best: bool = False, share: bool = False
 ) -> Markup:
-    """One quantity against the step, as SVG; many noisy points get a running mean over them.
+    """One quantity against the step, as SVG; over many points, a running mean is drawn as well.
 
-    `best` marks the highest value, `share` fixes the axis to 0-1. Values that are not finite are left out.
+    Args:
+        steps: n numbers.
+        values: n numbers; those that are not finite are left out.
+        title: heading of the figure.
+        best: mark the highest value.
+        share: fix the axis of values to 0 .. 1.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -89,7 +94,7 @@ def curve(
 
 
 def plane(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Two coordinates for embeddings [N, D], [N, 2]: t-SNE, or PCA below 30 distinct points."""
+    """Two coordinates float [N, 2] for embeddings float [N, D]: t-SNE, or PCA if fewer than 30 points are distinct."""
     x = np.asarray(embeddings, np.float32)
     x = x - x.mean(0, keepdims=True)
     if len(np.unique(x, axis=0)) < 30:
@@ -98,7 +103,7 @@ def plane(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    # Threads that wait for each other in every short iteration made this up to six times slower on a busy machine.
+    # Its iterations are short: on a busy machine, waiting for each other's threads made them up to six times slower.
     with threadpool_limits(1):
         return TSNE(perplexity=min(30, (len(x) - 1) / 3), max_iter=500, random_state=seed).fit_transform(x)
 
@@ -113,10 +118,19 @@ def picture_map(
     columns: int = 26,
     rows: int = 16,
 ) -> Markup:
-    """A map of embeddings [N, D] with pictures uint8 [N, s, s, 3], as SVG: near means alike.
+    """A map of embeddings as SVG, in which pictures that are alike to the network lie near each other.
 
-    The plane is cut into cells and each cell shows the picture nearest its middle, framed in a colour of its class, by
-    `labels` int [N], so that nothing overlaps; `names` (N) appear on hovering. At most 1,500 random images take part.
+    The plane of the embeddings is cut into cells, and each cell shows the picture nearest to its middle, framed in a
+    colour of its class; so pictures do not overlap. At most 1,500 random images take part.
+
+    Args:
+        embeddings: float [N, D].
+        labels: int [N].
+        images: uint8 [N, s, s, 3].
+        names: N texts that appear on hovering.
+        seed: chooses the images that take part and the plane.
+        columns: of the map.
+        rows: of the map.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(embeddings))[:MAX_MAPPED])
     xy = plane(np.asarray(embeddings)[chosen], seed)

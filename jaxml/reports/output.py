@@ -28,9 +28,11 @@ def output_folder(
 ) -> Iterator[Path]:
     """Make a folder to write results to; when all are written, they are moved to the folder that `--out` names.
 
-    given: a folder that does not exist, is empty, or holds earlier results of the same `kind`. Of those, the files
-    that its marker lists are replaced, provided that nobody has changed them; all other files in it stay.
-    apart: folders by option, such as that of the input; `given` may not be one of them, nor lie in one or around one.
+    Args:
+        given: a folder that does not exist, is empty, or holds earlier results of the same `kind`. Of those, the files
+            that its marker lists are replaced, provided that nobody has changed them; all other files in it stay.
+        kind: what the results are, in a word.
+        apart: folders by option, such as that of the input; `given` may not be one of them, nor lie in or around one.
 
     Raises:
         ValueError: `given` is none of these; nothing has been written then.

@@ -90,13 +90,19 @@ def write(
 ) -> None:
     """Write the report of one run on one split to `path`.
 
-    config: nested dict of `config.to_dict`.
-    history: rows of metrics.jsonl, with `step` and any of `loss`, `active_share`, `images_per_second`, `val_nmi`.
-    results: what `evaluation.clustering.evaluate` returned; baselines: pairs of a name and the same for other
-        embeddings of these images.
-    embeddings [N, D], labels int [N], images uint8 [N, s, s, 3], class_names[label].
-    clusters: int [N]; by default the first of the K-means runs that `evaluate` scores with this seed.
-    seed: chooses the pictures that are shown, the same ones for every run.
+    Args:
+        path: an HTML file.
+        config: nested dict of `config.to_dict`.
+        history: rows of metrics.jsonl, with `step` and any of `loss`, `active_share`, `images_per_second`, `val_nmi`.
+        results: what `evaluation.clustering.evaluate` returned.
+        embeddings: float [N, D].
+        labels: int [N].
+        images: uint8 [N, s, s, 3].
+        class_names: names of the classes, by label.
+        clusters: int [N]; by default the first of the K-means runs that `evaluate` scores with this seed.
+        baselines: pairs of a name and the results of other embeddings of these images.
+        split: name of the part that the images are of.
+        seed: chooses the pictures that are shown, the same ones for every run.
 
     Raises:
         ValueError: lengths differ, the images are not uint8 [N, s, s, 3], or a label has no name.

@@ -48,9 +48,12 @@ def _pixels(box: np.ndarray, data: bytes, name: str) -> tuple[float, float, floa
 def load(name: str, root: str) -> Index:
     """Every image of a data set as encoded bytes, in the order of the prepared files.
 
-    name: a key of LABELS.
-    root: a prepared copy, which works offline; or a tfds data folder, in which the data set is prepared the first time,
-        from the official archives if they are there. Masks and other features are not decoded.
+    Masks and other features are not decoded.
+
+    Args:
+        name: a key of LABELS.
+        root: a prepared copy, which works offline; or a tfds data folder, in which the data set is prepared the first
+            time, from the official archives if they are there.
 
     Raises:
         ValueError: the data set is not prepared and cannot be, or has fewer images than it should.

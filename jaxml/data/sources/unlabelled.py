@@ -54,8 +54,10 @@ class Pictures:
 def find(root: str | Path, *, boxes: str | Path = "") -> Pictures:
     """Every file in `root` and its subfolders, sorted; hidden files and folders are left out.
 
-    boxes: CSV file with the columns file (path within `root`), left, top, width and height in pixels, to which pictures
-        are cropped; empty for whole pictures.
+    Args:
+        root: a folder.
+        boxes: CSV file with the columns file (path within `root`), left, top, width and height in pixels, to which
+            pictures are cropped; empty for whole pictures.
 
     Raises:
         ValueError: `root` is not a folder or holds no files, a folder in it cannot be read, or the file of boxes is
