@@ -20,6 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from experiments.benchmarks.timing import memory, reset_peak
+from experiments.benchmarks.torchvision_import import import_torchvision
 
 from jaxml import losses
 from jaxml.losses.kernels import mining
@@ -113,7 +115,8 @@ def peers(formula: str, mined: str) -> dict[str, Callable[[Any, Any], Any]]:
     }
     if mined in names:
         try:
-            declare_torchvision_operators()
+            with suppress(ImportError):
+                import_torchvision()  # sentence-transformers imports it if it is installed
             from sentence_transformers import losses as sentence_losses
 
             class_name, method = names[mined]
@@ -126,17 +129,6 @@ def peers(formula: str, mined: str) -> dict[str, Callable[[Any, Any], Any]]:
         except ImportError:
             pass
     return found
-
-
-def declare_torchvision_operators() -> None:
-    """Let a torchvision without compiled operators be imported, which sentence-transformers does if it is there."""
-    import torch
-
-    global _library
-    if "_library" not in globals():
-        _library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def straight_soft(x: Any, y: Any) -> Any:

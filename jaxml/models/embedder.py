@@ -1,4 +1,4 @@
-"""The embedding network: a backbone, pooling and a head."""
+"""The embedding network: backbone, pooling, dropout and head."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Embedder(nn.Module):
-    """Backbone, dropout, head and pooling, [b, H, W, 3] -> float32 [b, feature_size], not normalised.
+    """Maps normalised images [b, H, W, 3] to embeddings float32 [b, feature_size], which are not normalised.
 
-    head `linear`: x = W pool(backbone(image)) + c;
-    head `conv`: x = pool(relu(conv1x1(backbone(image)))), SqueezeNet's classifier (Iandola et al. 2016);
-    head `none`: x = pool(backbone(image)).
-    Pooling `avg+max` is the sum of both (Kim et al. 2020, Proxy-Anchor). Parameters: {"backbone", "head"}.
+    head `linear`: x = W pool(backbone(image)) + c
+    head `conv`: x = pool(relu(conv1x1(backbone(image)))), the classifier of SqueezeNet (Iandola et al. 2016)
+    head `none`: x = pool(backbone(image))
+
+    Pooling `avg` is the mean over the map, and `avg+max` the sum of mean and maximum (Kim et al. 2020, Proxy-Anchor).
+    The parameters are in {"backbone", "head"}.
     """
 
     backbone: nn.Module
@@ -35,7 +37,16 @@ class Embedder(nn.Module):
     dropout: float = 0.0
 
     def __call__(self, images: Array, train: bool, keys: Array | None = None) -> Array:
-        """Embeddings of normalised images; `keys` [b] are the images' PRNG keys, needed if dropout is active."""
+        """Embeddings float32 [b, feature_size] of normalised images [b, H, W, 3].
+
+        Args:
+            images: float [b, H, W, 3].
+            train: whether dropout is active and BatchNorm takes the statistics of the batch.
+            keys: PRNG keys [b] of the images, which dropout needs.
+
+        Raises:
+            ValueError: the images have another shape, or dropout has no keys.
+        """
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images: [batch, height, width, 3] expected, got shape {tuple(images.shape)}")
         x = self.backbone(images, train, keys)
@@ -43,7 +54,7 @@ class Embedder(nn.Module):
             x = _pool(x, self.pooling)
         if train and self.dropout > 0:
             x = dropout(x, self.dropout, keys, layer=0)
-        # The head is small, and its output feeds distances: it stays in float32.
+        # In float32 whatever the backbone's dtype: the head is small, and distances are taken from its output.
         x = x.astype(jnp.float32)
         if isinstance(self.head, Conv):
             return _pool(relu(self.head(x)), self.pooling)
@@ -51,9 +62,10 @@ class Embedder(nn.Module):
 
 
 def build(model: config.Model, axis_name: str | None = None) -> Embedder:
-    """Embedding network that `model` describes; BatchNorm "sync" averages over the devices on `axis_name`.
+    """The embedding network that `model` describes; BatchNorm "sync" averages over the devices on `axis_name`.
 
-    ValueError names the option that has an unknown value or does not fit the backbone.
+    Raises:
+        ValueError: an option has an unknown value or does not fit the backbone; the message names it.
     """
     for option, value, allowed in (
         ("backbone", model.backbone, BACKBONES),
@@ -89,16 +101,17 @@ def build(model: config.Model, axis_name: str | None = None) -> Embedder:
 
 
 def init(module: nn.Module, key: Array, size: int | tuple[int, int]) -> dict[str, Any]:
-    """Fresh variables {"params", "batch_stats"} of `module` for images of `size` (side, or height and width)."""
+    """Fresh variables {"params", "batch_stats"} of `module` for images of `size`, their side or (height, width)."""
     height, width = (size, size) if isinstance(size, int) else size
     images = jnp.zeros((1, height, width, 3))
-    # Under jit the forward pass, whose result is unused, is never computed. Unoptimised, the rest (one random
-    # generator per parameter) compiles six times faster.
+    # Under jit the forward pass is not computed, because its result is not used. The rest, one random generator per
+    # parameter, compiles six times faster without optimisation.
     options: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}
     return jax.jit(lambda key: module.init(key, images, train=False), compiler_options=options)(key)
 
 
 def _head_kind(model: config.Model) -> str:
+    """The head that is built: for "classifier" the one that the backbone's weights have."""
     head: str = model.head
     if head != "classifier":
         return head
@@ -120,6 +133,7 @@ def _head(kind: str, feature_size: int) -> nn.Dense | Conv | None:
 
 
 def _pool(x: Array, pooling: str) -> Array:
+    """[b, h, w, C] -> float32 [b, C]."""
     x = x.astype(jnp.float32)
     mean = x.mean(axis=(1, 2))
     return mean + x.max(axis=(1, 2)) if pooling == "avg+max" else mean
