@@ -29,6 +29,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
@@ -40,7 +41,7 @@ benchmark: $(VENV)/.base
 
 # What was installed and built; runs, benchmarks and all other results are the user's.
 clean:
-	rm -rf $(VENV) $(VENV)-compile build *.egg-info
+	rm -rf $(VENV) $(VENV)-* build *.egg-info
 
 # A marker file for each set of packages: installed again only when pyproject.toml changes.
 $(BIN)/python $(VENV)-compile/bin/python:

@@ -20,8 +20,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jaxml.reports.output import output_folder
 from jaxml.cli import command
+from jaxml.reports.output import output_folder
 
 SCRIPTS = ("backbones", "mining", "scaling", "training")
 TOTAL = 580.0
