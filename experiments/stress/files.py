@@ -166,15 +166,14 @@ def _decodes(path: Path) -> bool:
 
 def weights(out: Path, quick: bool) -> Outcome:
     """Hostile weight files: read as training reads them, and as `convert` does."""
-    from jaxml.models.weights import pretrained
-    from jaxml.models.weights import readers as weight_files
+    from jaxml.models.weights import pretrained, readers
     from jaxml.models.weights.readers import WeightFormatError
 
     place = fresh(out, "weights").parent
     (place / "sub").mkdir()
     trace = place / "trace"
     longest = most = 0.0
-    ways: list[Callable] = [weight_files.read]
+    ways: list[Callable] = [readers.read]
     try:
         import torch  # noqa: F401
 
@@ -225,7 +224,7 @@ def _parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, 
     from jaxml.data.decode import open_image
     from jaxml.data.index import ImageError
     from jaxml.data.sources import unlabelled
-    from jaxml.models.weights import readers as weight_files
+    from jaxml.models.weights import readers
     from jaxml.models.weights.readers import WeightFormatError
 
     tensors = {"w": np.ones((3, 2), "<f4"), "b": np.arange(5, dtype="<i8"), "c": np.zeros((0, 2), "<f2")}
@@ -240,8 +239,8 @@ def _parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, 
         return lambda data: function(io.BytesIO(data), len(data))
 
     found = {
-        "safetensors": (save(tensors), parse(weight_files.parse_safetensors), (WeightFormatError,)),
-        "npz": (npz.getvalue(), parse(weight_files.parse_npz), (WeightFormatError,)),
+        "safetensors": (save(tensors), parse(readers.parse_safetensors), (WeightFormatError,)),
+        "npz": (npz.getvalue(), parse(readers.parse_npz), (WeightFormatError,)),
     }
     found |= parsers.of_runs()
     for kind, buffer in encoded.items():

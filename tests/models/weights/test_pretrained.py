@@ -21,10 +21,9 @@ from safetensors.numpy import load_file, save_file
 
 from experiments.stress.damage import mutate
 from jaxml import config, models
-from jaxml.models.weights import hub, pretrained
-from jaxml.models.weights import readers as weight_files
+from jaxml.models.weights import hub, pretrained, readers
 from jaxml.models.weights.readers import WeightFormatError
-from tests.models.weights import torchvision_weights as torchvision_like
+from tests.models.weights import torchvision_weights
 
 HEAVY = ("resnet50", "inception_v3")
 PUBLISHED = Path(os.environ.get("JAXML_WEIGHTS", Path(__file__).parents[4] / "shared/data/weights"))
@@ -46,18 +45,18 @@ def network(name, **options):
 def squeezenet(tmp_path):
     """A file of made-up weights, and the network that takes it."""
     path = tmp_path / "made_up.safetensors"
-    save_file(torchvision_like.weights("squeezenet1_1"), path, metadata={"origin": "made up"})
+    save_file(torchvision_weights.weights("squeezenet1_1"), path, metadata={"origin": "made up"})
     return path, network("squeezenet1_1")[1]
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in torchvision_like.NAMES],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in torchvision_weights.NAMES],
 )
 def test_features_and_logits_are_torchvisions(name, tmp_path):
     """Stored outputs of torchvision's networks with the same made-up weights, at an odd size."""
     path = tmp_path / "weights.safetensors"
-    save_file(torchvision_like.weights(name), path)
+    save_file(torchvision_weights.weights(name), path)
     module, variables = network(name, head="classifier", feature_size=1000)
     variables, report = pretrained.load(path, variables, name, classifier=True)
     assert report["fresh"] == []
@@ -65,8 +64,8 @@ def test_features_and_logits_are_torchvisions(name, tmp_path):
     def outputs(x):
         return module.bind(variables).backbone(x, False).mean((1, 2)), module.apply(variables, x, train=False)
 
-    features, logits = jax.jit(outputs)(torchvision_like.images(name, torchvision_like.ODD_SIZE))
-    with np.load(torchvision_like.OUTPUTS) as stored:
+    features, logits = jax.jit(outputs)(torchvision_weights.images(name, torchvision_weights.ODD_SIZE))
+    with np.load(torchvision_weights.OUTPUTS) as stored:
         for ours, theirs in ((features, stored[f"{name}_features"]), (logits, stored[f"{name}_logits"])):
             assert ours.shape == theirs.shape
             assert np.linalg.norm(ours - theirs) < 1e-5 * np.linalg.norm(theirs)
@@ -160,7 +159,7 @@ def test_convert_and_inspect(squeezenet, tmp_path, capsys):
     pretrained.convert(source)
     for name, array in load_file(path).items():
         np.testing.assert_array_equal(load_file(target)[name], array)
-    assert weight_files.read(target).metadata["converted_from_sha256"] == weight_files.read(source).sha256
+    assert readers.read(target).metadata["converted_from_sha256"] == readers.read(source).sha256
     with pytest.raises(ValueError, match="exists already"):
         pretrained.convert(source)
     pretrained.inspect(target)
@@ -375,7 +374,7 @@ def test_malicious_and_damaged_files(suffix, data, tmp_path):
     tracemalloc.start()
     start = time.monotonic()
     with pytest.raises(WeightFormatError, match=path.name) as error:
-        weight_files.read(path)
+        readers.read(path)
     assert str(error.value).isprintable()
     assert time.monotonic() - start < 2
     assert tracemalloc.get_traced_memory()[1] < 2**24
@@ -391,7 +390,7 @@ def test_only_regular_files_of_a_sensible_size(tmp_path):
         file.truncate(2**40)
     for path in (fifo, folder, large):
         with pytest.raises(WeightFormatError, match=r"regular|bytes"):
-            weight_files.read(path)
+            readers.read(path)
 
 
 @pytest.mark.parametrize("parser", ["safetensors", "npz"])
@@ -405,11 +404,11 @@ def test_fuzzed_files(parser):
     buffer = io.BytesIO()
     if parser == "npz":
         np.savez(buffer, **arrays)
-        data, parse = buffer.getvalue(), weight_files.parse_npz
+        data, parse = buffer.getvalue(), readers.parse_npz
     else:
         from safetensors.numpy import save
 
-        data, parse = save(arrays, metadata={"k": "v"}), weight_files.parse_safetensors
+        data, parse = save(arrays, metadata={"k": "v"}), readers.parse_safetensors
     assert {name: array.tolist() for name, array in parse(io.BytesIO(data), len(data))[0].items()} == {
         name: array.tolist() for name, array in arrays.items()
     }
