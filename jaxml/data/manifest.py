@@ -34,13 +34,13 @@ def parse(data: bytes, path: str | Path) -> dict[str, str]:
         ValueError: it is not a manifest; the message says what to do.
     """
     try:
-        found = parse_json(data, printable(path))
+        content = parse_json(data, printable(path))
     except ValueError as error:
         raise ValueError(f"{error}; {_REMEDY}") from None
-    hashes = found.values() if isinstance(found, dict) else [None]
+    hashes = content.values() if isinstance(content, dict) else [None]
     if not all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes):
         raise ValueError(f"{printable(path)} is not a table of file names and their SHA-256; {_REMEDY}")
-    return found
+    return content
 
 
 def check(index: Index, config: Data) -> Index:
@@ -90,6 +90,7 @@ def check(index: Index, config: Data) -> Index:
 
 
 def _report(failures: dict[str, str], path: Path, config: Data) -> None:
+    """Raise an ImageError for failures by name, or list them beside the manifest `path` and warn."""
     first = " ".join(list(failures.values())[:3])
     more = f" And {len(failures) - 3} more." if len(failures) > 3 else ""
     if config.on_error == "raise":

@@ -85,14 +85,14 @@ def write_nearest(
         errors: what is wrong with each file that could not be read, by name.
     """
     _write_skipped(path.parent, errors)
-    found = zip(rows, distances, _decoded(pictures, rows), strict=True)
+    nearest = zip(rows, distances, _decoded(pictures, rows), strict=True)
     name = query.names[0]
     text = page.render(
         "nearest.html",
         title=f"Pictures like {name}",
         count=len(pictures),
         query=page.picture(next(_decoded(query, np.array([0]))), name, "query:", "query"),
-        nearest=[page.picture(image, pictures.names[row], f"{d:.3f}") for row, d, image in found],
+        nearest=[page.picture(image, pictures.names[row], f"{d:.3f}") for row, d, image in nearest],
         left_out_files=_left_out(errors),
     )
     path.write_text(text, encoding="utf-8")

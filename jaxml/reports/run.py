@@ -253,7 +253,7 @@ def _queries(images: _Images, seed: int) -> list[tuple[Picture, list[Picture]]]:
     rng = np.random.default_rng(seed)
     asked = np.sort(rng.permutation(classes[sizes > 1])[:QUERIES])
     queries = np.array([rng.choice(np.flatnonzero(images.labels == c)) for c in asked], int)
-    found = []
+    strips = []
     for block, nearest in metrics.neighbours(images.embeddings, NEIGHBOURS, queries):
         for query, rows in zip(block, nearest, strict=True):
             right = images.labels[rows] == images.labels[query]
@@ -261,8 +261,8 @@ def _queries(images: _Images, seed: int) -> list[tuple[Picture, list[Picture]]]:
                 images.picture(row, kind="right" if same else "wrong")
                 for row, same in zip(rows, right, strict=True)
             ]
-            found.append((images.picture(query, "query:", "query"), pictures))
-    return found
+            strips.append((images.picture(query, "query:", "query"), pictures))
+    return strips
 
 
 def _mistakes(images: _Images, clusters: np.ndarray, seed: int) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def load(root: str) -> Index:
     class_names = tuple(row[0] for row in _rows(folder, "classes.txt", 1))
     labels = _numbers(folder, "image_class_labels.txt", 1, np.int32).reshape(-1) - 1
     boxes = _numbers(folder, "bounding_boxes.txt", 4, np.float32)
-    found = (
+    counts = (
         len(names),
         len(labels),
         len(boxes),
@@ -64,10 +64,10 @@ def load(root: str) -> Index:
         int(np.sum(labels >= 100)),
         len(class_names),
     )
-    if found != (IMAGES, IMAGES, IMAGES, FIRST_HALF, SECOND_HALF, CLASSES):
+    if counts != (IMAGES, IMAGES, IMAGES, FIRST_HALF, SECOND_HALF, CLASSES):
         raise ValueError(
-            f"{printable(folder)} lists {found[0]} images, {found[1]} labels, {found[2]} boxes, {found[3]} + "
-            f"{found[4]} images in classes 1-100 + 101-200, {found[5]} classes; CUB-200-2011 has {IMAGES} of each, "
+            f"{printable(folder)} lists {counts[0]} images, {counts[1]} labels, {counts[2]} boxes, {counts[3]} + "
+            f"{counts[4]} images in classes 1-100 + 101-200, {counts[5]} classes; CUB-200-2011 has {IMAGES} of each, "
             f"{FIRST_HALF} + {SECOND_HALF}, {CLASSES}. Unpack the official archive again."
         )
     return Index([str(folder / "images" / name) for name in names], labels, boxes, class_names, tuple(names))

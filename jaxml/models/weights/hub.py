@@ -44,12 +44,12 @@ def _check(path: Path, address: str) -> None:
     name = path.resolve().name  # the name by which we know the file is a link to it
     data = path.read_bytes()
     if re.fullmatch("[0-9a-f]{64}", name):
-        found = hashlib.sha256(data).hexdigest()
+        digest = hashlib.sha256(data).hexdigest()
     elif re.fullmatch("[0-9a-f]{40}", name):
-        found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        digest = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     else:
         return  # on a file system without links, the file does not have that name
-    if found != name:
+    if digest != name:
         raise WeightFormatError(
-            f"{address}: {path} is damaged: its hash is {found}, not {name}; delete {path.resolve()} and fetch it again"
+            f"{address}: {path} is damaged: its hash is {digest}, not {name}; delete {path.resolve()} and fetch it again"
         )

@@ -117,7 +117,7 @@ def _match(
     if prefix is None:
         raise ValueError(f"model.weights: there are no pretrained weights for {backbone_name}")
     fresh = [] if classifier else sorted(path for path in wanted if path.startswith("params/head/"))
-    found: dict[str, np.ndarray] = {}
+    taken: dict[str, np.ndarray] = {}
     problems = []
     for name, array in tensors.items():
         layer = name.rpartition(".")[0]
@@ -126,19 +126,19 @@ def _match(
         if layer == prefix and not classifier:
             continue
         path, value = _place(name, array, prefix)
-        if path not in wanted or path in found:
+        if path not in wanted or path in taken:
             problems.append(f"extra: {name} {list(array.shape)}")
             continue
-        found[path] = value
+        taken[path] = value
         if value.shape != wanted[path].shape:
             problems.append(
                 f"misshapen: {name} gives {list(value.shape)}, {path} is {list(wanted[path].shape)}"
             )
         elif not np.all(np.isfinite(value)):
             problems.append(f"not finite: {name}")
-    missing = wanted.keys() - found.keys() - set(fresh)
+    missing = wanted.keys() - taken.keys() - set(fresh)
     return (
-        found,
+        taken,
         fresh,
         problems + [f"missing: {path} {list(wanted[path].shape)}" for path in sorted(missing)],
     )
