@@ -51,5 +51,6 @@ def _check(path: Path, address: str) -> None:
         return  # on a file system without links, the file does not have that name
     if digest != name:
         raise WeightFormatError(
-            f"{address}: {path} is damaged: its hash is {digest}, not {name}; delete {path.resolve()} and fetch it again"
+            f"{address}: {path} is damaged: its hash is {digest}, not {name}; delete {path.resolve()} and fetch it "
+            f"again"
         )
