@@ -15,9 +15,10 @@ NAMED = ("poster", "standard")
 def split(name: str, num_classes: int) -> dict[str, np.ndarray]:
     """Class ids of the parts "train", "val" and "test", ascending int32 [C] each; no class is in two of them.
 
-    poster: the first 40 % of the classes, the next 20 %, the last 40 % (80/40/80 of 200; Shah 2017, poster).
-    standard: the first half, of which the last fifth is val, then the second half (80 + 20 / 100 of 200; Song et al.
-        2016, section 6).
+    Named splits, with the numbers of classes of 200:
+        poster: the first 40 % of the classes, the next 20 %, the last 40 %: 80, 40, 80 (Shah 2017, poster)
+        standard: the first half, of which the last fifth is val, then the second half: 80, 20, 100
+            (Song et al. 2016, section 6)
 
     Args:
         name: "poster", "standard", or inclusive ranges train/val/test such as "0-59/60-79/80-99"; without the third

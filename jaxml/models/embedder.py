@@ -23,9 +23,10 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class Embedder(nn.Module):
     """Maps normalised images [b, H, W, 3] to embeddings float32 [b, feature_size], which are not normalised.
 
-    head `linear`: x = W pool(backbone(image)) + c
-    head `conv`: x = pool(relu(conv1x1(backbone(image)))), the classifier of SqueezeNet (Iandola et al. 2016)
-    head `none`: x = pool(backbone(image))
+    With the head
+        linear: x = W pool(backbone(image)) + c
+        conv:   x = pool(relu(conv1x1(backbone(image)))), as SqueezeNet's classifier (Iandola et al. 2016)
+        none:   x = pool(backbone(image))
 
     Pooling `avg` is the mean over the map, and `avg+max` the sum of mean and maximum (Kim et al. 2020, Proxy-Anchor).
     The parameters are in {"backbone", "head"}.
