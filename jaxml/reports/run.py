@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from jaxml.evaluation import clustering, metrics
+from jaxml.evaluation.neighbours import neighbours
 from jaxml.files import write_atomically
 from jaxml.reports import figures, page
 from jaxml.reports.page import Picture
@@ -254,7 +255,7 @@ def _queries(images: _Images, seed: int) -> list[tuple[Picture, list[Picture]]]:
     asked = np.sort(rng.permutation(classes[sizes > 1])[:QUERIES])
     queries = np.array([rng.choice(np.flatnonzero(images.labels == c)) for c in asked], int)
     strips = []
-    for block, nearest in metrics.neighbours(images.embeddings, NEIGHBOURS, queries):
+    for block, nearest in neighbours(images.embeddings, NEIGHBOURS, queries):
         for query, rows in zip(block, nearest, strict=True):
             right = images.labels[rows] == images.labels[query]
             pictures = [
