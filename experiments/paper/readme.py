@@ -12,15 +12,15 @@ from pathlib import Path
 
 from experiments.paper import tables
 
-HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+EXPERIMENTS = Path(__file__).parents[1]
+RESULTS, README = EXPERIMENTS / "results", EXPERIMENTS.parent / "README.md"
 START, END = "<!-- written by experiments/paper/readme.py -->\n", "<!-- end -->\n"
 UNSTABLE, STABLE = ("a_random", "a_hardest", "a_semi_hard", "a_facenet", "a_kmeans"), "b_hinge"
 
 
 def results(name: str) -> list[tables.Line]:
     """Lines of a result file; none where it is missing."""
-    path = HERE / "results" / f"{name}.json"
+    path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else []
 
 
