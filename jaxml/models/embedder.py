@@ -9,14 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxml import config
+from jaxml.config.checks import checked
 from jaxml.models.backbones import BACKBONES
 from jaxml.models.layers import Conv, dropout, relu
 
 Array = jax.Array
 
-HEADS = ("linear", "conv", "none", "classifier")
-POOLINGS = ("avg", "avg+max")
-BATCH_NORMS = ("sync", "local", "frozen")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -66,31 +64,22 @@ def build(model: config.Model, axis_name: str | None = None) -> Embedder:
     """The embedding network that `model` describes; BatchNorm "sync" averages over the devices on `axis_name`.
 
     Raises:
-        ValueError: an option has an unknown value or does not fit the backbone; the message names it.
+        ValueError: an option has a value that it cannot have, or that does not fit the backbone; the message names it.
     """
-    for option, value, allowed in (
-        ("backbone", model.backbone, BACKBONES),
-        ("head", model.head, HEADS),
-        ("pooling", model.pooling, POOLINGS),
-        ("batch_norm", model.batch_norm, BATCH_NORMS),
-        ("dtype", model.dtype, DTYPES),
-    ):
-        if value not in allowed:
-            raise ValueError(f"model.{option}: {value!r} is not one of {', '.join(allowed)}")
-    if not 0 <= model.dropout < 1:
-        raise ValueError(f"model.dropout: a rate in [0, 1) expected, got {model.dropout}")
-    if model.feature_size < 1:
-        raise ValueError(f"model.feature_size: at least 1 expected, got {model.feature_size}")
+    model = checked(config.Model, model, "model.")
+    if model.backbone not in BACKBONES:
+        raise ValueError(f"--model.backbone is {model.backbone!r}; it must be one of {', '.join(BACKBONES)}")
     row = BACKBONES[model.backbone]
     if not row.spatial and (model.head == "conv" or model.pooling != "avg"):
         raise ValueError(
-            f"model.backbone: {model.backbone} gives a vector, not a map: "
-            "it goes with head linear or none and pooling avg"
+            f"--model.backbone {model.backbone} gives a vector, not a map: it must have --model.head linear or none "
+            f"and --model.pooling avg"
         )
     kind = _head_kind(model)
     if kind == "none" and model.feature_size != row.features:
         raise ValueError(
-            f"model.feature_size: {model.feature_size}, but {model.backbone} with head none gives {row.features}"
+            f"--model.feature_size is {model.feature_size}; with --model.head none it must be {row.features}, the "
+            f"features of {model.backbone}"
         )
     backbone = row.module(
         frozen=model.batch_norm == "frozen",
@@ -119,7 +108,7 @@ def _head_kind(model: config.Model) -> str:
     kind = BACKBONES[model.backbone].classifier_head
     if kind is None:
         raise ValueError(
-            f"model.head: {model.backbone} has no pretrained classifier; use head linear or none"
+            f"--model.head is classifier, but {model.backbone} has no pretrained classifier; give linear or none"
         )
     return kind
 

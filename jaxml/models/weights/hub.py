@@ -28,7 +28,7 @@ def fetch(address: str) -> Path:
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise ValueError(
-            f"model.weights: {address!r} is not of the form hf://owner/repo/file@<commit, 40 digits>"
+            f"--model.weights {address!r} is not of the form hf://owner/repo/file@<commit, 40 digits>"
         )
     try:
         from huggingface_hub import hf_hub_download

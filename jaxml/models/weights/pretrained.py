@@ -115,7 +115,7 @@ def _match(
     """Arrays of a file by their path among the variables `wanted`, paths that stay fresh, and what does not fit."""
     prefix = BACKBONES[backbone_name].classifier
     if prefix is None:
-        raise ValueError(f"model.weights: there are no pretrained weights for {backbone_name}")
+        raise ValueError(f"--model.weights: there are no pretrained weights for {backbone_name}")
     fresh = [] if classifier else sorted(path for path in wanted if path.startswith("params/head/"))
     taken: dict[str, np.ndarray] = {}
     problems = []
