@@ -54,6 +54,14 @@ def sample(
 
     Raises:
         ValueError: the table has fewer than P classes, or an argument is not a whole number in its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxml.data.sampling import class_table, sample
+        >>> table = class_table(np.array([5, 5, 7, 7, 7, 9, 9]), classes=np.array([5, 7, 9]))
+        >>> images, classes = sample(0, 0, table, classes_per_batch=2, images_per_class=2)
+        >>> images.shape, classes.shape
+        ((4,), (4,))
     """
     num_classes, largest = table.members.shape
     p = arguments.whole("classes_per_batch", classes_per_batch)

@@ -28,6 +28,11 @@ def split(name: str, num_classes: int) -> dict[str, np.ndarray]:
     Raises:
         ValueError: an unknown name, a range outside 0 .. num_classes - 1, a class in two parts, or a part without
             classes.
+
+    Example:
+        >>> from jaxml.data.splits import split
+        >>> {part: len(classes) for part, classes in split("standard", 200).items()}
+        {'train': 80, 'val': 20, 'test': 100}
     """
     arguments.whole("num_classes", num_classes)
     if not isinstance(name, str):
@@ -73,6 +78,11 @@ def without_test(name: str, num_classes: int) -> str:
 
     Raises:
         ValueError: as `split`.
+
+    Example:
+        >>> from jaxml.data.splits import without_test
+        >>> without_test("standard", 200)
+        '0-79/80-99'
     """
     parts = split(name, num_classes)
     return "/".join(f"{parts[part][0]}-{parts[part][-1]}" for part in ("train", "val"))

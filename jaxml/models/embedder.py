@@ -65,6 +65,16 @@ def build(model: config.Model, axis_name: str | None = None) -> Embedder:
 
     Raises:
         ValueError: an option has a value that it cannot have, or that does not fit the backbone; the message names it.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxml import config
+        >>> from jaxml.models import build, init
+        >>> network = build(config.Model(backbone="simple", feature_size=16))
+        >>> variables = init(network, jax.random.key(0), size=64)
+        >>> network.apply(variables, jnp.zeros((2, 64, 64, 3)), train=False).shape
+        (2, 16)
     """
     model = checked(config.Model, model, "model.")
     if model.backbone not in BACKBONES:

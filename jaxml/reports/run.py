@@ -146,7 +146,13 @@ def write(
 
 
 def readable(class_name: str) -> str:
-    """A class name for people: 001.Black_footed_Albatross becomes Black footed Albatross."""
+    """A class name for people.
+
+    Example:
+        >>> from jaxml.reports.run import readable
+        >>> readable("001.Black_footed_Albatross")
+        'Black footed Albatross'
+    """
     return re.sub(r"^\d{3}\.(?=\D)", "", class_name).replace("_", " ").strip() or class_name
 
 
