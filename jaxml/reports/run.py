@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxml.evaluation import clustering as evaluate
 from jaxml.evaluation import metrics
+from jaxml.evaluation.neighbours import neighbours
 from jaxml.reports import figures, page
 
 QUERIES = 10
@@ -234,7 +235,7 @@ def _queries(embeddings, labels, images, names, seed) -> str:
     asked = np.sort(rng.permutation(classes[sizes > 1])[:QUERIES])
     queries = np.array([rng.choice(np.flatnonzero(labels == c)) for c in asked], int)
     rows = ""
-    for block, near in metrics.neighbours(embeddings, NEIGHBOURS, queries):
+    for block, near in neighbours(embeddings, NEIGHBOURS, queries):
         for q, found in zip(block, near, strict=True):
             strip = "".join(
                 page.picture(images[n], names[n], kind="right" if labels[n] == labels[q] else "wrong")
