@@ -3,7 +3,8 @@
     python -m experiments.paper.longest --title "multi-similarity, 3,000 steps" --runs runs/a runs/b runs/c \\
         --minutes 100 --cpu_minutes 90
 
-The runs must differ in nothing but their seed. Such rows have budgets of their own, and README shows them apart.
+The runs must differ in nothing but their seed. docs/results.md shows such rows apart, for they
+have budgets of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import tyro
 
-from experiments.paper.readme import HERE
+from experiments.paper.readme import RESULTS
 from experiments.paper.tables import over_seeds
 from jaxml import config as configs
 from jaxml.cli import command
@@ -42,7 +43,7 @@ class Arguments:
     """Preset that the runs began with."""
     where: str = ""
     """Device, versions and commit."""
-    out: str = str(HERE / "results" / "longest.json")
+    out: str = str(RESULTS / "longest.json")
     """File to add to."""
 
 

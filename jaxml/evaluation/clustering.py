@@ -43,7 +43,7 @@ def _kmeans(
         with threadpool_limits(1):
             return KMeans(num_clusters, init=init, n_init=n_init, random_state=seed).fit_predict(x)
 
-    begins: Sequence[str | np.ndarray] = starts or ["k-means++"] * len(seeds)
+    begins: Sequence[str | np.ndarray] = starts if starts else ["k-means++"] * len(seeds)
     # Each run has one thread. Threads inside a run would wait for each other in every short iteration, which is slow
     # where cores are busy, and the order of their sums would vary.
     with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,0 +1,159 @@
+"""Writes the pages of the site that are made from the code: the options of a run, the tables by name, the tutorials."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import textwrap
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FOLDER = "generated"
+
+
+def write(root: Path, docs: Path) -> None:
+    """Write all generated pages into docs/generated."""
+    out = docs / FOLDER
+    out.mkdir(exist_ok=True)
+    texts = {"options": options(), "presets": presets()}
+    for script in sorted((docs / "tutorials").glob("*.py")):
+        texts[script.stem] = tutorial(script.read_text(encoding="utf-8"))
+    for name, text in texts.items():
+        path = out / f"{name}.md"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+# Options ------------------------------------------------------------------------------------------------
+
+
+def options() -> str:
+    """The page of every option of a run, one table for each section of the configuration."""
+    from jaxml.config import Config
+
+    text = (
+        "# Options of a run\n\nEvery option of `experiments/train.py`, with the type and the default of its field in "
+        "`jaxml.config`. A [preset](presets.md) changes some of the defaults. In JSON, as in the `config.json` of a "
+        'run, the sections are tables: `{"train": {"steps": 300}}`.\n'
+    )
+    for section, field in fields(Config):
+        part = _plain(field.annotation)
+        text += (
+            f"\n## {section}\n\n{inspect.getdoc(part)}\n\n| option | type | default | |\n|---|---|---|---|\n"
+        )
+        for name, option in fields(part):
+            kind = f"{_type(option.annotation)}{_limits(option.annotation)}"
+            cells = [f"`--{section}.{name}`", kind, _default(option.default), option.text]
+            text += f"| {' | '.join(_cell(cell) for cell in cells)} |\n"
+    return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a configuration class."""
+
+    annotation: Any
+    default: Any
+    text: str
+
+
+def fields(cls: type) -> Iterator[tuple[str, Field]]:
+    """Names and fields of a configuration class, in the order of its source."""
+    hints, texts, default = typing.get_type_hints(cls, include_extras=True), _texts(cls), cls()
+    for name in hints:
+        described = [
+            text for note in getattr(hints[name], "__metadata__", ()) if (text := _description(note))
+        ]
+        yield name, Field(hints[name], getattr(default, name), texts.get(name) or " ".join(described))
+
+
+def _description(note: Any) -> str:
+    """What an annotation such as msgspec.Meta says of its field."""
+    return getattr(note, "description", None) or getattr(note, "help", None) or ""
+
+
+def _texts(cls: type) -> dict[str, str]:
+    """The string below each field in the source of a class."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    found = {}
+    for field, below in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            found[field.target.id] = " ".join(below.value.value.split())  # type: ignore[union-attr,attr-defined]
+    return found
+
+
+def _plain(annotation: Any) -> Any:
+    """An annotation without its notes."""
+    return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
+
+
+def _type(annotation: Any) -> str:
+    annotation = _plain(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
+    if typing.get_origin(annotation) is tuple:
+        parts = [_type(part) for part in typing.get_args(annotation) if part is not Ellipsis]
+        return f"{' '.join(parts)}{', repeated' if Ellipsis in typing.get_args(annotation) else ''}"
+    return " or ".join(
+        getattr(part, "__name__", str(part)) for part in typing.get_args(annotation) or [annotation]
+    )
+
+
+def _limits(annotation: Any) -> str:
+    """The bounds in an annotation's notes, such as annotated_types.Ge."""
+    signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "under"}
+    notes = getattr(annotation, "__metadata__", ())
+    found = [
+        f"{word} {getattr(note, sign)}"
+        for note in notes
+        for sign, word in signs.items()
+        if hasattr(note, sign)
+    ]
+    return "".join(f", {words}" for words in found)
+
+
+def _default(value: Any) -> str:
+    shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return f"`{shown}`" if shown else "none"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
+# Presets ------------------------------------------------------------------------------------------------
+
+
+def presets() -> str:
+    """The page of the presets: what each one changes of the defaults."""
+    from jaxml.config import Config, differences
+    from jaxml.presets import PRESETS
+
+    text = (
+        "# Presets\n\n`experiments/train.py --preset NAME` begins with one of these. Options that are not listed keep "
+        "their [defaults](options.md).\n"
+    )
+    for name, preset in PRESETS.items():
+        text += f"\n## {name}\n\n```\n"
+        text += "\n".join(differences(Config(), preset)) + "\n```\n"
+    return text
+
+
+# Tutorials ----------------------------------------------------------------------------------------------
+
+
+def tutorial(script: str) -> str:
+    """A script in percent format as Markdown: `# %% [markdown]` begins text, `# %%` begins code."""
+    text = ""
+    for cell in script.split("# %%")[1:]:
+        head, _, body = cell.partition("\n")
+        if "[markdown]" in head:
+            text += "\n".join(line.removeprefix("#").removeprefix(" ") for line in body.strip().splitlines())
+        else:
+            text += f"```python\n{body.strip()}\n```"
+        text += "\n\n"
+    return text
