@@ -16,6 +16,8 @@ copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "README.md"]
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["style.css"]
 html_title = "jaxml"
 html_copy_source = False
 html_show_sphinx = False
@@ -27,6 +29,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings give types and shapes
 autodoc_preserve_defaults = True
+napoleon_use_rtype = False
 default_role = "code"
 add_module_names = False
 

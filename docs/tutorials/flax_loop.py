@@ -7,7 +7,7 @@
 #
 # ## Data
 #
-# The characters come decoded as bytes with labels. The first 60 classes are for training, the next 20 to score.
+# The characters come as PNG files in memory, with labels. The first 60 classes are for training, the next 20 to score.
 
 # %%
 import io
@@ -27,7 +27,8 @@ CLASSES, UNSEEN = 60, 20
 index = glyphs.load()
 rows = np.flatnonzero(index.labels < CLASSES + UNSEEN)
 labels = index.labels[rows]
-pictures = [Image.open(io.BytesIO(index.items[row])).convert("L").resize((32, 32)) for row in rows]
+files = [io.BytesIO(index.items[row]) for row in rows]
+pictures = [Image.open(file).convert("L").resize((32, 32)) for file in files]
 images = np.stack([np.asarray(picture, np.float32) for picture in pictures])[..., None] / 255
 print(images.shape, labels.shape)
 
@@ -91,8 +92,8 @@ rng = np.random.default_rng(0)
 
 def batch():
     """Places of 16 x 4 images in the data set."""
-    chosen = rng.choice(CLASSES, 16, replace=False)
-    return np.concatenate([rng.choice(np.flatnonzero(labels == label), 4, replace=False) for label in chosen])
+    chosen = [np.flatnonzero(labels == label) for label in rng.choice(CLASSES, 16, replace=False)]
+    return np.concatenate([rng.choice(places, 4, replace=False) for places in chosen])
 
 
 for number in range(1, 301):

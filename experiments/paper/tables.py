@@ -20,6 +20,7 @@ from jaxml.training import records
 
 Line = dict[str, Any]
 MEASURED = "measured.json"
+SPACE = "\N{NO-BREAK SPACE}"
 ORIGINAL = ("original_nmi", "original_f1", "recall@1", "recall@8")  # what Shah 2017 published of a row
 MAIN = {"nmi": "NMI", "f1": "F1", "recall@1": "R@1"}
 LIKE = {"original_nmi": "NMI ¹", "original_f1": "accuracy ¹", "recall@1": "R@1", "recall@8": "R@8"}
@@ -113,7 +114,8 @@ def over_seeds(tests: Sequence[dict[str, float]]) -> Line:
 def number(line: Line, name: str) -> str:
     """A metric to three digits, with its deviation where there is one."""
     found = line["metrics"][name]
-    return f"{found['mean']:.3f}" + (f" ± {found['std']:.3f}" if found["std"] is not None else "")
+    deviation = "" if found["std"] is None else f"{SPACE}±{SPACE}{found['std']:.3f}"
+    return f"{found['mean']:.3f}{deviation}"
 
 
 def validation(line: Line, name: str) -> str:
