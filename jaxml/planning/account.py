@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jaxml.planning.hlo import Computation, Instruction, Module
-from jaxml.planning.loops import Scope, turns
+from jaxml.planning.loops import Scope, iterations
 from jaxml.planning.operations import operations
 from jaxml.planning.traffic import traffic
 
@@ -89,7 +89,7 @@ def _walk(found: Account, module: Module, scope: Scope, times: float, looped: bo
         if i.op in FREE or i.op.endswith("-done"):
             continue
         if i.op == "while":
-            count = turns(module, scope, i)
+            count = iterations(module, scope, i)
             found.open_loops += count is None
             body = Scope(module.computations[i.called("body")], scope, i)
             # A loop of one iteration is no loop: `resident_steps` puts a single step into such a one.

@@ -20,7 +20,7 @@ class Scope:
     """The loop or fusion that calls it."""
 
 
-def turns(module: Module, scope: Scope, loop: Instruction) -> int | None:
+def iterations(module: Module, scope: Scope, loop: Instruction) -> int | None:
     """Number of iterations of a loop, an instruction of the scope's computation; None if only the data decides it.
 
     XLA states the number, or it follows from a condition i < limit with a constant limit, where i counts by ones.

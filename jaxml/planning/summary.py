@@ -119,7 +119,8 @@ def _step(plan: Plan, step: Compiled) -> list[str]:
         lines.append(f"collectives: {kinds}; each chip sends at least {_bytes(found.link_bytes)}")
     loops = f"in loops: {_number(found.gathers_in_loops, 'gather')}, {_number(found.scatters_in_loops, 'scatter')}"
     if found.open_loops:
-        loops += f"; {_number(found.open_loops, 'loop')} of a length that only the data decides, counted as one iteration"
+        open_loops = _number(found.open_loops, "loop")
+        loops += f"; {open_loops} of a length that only the data decides, counted as one iteration"
     lines.append(loops)
     if bounds := plan.bounds:
         limit = max(bounds, key=bounds.__getitem__)
