@@ -14,7 +14,7 @@ author = "The authors of jaxml"
 copyright = author
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "README.md"]
+exclude_patterns = ["_build", "generated"]
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["style.css"]

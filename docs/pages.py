@@ -1,4 +1,4 @@
-"""Writes the pages of the site that are made from the code: the options of a run, the tables by name, the tutorials."""
+"""Writes what pages of the site include from the code: the options of a run, the presets, the tutorials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = "generated"
 
 
 def write(root: Path, docs: Path) -> None:
-    """Write all generated pages into docs/generated."""
+    """Write all generated texts into docs/generated."""
     out = docs / FOLDER
     out.mkdir(exist_ok=True)
     texts = {"options": options(), "presets": presets()}
@@ -32,14 +32,10 @@ def write(root: Path, docs: Path) -> None:
 
 
 def options() -> str:
-    """The page of every option of a run, one table for each section of the configuration."""
+    """Every option of a run, one table for each section of the configuration."""
     from jaxml.config import Config
 
-    text = (
-        "# Options of a run\n\nEvery option of `experiments/train.py`, with the type and the default of its field in "
-        "`jaxml.config`. A [preset](presets.md) changes some of the defaults. In JSON, as in the `config.json` of a "
-        'run, the sections are tables: `{"train": {"steps": 300}}`.\n'
-    )
+    text = ""
     for section, field in fields(Config):
         part = _plain(field.annotation)
         text += (
@@ -129,14 +125,11 @@ def _cell(text: str) -> str:
 
 
 def presets() -> str:
-    """The page of the presets: what each one changes of the defaults."""
+    """What each preset changes of the defaults."""
     from jaxml.config import Config, differences
     from jaxml.presets import PRESETS
 
-    text = (
-        "# Presets\n\n`experiments/train.py --preset NAME` begins with one of these. Options that are not listed keep "
-        "their [defaults](options.md).\n"
-    )
+    text = ""
     for name, preset in PRESETS.items():
         text += f"\n## {name}\n\n```\n"
         text += "\n".join(differences(Config(), preset)) + "\n```\n"
