@@ -29,6 +29,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # The site of the documentation, into docs/_build; a warning, such as of a link to nothing, is an error.
 docs: $(VENV)/.docs
@@ -44,7 +45,7 @@ benchmark: $(VENV)/.base
 
 # What was installed and built; runs, benchmarks and all other results are the user's.
 clean:
-	rm -rf $(VENV) $(VENV)-compile build docs/_build docs/generated *.egg-info
+	rm -rf $(VENV) $(VENV)-* build docs/_build docs/generated *.egg-info
 
 # A marker file for each set of packages: installed again only when pyproject.toml changes.
 $(BIN)/python $(VENV)-compile/bin/python:

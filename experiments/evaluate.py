@@ -32,11 +32,11 @@ class Arguments:
 
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
-    from jaxml.training import run
+    from jaxml.training import results, run
 
     opened = run.load(arguments.workdir, data_root=arguments.data_root, other_data=arguments.other_data)
     rows = opened.images.rows(arguments.split)
-    found = run.score(opened, run.embedder(opened)(opened.state, rows), rows)
+    found = results.score(opened, opened.embed(rows), rows)
     print(f"{len(rows)} images of {len(opened.images.classes(arguments.split))} {arguments.split} classes:")
     for name, value in found.items():
         if not name.endswith("_std"):

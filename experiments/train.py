@@ -13,26 +13,34 @@ Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75
 (run it again with --resume), 130 stopped by Ctrl-C before it began.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxml.cli import command, parse_train
 
 
-def main(words: list[str]) -> None:
+def main(words: list[str], callbacks: Sequence[Any] = ()) -> None:
     arguments = parse_train(words, __doc__)
     from jaxml.training import (  # after parsing, so that --help and wrong options answer at once
         distributed,
-        run,
+        results,
+        train,
     )
 
     if arguments.distributed:
         distributed.start()
-    options = {"resume": arguments.resume, "other_data": arguments.other_data}
-    results = run.train(arguments.config, arguments.workdir, **options)
+    found = train.train(
+        arguments.config,
+        arguments.workdir,
+        resume=arguments.resume,
+        other_data=arguments.other_data,
+        callbacks=callbacks,
+    )
     if not distributed.is_main():
         return
-    print(f"\nclusters of unseen classes, network of step {results['step']}:")
-    print(run.table({**results["baselines"], "this run": results["test"]}))
+    print(f"\nclusters of unseen classes, network of step {found['step']}:")
+    print(results.table({**found["baselines"], "this run": found["test"]}))
     print(f"report: {Path(arguments.workdir) / 'report.html'}")
 
 

@@ -31,9 +31,9 @@ from jaxml import config as configs
 from jaxml.arguments import whole
 from jaxml.cli import also, command, preset
 from jaxml.config import Config
+from jaxml.errors import RunError
 from jaxml.presets import SPACES
 from jaxml.training import records
-from jaxml.training.preemption import RunError
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -145,7 +145,7 @@ def _try_one(study: Study, space: dict[str, tuple], blind: Config, workdir: Path
     """Go on with the trial that was stopped, or ask for a new one, and tell the study what came of it."""
     from optuna.trial import TrialState
 
-    from jaxml.training import health
+    from jaxml.errors import TrainingFailed
 
     stopped = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     number, options = (stopped[0].number, stopped[0].params) if stopped else _asked(study, space, blind)
@@ -157,7 +157,7 @@ def _try_one(study: Study, space: dict[str, tuple], blind: Config, workdir: Path
     print(f"\n== trial {number}: {options}", flush=True)
     try:
         value = validation_nmi(changed(blind, options), workdir / f"trial_{number:03d}")
-    except health.TrainingFailed as error:
+    except TrainingFailed as error:
         print(f"trial {number} failed: {error}")
         study.tell(number, state=TrialState.PRUNED)
     else:
@@ -175,9 +175,9 @@ def without_test_classes(config: Config) -> Config:
 
 def validation_nmi(config: Config, folder: Path) -> float:
     """Train, or go on training, in the folder; the highest NMI of the validations."""
-    from jaxml.training import history, run
+    from jaxml.training import history, train
 
-    run.learn(config, folder, resume=(folder / "config.json").exists())
+    train.learn(config, folder, resume=(folder / "config.json").exists())
     return max(row["val_nmi"] for row in history.read(folder / "metrics.jsonl") if "val_nmi" in row)
 
 

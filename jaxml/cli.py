@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import tyro
 
 from jaxml import config as configs
+from jaxml.errors import CheckpointError, Preempted, RunError
 from jaxml.presets import PRESETS
-from jaxml.training.preemption import PREEMPTED, Preempted, RunError, interruptible
+from jaxml.training.preemption import PREEMPTED, interruptible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +86,6 @@ def command(main: Callable[[list[str]], Any]) -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     except (OSError, RuntimeError, ImportError) as error:
-        # Imported here, so that --help answers without loading jax.
-        from jaxml.training.checkpoint import CheckpointError
-
         if isinstance(error, Preempted):
             _leave(str(error))
         if isinstance(error, RunError | CheckpointError | OSError | ImportError):

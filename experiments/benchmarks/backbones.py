@@ -21,8 +21,8 @@ from typing import Any
 
 import jax
 import tyro
-from experiments.benchmarks.timing import Row, flops, in_turn, matmul_rate, ratio, table, write
 
+from experiments.benchmarks.timing import Row, flops, in_turn, matmul_rate, ratio, table, write
 from jaxml import config, models
 
 LAYOUTS = ("default layout", "channels last")
@@ -85,6 +85,7 @@ def torch_programs(
 ) -> dict[str, Callable[[], object]]:
     """The same by torchvision's network."""
     import torch
+
     from experiments.benchmarks.torchvision_import import import_torchvision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,7 +22,6 @@ import numpy as np
 from jaxml import distances, losses
 from jaxml.losses.kernels.formulas import FORMULAS
 from jaxml.losses.kernels.mining import MINING
-
 from tests import loops
 
 BATCH, WIDTH, CLASSES = 16, 8, 4

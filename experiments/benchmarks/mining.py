@@ -27,8 +27,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiments.benchmarks.timing import memory, reset_peak
 
+from experiments.benchmarks.timing import memory, reset_peak
 from jaxml import losses
 from jaxml.losses.kernels import mining
 from jaxml.losses.kernels.blocks import block_rows

@@ -19,14 +19,14 @@ from typing import Annotated
 
 import jax
 import numpy as np
-from experiments.benchmarks import training_parts as part
 import tyro
-from experiments.benchmarks.timing import Row, in_turn, ratio, table, write
 
-from jaxml.training import step as training
+from experiments.benchmarks import training_parts as part
+from experiments.benchmarks.timing import Row, in_turn, ratio, table, write
 from jaxml.cli import command
 from jaxml.config import Config, Data
 from jaxml.data.images import open_images
+from jaxml.training.learner import create
 
 DEFAULT = Config(data=Data(classes_per_batch=32, images_per_class=4, flip=False))
 
@@ -47,7 +47,7 @@ class Arguments:
 def scaling(config: Config, limit: float, quick: bool) -> list[Row]:
     """A row for each number of devices: with its share of the batch, and beside one device with as many images."""
     images, devices = open_images(config.data), jax.local_devices()
-    learner, state = training.create(config, len(images.classes(config.data.train_on)))
+    learner, state = create(config, len(images.classes(config.data.train_on)))
     share = config.data.classes_per_batch * config.data.images_per_class // len(devices)
     counts = [2**i for i in range(len(devices).bit_length())]
     if quick:

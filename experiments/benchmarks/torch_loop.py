@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from pytorch_metric_learning import distances, losses, samplers
 from torch import nn
+
 from experiments.benchmarks.torchvision_import import import_torchvision
 
 

@@ -32,11 +32,21 @@ from statistics import median
 from typing import Annotated
 
 import jax
-from experiments.benchmarks import training_parts as part
 import tyro
-from experiments.benchmarks.timing import Row, Times, alternating, bars, in_turn, matmul_rate, ratio, table, write
-from experiments.benchmarks.training_parts import Program
 
+from experiments.benchmarks import training_parts as part
+from experiments.benchmarks.timing import (
+    Row,
+    Times,
+    alternating,
+    bars,
+    in_turn,
+    matmul_rate,
+    ratio,
+    table,
+    write,
+)
+from experiments.benchmarks.training_parts import Program
 from jaxml import models
 from jaxml.cli import command
 from jaxml.config import Config, Data, Train

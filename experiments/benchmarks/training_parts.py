@@ -13,23 +13,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiments.benchmarks.timing import flops, memory, reset_peak
 from jax import lax
 
+from experiments.benchmarks.timing import flops, memory, reset_peak
 from jaxml import models
-from jaxml.training import loop as fit
-from jaxml.training import step as training
 from jaxml.config import Config
 from jaxml.data.augment import augment
 from jaxml.data.images import Images, open_images
 from jaxml.data.sampling import class_table, sample
-from jaxml.training.run import Run, embedder
+from jaxml.training import inputs, resident_steps
+from jaxml.training import step as training
+from jaxml.training.devices import AXIS, divide, parallel, replicate
+from jaxml.training.learner import Learner, create
+from jaxml.training.resident_steps import in_lines
+from jaxml.training.run import Run
 
 INPUT, NETWORK, LOSS = "input", "network", "loss"
 FIXED, RESIDENT, MANY = "step, fixed batch", "step, resident", "step, resident, many a call"
 DECODING, STREAMED = "input, tf.data", "step, tf.data"
 SIZES = ("activations and gradients, MiB", "images, parameters, optimiser, MiB", "peak of a step, MiB")
-AXIS = training.AXIS
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Program:
 
 def carried(step: Callable[[Any], tuple[Any, Any]], state: Any, devices: list) -> Callable[[], object]:
     """A step that goes on from where its last call ended; with a copy of the state, whose memory it reuses."""
-    states = [training.replicate(jax.tree.map(jnp.copy, state), devices)]
+    states = [replicate(jax.tree.map(jnp.copy, state), devices)]
 
     def call() -> object:
         states[0], metrics = step(states[0])
@@ -70,19 +72,19 @@ def burst() -> int:
 
 
 def compiled(program: partial, *args: Any) -> Any:
-    """The executable of what `training.parallel` returned, for these arguments."""
+    """The executable of what `parallel` returned, for these arguments."""
     return program.func.lower(*program.args, *args).compile()
 
 
-def parts(learner: training.Learner, state: Any, images: Images, devices: list) -> dict[str, tuple]:
+def parts(learner: Learner, state: Any, images: Images, devices: list) -> dict[str, tuple]:
     """`input`, `network` and `loss`, each as (function, in_axes, arguments)."""
     config, data = learner.config, learner.config.data
     backbone = models.BACKBONES[config.model.backbone]
     batch = data.classes_per_batch * data.images_per_class
     rng = np.random.default_rng(0)
     params = {name: value for name, value in state.params.items() if name != "loss"}
-    pixels = training.replicate(training.in_lines(np.asarray(images.resident)), devices)
-    drawn_from = training.replicate(class_table(images.index.labels, images.classes(data.train_on)), devices)
+    pixels = replicate(in_lines(np.asarray(images.resident)), devices)
+    drawn_from = replicate(class_table(images.index.labels, images.classes(data.train_on)), devices)
     inputs = rng.normal(size=(batch, data.size, data.size, 3)).astype(np.float32)
     seeds = np.arange(batch, dtype=np.uint32)
     outputs = rng.normal(size=(batch, config.model.feature_size)).astype(np.float32)
@@ -95,7 +97,7 @@ def parts(learner: training.Learner, state: Any, images: Images, devices: list) 
         look = {"size": data.size, "mean": backbone.mean, "std": backbone.std}
         look |= {"crop_area": data.crop_area, "flip": data.flip, "jitter": data.jitter}
         return augment(
-            training.draw(pixels, indices, data.stored_size), jax.vmap(jax.random.key)(seeds), **look
+            resident_steps.draw(pixels, indices, data.stored_size), jax.vmap(jax.random.key)(seeds), **look
         )
 
     def network(params, stats, inputs, seeds):
@@ -118,8 +120,8 @@ def parts(learner: training.Learner, state: Any, images: Images, devices: list) 
 
         return jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(outputs, params)
 
-    replicated = partial(training.replicate, devices=devices)
-    shares = [training.divide(array, devices) for array in (inputs, seeds, outputs, labels)]
+    replicated = partial(replicate, devices=devices)
+    shares = [divide(array, devices) for array in (inputs, seeds, outputs, labels)]
     return {
         INPUT: (draw, (None, None, 0), (pixels, drawn_from, shares[1])),
         NETWORK: (
@@ -131,13 +133,13 @@ def parts(learner: training.Learner, state: Any, images: Images, devices: list) 
     }
 
 
-def fixed_step(learner: training.Learner, state: Any, pixels: np.ndarray, devices: list) -> Program:
+def fixed_step(learner: Learner, state: Any, pixels: np.ndarray, devices: list) -> Program:
     """The step on one batch uint8 [B, S, S, 3] that lies on the devices."""
     per_class = learner.config.data.images_per_class
     labels = np.arange(len(pixels), dtype=np.int32) // per_class
-    arguments = [training.divide(array, devices) for array in (pixels, labels)]
-    step = training.parallel(partial(training.train_step, learner), in_axes=(None, 0, 0), devices=devices)
-    executable = compiled(step, training.replicate(state, devices), *arguments)
+    arguments = [divide(array, devices) for array in (pixels, labels)]
+    step = parallel(partial(training.train_step, learner), in_axes=(None, 0, 0), devices=devices)
+    executable = compiled(step, replicate(state, devices), *arguments)
     call = partial(executable, *step.args)
     return Program(
         carried(lambda state: call(state, *arguments), state, devices), burst=burst(), flops=flops(executable)
@@ -146,10 +148,10 @@ def fixed_step(learner: training.Learner, state: Any, pixels: np.ndarray, device
 
 def ours(config: Config, images: Images, devices: list) -> tuple[dict[str, Program], dict[str, Program]]:
     """What is timed in turn, and the input paths, to be timed in rows of steps."""
-    learner, state = training.create(config, len(images.classes(config.data.train_on)))
+    learner, state = create(config, len(images.classes(config.data.train_on)))
     found: dict[str, Program] = {}
     for name, (function, in_axes, arguments) in parts(learner, state, images, devices).items():
-        program = training.parallel(function, in_axes=in_axes, devices=devices, out_axes=0)
+        program = parallel(function, in_axes=in_axes, devices=devices, out_axes=0)
         executable = compiled(program, *arguments)
         call = partial(executable, *program.args, *arguments)
         found[name] = Program(call, burst=burst(), flops=flops(executable))
@@ -159,7 +161,7 @@ def ours(config: Config, images: Images, devices: list) -> tuple[dict[str, Progr
     def as_in_a_run(config: Config, images: Images) -> Program:
         run = Run(Path(), replace(learner, config=config), state, images, devices, None)
         count = config.train.steps_per_call
-        call = carried(fit.stepper(run, 0, embedder(run)), state, devices)
+        call = carried(inputs.stepper(run, 0), state, devices)
         return replace(fixed, call=call, steps=count, burst=fixed.burst if count == 1 else 1)
 
     single = replace(config, train=replace(config.train, steps_per_call=1))
@@ -182,10 +184,8 @@ def step_memory(config: Config, batch: int, *, to_run: bool) -> dict[str, float 
 
     On CPU that is the growth of the process, which keeps pages for later; on a GPU the peak since the process began.
     """
-    learner, state = training.create(config, config.data.classes_per_batch)
-    step = training.parallel(
-        partial(training.train_step, learner), in_axes=(None, 0, 0), devices=jax.devices()[:1]
-    )
+    learner, state = create(config, config.data.classes_per_batch)
+    step = parallel(partial(training.train_step, learner), in_axes=(None, 0, 0), devices=jax.devices()[:1])
     side = config.data.stored_size
     pixels = jax.ShapeDtypeStruct((1, batch, side, side, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct((1, batch), jnp.int32)

@@ -29,9 +29,9 @@ from jaxml import config as configs
 from jaxml.arguments import whole
 from jaxml.cli import also, command, parse_train
 from jaxml.config import Config
+from jaxml.errors import RunError
 from jaxml.files import replacing
 from jaxml.training import records
-from jaxml.training.preemption import RunError
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
     """Train, choose a step for each number of clusters, score the test classes there."""
     from experiments.paper import plots
     from jaxml.evaluation.clustering import evaluate, validate
-    from jaxml.training import history, run
+    from jaxml.training import history, train
 
-    opened, embed = run.learn(config, folder, resume=(folder / "config.json").exists())
+    opened = train.learn(config, folder, resume=(folder / "config.json").exists())
     labels, steps = opened.images.index.labels, opened.checkpoints.steps()
     states = {step: opened.checkpoints.restore(opened.state, step)[0] for step in steps}
     test, validation = opened.images.rows("test"), opened.images.rows("val")
@@ -161,7 +161,9 @@ def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
             f"{folder} has lost the checkpoints of steps {', '.join(map(str, sorted(lost)))}, of which the best is to "
             f"be chosen; delete {folder} to train the row again"
         )
-    seen = {step: embed(states[step], validation) for step in recorded} if max(row.clusters) > 1 else {}
+    seen = (
+        {step: opened.embed(validation, states[step]) for step in recorded} if max(row.clusters) > 1 else {}
+    )
     found: dict[int, np.ndarray] = {}
     scores: dict[str, Any] = {"step": {}, "val": {}, "test": {}}
     for k in row.clusters:
@@ -170,7 +172,7 @@ def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
             tried = {step: validate(x, labels[validation], clusters_per_class=k) for step, x in seen.items()}
         best = max(tried, key=lambda step: (tried[step]["nmi"], step)) if tried else steps[-1]
         if best not in found:
-            found[best] = embed(states[best], test)
+            found[best] = opened.embed(test, states[best])
         scores["step"][k], scores["val"][k] = best, tried.get(best)
         scores["test"][k] = evaluate(found[best], labels[test], clusters_per_class=k)
     with replacing(folder / plots.EMBEDDINGS, "wb") as file:
@@ -183,15 +185,15 @@ def untrained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
     """Score features of the test images that nothing has been trained for."""
     from experiments.paper.handcrafted import features
     from jaxml.evaluation.clustering import evaluate
-    from jaxml.training import run
+    from jaxml.training import results, run
 
     opened = run.open_run(config, folder)
     rows = opened.images.rows("test")
     if row.features == "frozen":
-        found = run.frozen_features(opened, rows)
+        found = results.frozen_features(opened, rows)
     else:
         pixels = next(opened.images.read([rows]))
-        found = features(pixels) if row.features == "handcrafted" else run.pixels_as_features(pixels)
+        found = features(pixels) if row.features == "handcrafted" else results.pixels_as_features(pixels)
     return {"step": {}, "val": {}, "test": {1: evaluate(found, opened.images.index.labels[rows])}}
 
 

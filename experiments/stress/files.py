@@ -31,7 +31,8 @@ def checkpoints(out: Path, quick: bool) -> Outcome:
     import jax.numpy as jnp
     import optax
 
-    from jaxml.training.checkpoint import CheckpointError, Checkpoints
+    from jaxml.errors import CheckpointError
+    from jaxml.training.checkpoint import Checkpoints
 
     def state(shift: float) -> dict:
         params = {"kernel": jnp.arange(600.0).reshape(20, 30) + shift, "bias": jnp.ones(7, jnp.bfloat16)}

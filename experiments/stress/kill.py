@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,9 @@ from experiments.stress.runs import (
     start,
     tiny,
 )
+from jaxml.training.callbacks import Callback
 from jaxml.training.preemption import PREEMPTED, SIGNALS
+from jaxml.training.run import Run
 
 
 def kill_in_save(step: int, delay: float, marks: str) -> None:
@@ -88,30 +92,22 @@ def killed(out: Path, quick: bool) -> Outcome:
     return Outcome(passed, figures)
 
 
-def stop_after_one_step(drawn: str) -> None:
-    """SIGTERM to ourselves in the first step; what the tf.data path draws goes into a file."""
-    stop_at(0)
-    note_samples(drawn)
+class Samples(Callback):
+    """Writes the pictures of every batch from tf.data, by the sums of their pixels, into a file."""
 
+    def __init__(self, drawn: str):
+        self._drawn = drawn
 
-def note_samples(drawn: str) -> None:
-    """The pictures of every batch from tf.data, by the sums of their pixels, into a file."""
-    from jaxml.training import loop as fit
+    def on_begin(self, run: Run) -> None:
+        read = run.images.read
 
-    streamed = fit._streamed
+        def noting(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            for pixels in read(batches):
+                with open(self._drawn, "a") as file:
+                    file.write(f"{[int(p.sum()) for p in pixels.astype(np.int64)]}\n")
+                yield pixels
 
-    def noted(run, first, table, shape):
-        batches = streamed(run, first, table, shape)
-
-        def following(state):
-            pixels, classes = batches(state)
-            with open(drawn, "a") as file:
-                file.write(f"{[int(p.sum()) for p in pixels.astype(np.int64)]} {classes.tolist()}\n")
-            return pixels, classes
-
-        return following
-
-    fit._streamed = noted
+        run.images = dataclasses.replace(run.images, read=noting)
 
 
 def every_step(out: Path, quick: bool) -> Outcome:
@@ -123,10 +119,10 @@ def every_step(out: Path, quick: bool) -> Outcome:
         steps = 4 if quick else epochs
         config = tiny(out, source=source, steps=steps, eval_every=max(2, steps // 2), save_every=100)
         whole, hurt = start(config, fresh(out, "whole")), start(config, fresh(out, "stopped"))
-        Child(whole, hook=note_samples, args=(str(whole / "drawn"),)).wait()
+        Child(whole, hook=Samples, args=(str(whole / "drawn"),)).wait()
         stops = 0
         while (
-            code := Child(hurt, hook=stop_after_one_step, args=(str(hurt / "drawn"),)).wait()
+            code := Child(hurt, hook=stopped_after_one_step, args=(str(hurt / "drawn"),)).wait()
         ) == PREEMPTED:
             stops += 1
         different = differences(whole, hurt, steps)
@@ -213,7 +209,7 @@ def disk_full(out: Path, quick: bool) -> Outcome:
             messages.add(line.split(": ")[-1])
             steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
             named = child.says(f"error: checkpoint {step} not written")
-            resumed = Child(workdir, hook=stop_at, args=(step,))  # one step further, on what was left whole
+            resumed = Child(workdir, hook=StopAt, args=(step,))  # one step further, on what was left whole
             whole_left = resumed.wait() == PREEMPTED and "damaged" not in resumed.log.read_text()
             if code == 1 and named and steps[-1] == step - 2 and whole_left:
                 good += 1
@@ -243,24 +239,20 @@ def disk_full(out: Path, quick: bool) -> Outcome:
     return Outcome(good == wanted and early and not different, figures)
 
 
-def stop_at(step: int) -> None:
-    """SIGTERM to ourselves in a step, or in the first that comes after it."""
-    from jaxml.training import loop as fit
+class StopAt(Callback):
+    """Sends SIGTERM to this process after a step, or after the first that comes later."""
 
-    stepper = fit.stepper
+    def __init__(self, step: int):
+        self._step = step
 
-    def stopping(run, first, embed):
-        advance = stepper(run, first, embed)
+    def on_step(self, run: Run, step: int, metrics: dict[str, float]) -> None:
+        if step >= self._step:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-        def step_and_stop(state):
-            state, metrics = advance(state)
-            if int(state.step) >= step:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return state, metrics
 
-        return step_and_stop
-
-    fit.stepper = stopping
+def stopped_after_one_step(drawn: str) -> list[Callback]:
+    """Stop in the first step, and write what the tf.data path draws into a file."""
+    return [StopAt(0), Samples(drawn)]
 
 
 CHECKS = {"killed": killed, "every_step": every_step, "signals": signals, "disk_full": disk_full}

@@ -15,10 +15,10 @@ import numpy as np
 def of_runs() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, ...]]]:
     """A sound file, its parser, and the errors that it may raise, by name."""
     from jaxml import config
+    from jaxml.errors import CheckpointError
     from jaxml.presets import PRESETS
     from jaxml.training import history
     from jaxml.training import input_triplets as triplets
-    from jaxml.training.checkpoint import CheckpointError
 
     path = Path(tempfile.gettempdir()) / f"jaxml-fuzz-{os.getpid()}"
     rows = "".join(f'{{"step": {i}, "loss": {0.1 * i}}}\n' for i in range(1, 9))

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,10 @@ def tiny(out: Path, *, source: str = "resident", groups: tuple = (), **train: An
 
 
 class Child:
-    """train.py --resume, or another script, in a process of its own; `hook` is called there first, with `args`."""
+    """train.py --resume, or another script, in a process of its own.
+
+    `hook` is called there first, with `args`; what it returns, if anything, are callbacks of the run.
+    """
 
     _numbers = itertools.count()
 
@@ -112,7 +116,7 @@ class Child:
     ):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
-            ["jaxml.training.run", "jaxml.reports.run", "jaxml.data.streamed", "sklearn.cluster"]
+            ["jaxml.training.train", "jaxml.reports.run", "jaxml.data.streamed", "sklearn.cluster"]
         )
         # Not on the disk that is filled.
         self.log = workdir.parents[1] / f"{workdir.parent.name}-{next(self._numbers)}.log"
@@ -161,8 +165,8 @@ def _main(script: str, words: tuple, log: str, hook: Callable | None, args: tupl
     from jaxml.cli import command
 
     main = importlib.import_module(f"experiments.{script}").main
-    if hook:
-        hook(*args)
+    if found := hook(*args) if hook else None:
+        main = partial(main, callbacks=found if isinstance(found, list) else [found])
     sys.argv = [f"{script}.py", *words]
     command(main)
 

@@ -7,39 +7,34 @@ import os
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from experiments.stress.kill import StopAt
 from experiments.stress.runs import SOURCES, Child, Outcome, copy, fresh, rows, start, tiny
+from jaxml.training.callbacks import Callback
+from jaxml.training.run import Run
 
 
-def note_gradients(file: str) -> None:
-    """The gradient of every step, from Adam's first moments before and after it, into one array on disk."""
-    import jax
+class Gradients(Callback):
+    """Writes the gradient of every step, from Adam's first moments before and after it, into one array on disk."""
 
-    from jaxml.training import loop as fit
+    def __init__(self, file: str):
+        self._file, self._found = file, []
 
-    stepper = fit.stepper
+    def on_begin(self, run: Run) -> None:
+        self._before = self._moments(run)
 
-    def noting(run, first, embed):
-        advance, found = stepper(run, first, embed), []
+    def on_step(self, run: Run, step: int, metrics: dict[str, float]) -> None:
+        after = self._moments(run)
+        self._found.append((after - 0.9 * self._before) / 0.1)
+        self._before = after
+        np.save(self._file, np.array(self._found))
 
-        def moments(state) -> np.ndarray:
-            named = jax.tree_util.tree_leaves_with_path(state.opt_state)
-            own = [
-                np.asarray(x, np.float64).ravel() for path, x in named if ".mu" in jax.tree_util.keystr(path)
-            ]
-            return np.concatenate(own)
-
-        def step(state):
-            before = moments(state)
-            state, metrics = advance(state)
-            found.append((moments(state) - 0.9 * before) / 0.1)
-            np.save(file, np.array(found))
-            return state, metrics
-
-        return step
-
-    fit.stepper = noting
+    def _moments(self, run: Run) -> np.ndarray:
+        named = jax.tree_util.tree_leaves_with_path(run.state.opt_state)
+        own = [np.asarray(x, np.float64).ravel() for path, x in named if ".mu" in jax.tree_util.keystr(path)]
+        return np.concatenate(own)
 
 
 def devices(out: Path, quick: bool) -> Outcome:
@@ -57,16 +52,12 @@ def devices(out: Path, quick: bool) -> Outcome:
             groups=(("backbone/(bn0|conv1|conv2|fc1)/bias", 0.0),),
         )
         first = start(config, fresh(out, "devices"))
-        from experiments.stress.kill import stop_at
-
-        Child(first, "--train.devices", str(saved), hook=stop_at, args=(10,), devices=4).wait()
+        Child(first, "--train.devices", str(saved), hook=StopAt, args=(10,), devices=4).wait()
         losses, gradients = [], []
         for count in (saved, resumed):
             workdir = copy(first, fresh(out, "devices"))
             file = str(workdir / "gradients.npy")
-            child = Child(
-                workdir, "--train.devices", str(count), hook=note_gradients, args=(file,), devices=4
-            )
+            child = Child(workdir, "--train.devices", str(count), hook=Gradients, args=(file,), devices=4)
             if child.wait() != 0:
                 raise RuntimeError(child.last_line())
             losses.append(
@@ -149,43 +140,29 @@ def numbers(out: Path, quick: bool) -> Outcome:
     return Outcome(good == len(cases) and all(reported), figures)
 
 
-def note_memory(file: str, every: int) -> None:
-    """Memory and compilations of this process, every so many steps."""
-    import jax
+class Memory(Callback):
+    """Writes memory and compilations of this process, every so many steps."""
 
-    from jaxml.training import loop as fit
+    def __init__(self, file: str, every: int):
+        self._file, self._every, self._compiled = file, every, 0
+        jax.monitoring.register_event_duration_secs_listener(self._count)
 
-    compiled = [0]
+    def _count(self, name: str, *_: object, **__: object) -> None:
+        self._compiled += name == "/jax/core/compile/backend_compile_duration"
 
-    def count(name: str, *_, **__) -> None:
-        compiled[0] += name == "/jax/core/compile/backend_compile_duration"
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    stepper = fit.stepper
-
-    def noting(run, first, embed):
-        advance = stepper(run, first, embed)
-        steps = [0]
-
-        def step(state):
-            state, metrics = advance(state)
-            steps[0] += 1
-            if steps[0] % every == 0:
-                pages = int(Path("/proc/self/statm").read_text().split()[1])
-                row = {
-                    "step": steps[0],
-                    "host": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
-                    "device": sum(x.nbytes for x in jax.live_arrays()) / 2**20,
-                    "arrays": len(jax.live_arrays()),
-                    "compiled": compiled[0],
-                }
-                with open(file, "a") as out:
-                    out.write(json.dumps(row) + "\n")
-            return state, metrics
-
-        return step
-
-    fit.stepper = noting
+    def on_step(self, run: Run, step: int, metrics: dict[str, float]) -> None:
+        if step % self._every:
+            return
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        row = {
+            "step": step,
+            "host": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+            "device": sum(x.nbytes for x in jax.live_arrays()) / 2**20,
+            "arrays": len(jax.live_arrays()),
+            "compiled": self._compiled,
+        }
+        with open(self._file, "a") as out:
+            out.write(json.dumps(row) + "\n")
 
 
 def memory(out: Path, quick: bool) -> Outcome:
@@ -195,7 +172,7 @@ def memory(out: Path, quick: bool) -> Outcome:
     workdir = start(config, fresh(out, "memory"))
     file = workdir / "memory.jsonl"
     begin = time.monotonic()
-    child = Child(workdir, hook=note_memory, args=(str(file), steps // 20))
+    child = Child(workdir, hook=Memory, args=(str(file), steps // 20))
     if child.wait(900) != 0:
         raise RuntimeError(child.last_line())
     found = [json.loads(line) for line in file.read_text().splitlines()]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.stress.kill import stop_at
+from experiments.stress.kill import StopAt
 from experiments.stress.runs import Child, Outcome, copy, differences, finish, fresh, logged, start, tiny
 from jaxml.training.preemption import PREEMPTED
 
@@ -49,7 +49,7 @@ def concurrent(out: Path, quick: bool) -> Outcome:
     finish(whole)
     preset = whole / "config.json"
     half = start(config, fresh(out, "half"))
-    Child(half, hook=stop_at, args=(6,)).wait()
+    Child(half, hook=StopAt, args=(6,)).wait()
     won = {"started": 0, "resumed": 0}
     otherwise: list[str] = []
     for kind in won:
@@ -91,7 +91,7 @@ def readers(out: Path, quick: bool) -> Outcome:
     """Reads beside a run that saves after every step, validates now and then, and deletes all but three."""
     from jaxml.training import run
     from jaxml.training.checkpoint import Checkpoints
-    from jaxml.training.step import create
+    from jaxml.training.learner import create
 
     count = 40 if quick else 1000
     config = tiny(out, steps=100_000, eval_every=10, save_every=1, log_every=1)

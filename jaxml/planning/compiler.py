@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxml.config import Config
+from jaxml.errors import RunError
 from jaxml.planning.account import Account, account
 from jaxml.planning.hlo import parse
 from jaxml.planning.targets import Target
-from jaxml.training.preemption import RunError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,10 @@ import jax.numpy as jnp
 
 from jaxml.config import Config
 from jaxml.data.sampling import ClassTable
-from jaxml.training import step as train
+from jaxml.training import devices as on_devices
+from jaxml.training.learner import create
+from jaxml.training.resident_steps import LINE, resident_step, resident_steps
+from jaxml.training.step import train_step
 
 Shape = jax.ShapeDtypeStruct
 
@@ -30,25 +33,25 @@ def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.
         raise ValueError(
             f"the batch of {batch} cannot be divided among {count} chips: change data.classes_per_batch"
         )
-    learner, state = train.create(config, classes)
+    learner, state = create(config, classes)
     state = jax.tree.map(lambda x: Shape(x.shape, x.dtype), state)
     pixels = (data.stored_size, data.stored_size, 3)
     if data.input == "resident" and config.train.mode == "batch":
         members = (classes, max(1, images // classes))
         table = ClassTable._make(Shape(shape, jnp.int32) for shape in (members, (classes,)))
         step = (
-            partial(train.resident_step, learner)
+            partial(resident_step, learner)
             if devices[0].platform == "cpu"
-            else partial(train.resident_steps, learner, 1)
+            else partial(resident_steps, learner, 1)
         )
-        call = train.parallel(step, in_axes=(None, None, None), devices=devices)
-        lines = -(-math.prod(pixels) // train.LINE)
-        arguments: tuple = (state, Shape((images, lines, train.LINE), jnp.uint8), table)
+        call = on_devices.parallel(step, in_axes=(None, None, None), devices=devices)
+        lines = -(-math.prod(pixels) // LINE)
+        arguments: tuple = (state, Shape((images, lines, LINE), jnp.uint8), table)
     else:
-        call = train.parallel(partial(train.train_step, learner), in_axes=(None, 0, 0), devices=devices)
+        call = on_devices.parallel(partial(train_step, learner), in_axes=(None, 0, 0), devices=devices)
         share = (count, batch // count)
         arguments = (state, Shape((*share, *pixels), jnp.uint8), Shape(share, jnp.int32))
-    return train.lower(call, *arguments)
+    return on_devices.lower(call, *arguments)
 
 
 def data_set(config: Config, images: int, classes: int) -> tuple[int, int]:

@@ -15,10 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxml.errors import CheckpointError, DamagedCheckpoint, MissingCheckpoint
 from jaxml.training import checkpoint_folder
-from jaxml.training.checkpoint_folder import CheckpointError, DamagedCheckpoint, MissingCheckpoint
-
-__all__ = ["CheckpointError", "Checkpoints", "DamagedCheckpoint", "MissingCheckpoint", "flatten"]
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +53,8 @@ class Checkpoints:
         A checkpoint of the same step is replaced.
 
         Raises:
-          CheckpointError: an array is not finite, there is less free space than twice the checkpoint's size, or the
-            write failed; earlier checkpoints are untouched.
+            CheckpointError: an array is not finite, there is less free space than twice the checkpoint's size, or the
+                write failed; earlier checkpoints are untouched.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         arrays = flatten(jax.device_get(state))
@@ -90,7 +88,7 @@ class Checkpoints:
         """Step with the highest score, the newest of equals; the newest step where none has a score.
 
         Raises:
-          CheckpointError: there is no checkpoint.
+            CheckpointError: there is no checkpoint.
         """
         if not (ranked := self._ranked()):
             raise CheckpointError(f"no checkpoint in {self.directory}")
@@ -105,10 +103,10 @@ class Checkpoints:
         refuse the step by its meta before its arrays are compared with `target`.
 
         Raises:
-          DamagedCheckpoint: files are missing or changed; names the step's folder and the arrays.
-          MissingCheckpoint: it is not there, or was deleted or replaced meanwhile.
-          CheckpointError: the state is that of another network or optimiser, and the arrays that differ are listed; or
-            a file can not be read.
+            DamagedCheckpoint: files are missing or changed; names the step's folder and the arrays.
+            MissingCheckpoint: it is not there, or was deleted or replaced meanwhile.
+            CheckpointError: the state is that of another network or optimiser (the arrays that differ are listed), or
+                a file can not be read.
         """
         expected, folder = flatten(target), self._folder(step)
         with checkpoint_folder.reading(folder):
@@ -131,7 +129,7 @@ class Checkpoints:
         """`restore` of the newest sound checkpoint, with a warning for each one that is damaged.
 
         Raises:
-          CheckpointError: there is none, none is sound, or one can not be read.
+            CheckpointError: there is none, none is sound, or one can not be read.
         """
         return self._restore_first(lambda: self.steps()[::-1], target, check, part)
 

@@ -16,19 +16,8 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxml.errors import CheckpointError, DamagedCheckpoint, MissingCheckpoint
 from jaxml.files import parse_json
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged, unreadable, of another network, or could not be written."""
-
-
-class DamagedCheckpoint(CheckpointError):
-    """A checkpoint whose files can be read, but are not what was written."""
-
-
-class MissingCheckpoint(CheckpointError):
-    """A checkpoint that is not there, or that was deleted or replaced while it was read."""
 
 
 def write(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
@@ -43,7 +32,8 @@ def write(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> 
 def read_meta(folder: Path) -> dict[str, Any]:
     """What `write` was given, and `arrays`, their descriptions by name.
 
-    Raises DamagedCheckpoint if the file is missing or changed.
+    Raises:
+        DamagedCheckpoint: the file is missing or changed.
     """
     try:
         meta = parse_json((folder / "meta" / "metadata").read_bytes(), "meta/metadata")
@@ -74,11 +64,11 @@ def read_arrays(folder: Path, stored: dict[str, Any]) -> dict[str, np.ndarray]:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Tell damage from a checkpoint that went away while it was read, and from one that can not be read.
+    """Tell a damaged checkpoint from one that was deleted meanwhile, and from one that the system refuses to read.
 
     Raises:
-      MissingCheckpoint: the folder is not there, or not the one that it was at the beginning.
-      CheckpointError: the system refuses to read it; names the file.
+        MissingCheckpoint: the folder is not there, or not the one that it was at the beginning.
+        CheckpointError: the system refuses to read it; names the file.
     """
     before = _identity(folder)
     try:

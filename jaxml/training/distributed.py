@@ -1,13 +1,13 @@
-"""Several processes as one run: every process trains, process 0 keeps the books.
+"""Several processes as one run: every process trains, process 0 alone reads and writes the run's directory.
 
-Process 0 alone reads and writes the run's directory, so that it need not be shared; what it finds there, and its
-errors, are sent to the others. Without `start` all of this is a run of one process.
+The directory need not be shared: what process 0 finds there, and its errors, are sent to the others. Without `start`
+all of this is a run of one process.
 """
 
 import os
 import pickle
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def start() -> None:
     JAX_COORDINATOR_ADDRESS (host:port), their number in JAX_NUM_PROCESSES and this one's in JAX_PROCESS_ID.
 
     Raises:
-      ValueError: the environment does not say which processes there are.
+        ValueError: the environment does not say which processes there are.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -42,19 +42,19 @@ def is_main() -> bool:
 
 
 def say(text: str) -> None:
-    """Print once, not once for each process."""
+    """Print on process 0 only."""
     if is_main():
         print(text)
 
 
-def everywhere(devices: list) -> list:
+def everywhere(devices: Sequence[Any]) -> list[Any]:
     """This process's devices and as many of every other process, in the same order on all."""
     if jax.process_count() == 1:
-        return devices  # which may also be ones to compile for that are not there
-    found: list = []
+        return list(devices)  # which may also be ones to compile for that are not there
+    all_devices: list[Any] = []
     for process in range(jax.process_count()):
-        found += [d for d in jax.devices() if d.process_index == process][: len(devices)]
-    return found
+        all_devices += [d for d in jax.devices() if d.process_index == process][: len(devices)]
+    return all_devices
 
 
 def share(rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Signs that a run has gone wrong: numbers that are none, embeddings that fell together, memory that ran out."""
+"""Detects non-finite values, collapsed embeddings and exhausted memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import jax
 import numpy as np
 
 from jaxml.config import Config
-from jaxml.training.preemption import RunError
+from jaxml.errors import TrainingFailed
+from jaxml.training.callbacks import Callback
+from jaxml.training.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -18,10 +20,6 @@ SPREAD = 1e-3
 """Embeddings nearer to their mean than this share of their length count as one point."""
 PATIENCE = 20
 """Steps without an inactive triplet, their loss at the margin, after which training counts as collapsed."""
-
-
-class TrainingFailed(RunError):
-    """Numbers are not finite, or memory ran out: with these options the run can not go on."""
 
 
 def check_finite(row: dict[str, float], squares: np.ndarray, names: list[str], step: int) -> None:
@@ -41,10 +39,12 @@ def check_finite(row: dict[str, float], squares: np.ndarray, names: list[str], s
     )
 
 
-class Collapse:
+class CollapseWarning(Callback):
     """Warns once when hinge triplets show that all distances of the batches are equal."""
 
-    def __init__(self, config: Config):
+    def on_begin(self, run: Run) -> None:
+        """Find the margin, which is the loss where all distances are equal."""
+        config = run.config
         options = dict(config.loss.options)
         hinge = config.loss.name == "triplet" and options.get("formula", "hinge") in (
             "hinge",
@@ -53,10 +53,10 @@ class Collapse:
         self._margin = float(options.get("margin", 0.2)) if hinge else 0.0
         self._steps = 0
 
-    def watch(self, row: dict[str, float], step: int) -> None:
-        """Look at the metrics of one step."""
-        at_margin = abs(row["loss"] - self._margin) < 0.02 * self._margin
-        self._steps = self._steps + 1 if at_margin and row["active_share"] > 0.999 else 0
+    def on_step(self, run: Run, step: int, metrics: dict[str, float]) -> None:
+        """Count the steps whose loss is the margin."""
+        at_margin = abs(metrics["loss"] - self._margin) < 0.02 * self._margin
+        self._steps = self._steps + 1 if at_margin and metrics["active_share"] > 0.999 else 0
         if self._steps == PATIENCE:
             log.warning(
                 "collapse: for %d steps up to %d every triplet was active and the loss at the margin %g, as where all "

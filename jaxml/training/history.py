@@ -14,23 +14,18 @@ class History:
         rows = [row for row in read(path) if row["step"] <= keep_to]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._path = path
-        self._validated = {row["step"] for row in rows if "val_nmi" in row}
 
     def write(self, row: dict[str, float]) -> None:
         """Append one row, named by its `step`."""
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def validated(self, step: int) -> bool:
-        """Whether a validation of this step stood in the file when it was opened."""
-        return step in self._validated
-
 
 def read(path: str | Path) -> list[dict[str, float]]:
     """All rows of a `metrics.jsonl`; a last line cut short by a crash is left out, a missing file has none.
 
     Raises:
-      ValueError: another line is damaged; names it.
+        ValueError: another line is damaged; names it.
     """
     path, rows = Path(path), []
     lines = path.read_bytes().splitlines() if path.exists() else []

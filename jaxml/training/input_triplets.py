@@ -7,22 +7,19 @@ that resumes in between goes on with the same list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxml.errors import CheckpointError
 from jaxml.evaluation import metrics
 from jaxml.evaluation.clustering import cluster
 from jaxml.files import replacing
-from jaxml.models.weights import readers as weight_files
+from jaxml.models.weights import readers
 from jaxml.training import distributed
-from jaxml.training.checkpoint import CheckpointError
-
-if TYPE_CHECKING:
-    from jaxml.training.run import Run
+from jaxml.training.run import Run
 
 CANDIDATES = 20
 """Random triplets looked at for each triplet of a list; the hard ones are chosen from them."""
@@ -49,7 +46,8 @@ def draw(
         kmeans: the negative is an image that K-means, with a cluster per class, put into a cluster whose majority is
             the anchor's class; the anchor was clustered correctly (Shah 2017)
 
-    Raises ValueError without two classes, or without a class of two images.
+    Raises:
+        ValueError: there are fewer than two classes, or no class has two images.
     """
     rng, classes = np.random.default_rng([seed, step]), _Classes(labels)
     wanted, hard = round(hard_share * count), np.zeros((0, 3), np.int32)
@@ -88,26 +86,29 @@ class _Classes:
 
 
 def _random(rng: np.random.Generator, classes: _Classes, count: int) -> np.ndarray:
+    """Random triplets int32 [count, 3]."""
     anchors = rng.choice(np.flatnonzero(classes.sizes[classes.of] > 1), count)
     positives, negatives = classes.positives(rng, anchors), classes.negatives(rng, anchors)
     return np.stack([anchors, positives, negatives], axis=1).astype(np.int32)
 
 
-def _hard(found: np.ndarray, embeddings: np.ndarray, wanted: int, sampling: str, margin: float) -> np.ndarray:
-    """The hard ones of the triplets found [n, 3]."""
-    a, p, n = (np.asarray(embeddings, np.float32)[found[:, i]] for i in range(3))
+def _hard(
+    candidates: np.ndarray, embeddings: np.ndarray, wanted: int, sampling: str, margin: float
+) -> np.ndarray:
+    """At most `wanted` hard ones of the candidates int32 [n, 3], given the embeddings [N, D]."""
+    a, p, n = (np.asarray(embeddings, np.float32)[candidates[:, i]] for i in range(3))
     d_ap, d_an = np.linalg.norm(a - p, axis=1), np.linalg.norm(a - n, axis=1)
     if sampling == "hardest":
-        return found[np.argsort(d_an, kind="stable")[:wanted]]
+        return candidates[np.argsort(d_an, kind="stable")[:wanted]]
     if sampling == "original_semi_hard":
-        return found[d_an < d_ap][:wanted]
-    return found[(d_ap < d_an) & (d_an < d_ap + margin)][:wanted]
+        return candidates[d_an < d_ap][:wanted]
+    return candidates[(d_ap < d_an) & (d_an < d_ap + margin)][:wanted]
 
 
 def _misclustered(
     rng: np.random.Generator, classes: _Classes, clusters: np.ndarray, wanted: int
 ) -> np.ndarray:
-    """Triplets whose negative lies in a cluster of the anchor's class."""
+    """Triplets int32 [wanted, 3] (or [0, 3]) whose negative lies in a cluster of the anchor's class."""
     named = metrics.majority_class(clusters, classes.of)
     right = np.flatnonzero((named == classes.of) & (classes.sizes[classes.of] > 1))
     anchors = {c: right[classes.of[right] == c] for c in np.unique(classes.of[right])}
@@ -119,52 +120,49 @@ def _misclustered(
     return np.stack([chosen, classes.positives(rng, chosen), negatives], axis=1).astype(np.int32)
 
 
-def batches(run: Run, first: int, embed: Callable) -> Callable[[Any], tuple[np.ndarray, np.ndarray]]:
-    """Function state -> (pixels uint8 [b, S, S, 3], labels int [b]) of the steps from `first` on.
+def batches(run: Run, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches (pixels uint8 [b, S, S, 3], labels int [b]) of the steps from `first` on.
 
-    b is `data.classes_per_batch` x `data.images_per_class`, a third of it triplets, whose rows are adjacent. `embed`
-    is a function (state, rows) -> embeddings.
+    b is `data.classes_per_batch` x `data.images_per_class`, a third of it triplets, whose rows are adjacent.
 
-    Raises CheckpointError where a list that a resumed run needs is missing or damaged.
+    Raises:
+        CheckpointError: a list that a resumed run needs is missing or damaged.
     """
     config, labels = run.config, run.images.index.labels
     every, steps = config.triplets.regenerate_every, config.train.steps
     per_batch = config.data.classes_per_batch * config.data.images_per_class // 3
     own = run.images.rows(config.data.train_on)
-    step = first
-    stretch: Iterator[np.ndarray] = iter(())
-    rows = np.zeros((0, 3 * per_batch), int)
 
-    def stretch_rows(start: int, embeddings: np.ndarray | None) -> np.ndarray:
-        """The list that begins at step `start`, batch by batch; drawn at its beginning, read where a run resumes."""
-        path = run.workdir / "triplets" / f"{start}.npz"
-        if step == start:
-            found = draw(
-                labels[own],
-                every * per_batch,
-                embeddings,
-                sampling=config.triplets.sampling,
-                hard_share=config.triplets.hard_share,
-                margin=float(dict(config.loss.options).get("margin", 0.2)),
-                seed=config.train.seed,
-                step=start,
-            )
-            _save(path, own[found])
-        return _load(path, every * per_batch, len(labels)).reshape(every, 3 * per_batch)
+    def drawn(start: int, embeddings: np.ndarray | None) -> None:
+        """Draw the list that begins at step `start`, and write it."""
+        found = draw(
+            labels[own],
+            every * per_batch,
+            embeddings,
+            sampling=config.triplets.sampling,
+            hard_share=config.triplets.hard_share,
+            margin=float(dict(config.loss.options).get("margin", 0.2)),
+            seed=config.train.seed,
+            step=start,
+        )
+        _save(_path(run, start), own[found])
 
-    def next_batch(state: Any) -> tuple[np.ndarray, np.ndarray]:
-        nonlocal step, stretch, rows
-        start = step - step % every
-        if step in (first, start):
-            choosing = step == start and start and config.triplets.sampling != "random"
-            embeddings = embed(state, own) if choosing else None
-            rows = distributed.on_main(partial(stretch_rows, start, embeddings))
-            stretch = run.images.read(map(distributed.share, rows[step - start : steps - start]))
-        chosen = distributed.share(rows[step - start])
-        step += 1
-        return next(stretch), labels[chosen]
+    def read(start: int) -> np.ndarray:
+        """The list that begins at step `start`, int [every, b], a row for each of its steps."""
+        return _load(_path(run, start), every * per_batch, len(labels)).reshape(every, 3 * per_batch)
 
-    return next_batch
+    for start in range(first - first % every, steps, every):
+        if start >= first:
+            choosing = start and config.triplets.sampling != "random"
+            embeddings = run.embed(own) if choosing else None
+            distributed.on_main(partial(drawn, start, embeddings))
+        rows = distributed.on_main(partial(read, start))[max(first - start, 0) : steps - start]
+        for chosen, pixels in zip(rows, run.images.read(map(distributed.share, rows)), strict=True):
+            yield pixels, labels[distributed.share(chosen)]
+
+
+def _path(run: Run, start: int) -> Path:
+    return run.workdir / "triplets" / f"{start}.npz"
 
 
 def _save(path: Path, found: np.ndarray) -> None:
@@ -177,7 +175,7 @@ def _load(path: Path, count: int, images: int) -> np.ndarray:
     """A list int64 [count, 3] of rows under `images`; CheckpointError if the file holds anything else."""
     try:
         with path.open("rb") as file:
-            found = weight_files.parse_npz(file, path.stat().st_size)[0]["triplets"]
+            found = readers.parse_npz(file, path.stat().st_size)[0]["triplets"]
         if found.shape != (count, 3) or found.dtype != np.int64:
             raise ValueError(f"not {count} triplets")
         if count and not 0 <= found.min() <= found.max() < images:

@@ -1,4 +1,4 @@
-"""One run, one writer: a lock on a run's directory, which the system frees when its process ends, however it ends."""
+"""Locks a run's directory, so that one process at a time trains there; the system frees it however that one ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from jaxml.training.preemption import RunError
+from jaxml.errors import RunError
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ def locked(workdir: Path) -> Iterator[None]:
     It is an advisory lock (flock) on `run.lock`; the file says who holds it, and stays behind. On a file system that
     has no locks a warning says so, and nothing is held.
 
-    Raises RunError, naming the holder's process and host, where the lock is held already.
+    Raises:
+        RunError: the lock is held already; names the holder's process and host.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / NAME

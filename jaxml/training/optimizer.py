@@ -1,6 +1,7 @@
 """Adam with a schedule and a learning-rate factor for each group of parameters."""
 
 import re
+from typing import Any
 
 import jax
 import optax
@@ -10,7 +11,7 @@ from jaxml.config import Optim
 FROZEN = "frozen"
 
 
-def make(config: Optim, steps: int, params) -> optax.GradientTransformation:
+def make(config: Optim, steps: int, params: Any) -> optax.GradientTransformation:
     """AdamW whose learning rate is `schedule(step) * factor(parameter)`; a factor of 0 leaves parameters untouched."""
     labels = group_labels(config, params)
     factors = {1.0, *(factor for _, factor in config.groups)}
@@ -38,17 +39,17 @@ def schedule(config: Optim, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
-def group_labels(config: Optim, params):
+def group_labels(config: Optim, params: Any) -> Any:
     """Tree of group labels: the first regular expression that matches the whole path `a/b/c` decides."""
 
-    def label(path, _):
+    def label(path: tuple[Any, ...], _: Any) -> str:
         name = path_name(path)
         return _label(next((factor for regex, factor in config.groups if re.fullmatch(regex, name)), 1.0))
 
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def trainable(config: Optim, params) -> list[tuple[str, jax.Array]]:
+def trainable(config: Optim, params: Any) -> list[tuple[str, jax.Array]]:
     """Path and value of the leaves of a parameter-shaped tree that the optimiser moves."""
     labels = jax.tree.leaves(group_labels(config, params))
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -56,11 +57,11 @@ def trainable(config: Optim, params) -> list[tuple[str, jax.Array]]:
     return [(path_name(path), leaf) for (path, leaf), label in pairs if label != FROZEN]
 
 
-def table(config: Optim, params) -> str:
+def table(config: Optim, params: Any) -> str:
     """One line per group: its pattern, learning rate, number of arrays and parameters.
 
     Raises:
-      ValueError: a pattern that matches no parameter, with the paths there are.
+        ValueError: a pattern that matches no parameter, with the paths there are.
     """
     names = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     left, rows = dict(names), [("group", "learning rate", "arrays", "parameters")]
@@ -80,7 +81,7 @@ def table(config: Optim, params) -> str:
     )
 
 
-def path_name(path) -> str:
+def path_name(path: tuple[Any, ...]) -> str:
     """A tree path as `a/b/c`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 

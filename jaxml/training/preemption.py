@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop (SIGTERM, Ctrl-C, SIGHUP): finish the step, save, and end."""
+"""Handles signals to stop (SIGTERM, Ctrl-C, SIGHUP): finish the step, save, and end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from jaxml.errors import Interrupted, Preempted
 
 PREEMPTED = 75
 """Exit code after such a signal (EX_TEMPFAIL): the state is saved, the same command with --resume goes on."""
@@ -25,20 +27,8 @@ TOGETHER = 0.25
 """Seconds within which signals count as one: a terminal that is closed sends SIGHUP twice, launchers pass Ctrl-C on."""
 
 
-class RunError(RuntimeError):
-    """A run that can not start or go on; the message says what to do."""
-
-
-class Preempted(RunError):
-    """The run was stopped by a signal after its state was saved."""
-
-
-class Interrupted(Exception):
-    """A signal to stop came in the middle of something that can be done again."""
-
-
 class _Stopped(BaseException):
-    """A signal to stop, on its way out through code that catches every Exception."""
+    """A signal to stop, raised through code that may catch every Exception."""
 
 
 class StopSignals:
@@ -76,7 +66,7 @@ class StopSignals:
             signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._before:
             for number, before in self._before.items():
                 signal.signal(number, before)  # type: ignore[arg-type]
@@ -87,7 +77,7 @@ class StopSignals:
 
     @contextmanager
     def steps(self) -> Iterator[None]:
-        """Where the loop looks at `received` itself, to save first."""
+        """While entered, the loop looks at `received` itself, to save first."""
         self._stepping = True
         try:
             yield
@@ -97,10 +87,10 @@ class StopSignals:
             raise Preempted(self.message())
 
     def message(self) -> str:
-        """What a process says that ends."""
+        """Exit message."""
         return f"stopped by {_name(self._by)}; {self.saved}, continue with --resume"
 
-    def _handle(self, number: int, _) -> None:
+    def _handle(self, number: int, _: object) -> None:
         if number == signal.SIGHUP:
             self._leave_terminals()  # before anybody sees `received` and writes there
         if self.received:
@@ -114,7 +104,7 @@ class StopSignals:
             raise _Stopped
 
     def _watch(self, read: int) -> None:
-        """Run by the thread, which is told the number of every signal."""
+        """Watch for signals in a thread, which is told the number of each, and end the process in time."""
         first: float | None = None
         deadline: float | None = None
         while True:
@@ -158,7 +148,7 @@ def interruptible() -> Iterator[None]:
     late = threading.Timer(GRACE, _end, (line, code))
     late.daemon = True
 
-    def handle(*_) -> None:
+    def handle(*_: object) -> None:
         # An exception that meets a callback of the garbage collector, such as jax's, is dropped there.
         if not late.is_alive():
             late.start()
@@ -180,12 +170,12 @@ def _name(number: int) -> str:
 
 
 def _write(text: str) -> None:
-    """On stderr, which may be gone; sys.stderr may be held by the code that was interrupted."""
+    """Write to stderr, which may be gone; not by sys.stderr, which the interrupted code may hold."""
     with contextlib.suppress(OSError):
         os.write(2, text.encode())
 
 
 def _end(text: str, code: int) -> None:
-    """Of the process, from any thread."""
+    """End the process, from any thread."""
     _write(text)
     os._exit(code)

@@ -1,4 +1,4 @@
-"""What a run learned with and from, as its checkpoints say; compared before anything goes on from one of them."""
+"""Compares what a checkpoint was learned with and from, options and images, with those of the run that takes it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.data import Index
+from jaxml.errors import RunError
 from jaxml.files import write_atomically
 from jaxml.names import text
-from jaxml.training.preemption import RunError
 
 MAY_CHANGE = (
     "data.root",
@@ -30,12 +30,12 @@ MAY_CHANGE = (
 """Options, by their beginning, that a resumed run may set anew: none changes what is learned."""
 
 EMBEDDING = ("eval.size", "eval.mirror")
-"""Those that do where lists of triplets are drawn by embeddings."""
+"""Of these, the options that do change it where lists of triplets are drawn by embeddings."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The data set that a run sees: one line of JSON with the class names, one for each image."""
+    """The data set of a run, as lines of JSON: one with the class names, then one for each image."""
 
     lines: tuple[str, ...]
 
@@ -53,7 +53,7 @@ class Pictures:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """What a checkpoint keeps of the data set: numbers of images and classes, and the SHA-256 of `text`."""
         classes = len(json.loads(self.lines[0]))
         sha256 = hashlib.sha256(self.text.encode()).hexdigest()
         return {"images": len(self.lines) - 1, "classes": classes, "sha256": sha256}
@@ -73,7 +73,7 @@ def changed(old: Config, new: Config) -> tuple[list[str], list[str]]:
 
 
 def meta(config: Config, pictures: Pictures) -> dict[str, Any]:
-    """What is kept in a checkpoint of the run that wrote it."""
+    """The meta data of a checkpoint: the configuration and the fingerprint of the data set."""
     return {"config": configs.to_dict(config), "data": pictures.fingerprint}
 
 

@@ -1,4 +1,4 @@
-"""What numbers depend on, written beside them before the first is measured: no study and no table mixes two kinds."""
+"""Records what results depend on before the first is measured, so that no study or table mixes two kinds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from jaxml import config as configs
 from jaxml.config import Config
+from jaxml.errors import RunError
 from jaxml.files import parse_json, write_atomically
 from jaxml.training.lock import locked
-from jaxml.training.preemption import RunError
 
 NAME = "depends_on.json"
 PLACES = ("data.root:", "data.input:", "data.cache:", "model.weights:", "train.devices:", "train.profile:")
@@ -24,7 +24,9 @@ PLACES = ("data.root:", "data.input:", "data.cache:", "model.weights:", "train.d
 def held(workdir: Path) -> Iterator[None]:
     """Hold the lock of a study's or table's folder, which is made if need be.
 
-    Raises ValueError for a path that can not be a folder, and as `jaxml.training.lock.locked` does.
+    Raises:
+        ValueError: the path can not be a folder.
+        RunError: another process holds the lock.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -37,16 +39,16 @@ def held(workdir: Path) -> Iterator[None]:
 def contents(config: Config) -> dict[str, str]:
     """SHA-256 of the whole data set (names, labels, boxes and bytes of its pictures), and of the pretrained weights.
 
-    Raises as `jaxml.data.load` and `jaxml.training.step.load_weights` do where one of them is missing or does not fit.
+    Raises:
+        ValueError: the data set or the weights are missing, or do not fit the configuration.
     """
     from jaxml import data
-    from jaxml.training import provenance
-    from jaxml.training import step as train
+    from jaxml.training import learner, provenance
 
     pictures = provenance.Pictures.of(data.load(config.data))
     found = {"data_sha256": pictures.fingerprint["sha256"], "weights_sha256": ""}
     if config.model.weights:
-        _, report = train.load_weights(config, train.create(config, 1)[1])
+        _, report = learner.load_weights(config, learner.create(config, 1)[1])
         found["weights_sha256"] = report["sha256"]
     return found
 
@@ -57,7 +59,7 @@ def claim(folder: Path, wanted: dict[str, Any], *, used: bool) -> None:
     `wanted` holds the `config`, as `config.to_dict` gives it, and whatever else there is.
 
     Raises:
-      RunError: the folder was begun otherwise, lists how; or it does not say how.
+        RunError: the folder was begun otherwise, lists how; or it does not say how.
     """
     path = folder / NAME
     if not used:
@@ -86,7 +88,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that carries its own SHA-256."""
+    """Write a JSON file with its own SHA-256 in it."""
     content = _plain(content)
     write_atomically(path, json.dumps({**content, "sha256": _sha256(content)}, indent=1) + "\n")
 
@@ -104,7 +106,7 @@ def read(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def _plain(content: dict[str, Any]) -> dict[str, Any]:
-    """As it is once it has been JSON."""
+    """The same content with the types that JSON keeps."""
     return json.loads(json.dumps(content))
 
 

@@ -1,4 +1,6 @@
-"""A run from its configuration to its results, all in one directory.
+"""A run that is open: its configuration, network, state, images and checkpoints.
+
+Its directory holds
 
 config.json      what was asked for         weights.json     where pretrained weights came from
 data.jsonl       which images it saw        metrics.jsonl    one line per logged step and validation
@@ -8,8 +10,7 @@ run.lock         who trains here            report.html      all of it to look a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,48 +18,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.data.images import Images, open_images
-from jaxml.files import write_json
-from jaxml.training import distributed, health, history, provenance
-from jaxml.training import optimizer as optim
-from jaxml.training import step as training
-from jaxml.training.checkpoint import Checkpoints
-from jaxml.training.lock import locked
-from jaxml.training.loop import fit
-from jaxml.training.preemption import Preempted, RunError, StopSignals
-from jaxml.training.provenance import MAY_CHANGE
-from jaxml.training.scoring import (
-    embedder,
-    frozen_features,
-    pixel_embedder,
-    pixels_as_features,
-    score,
-    table,
-    write_results,
-)
-
-__all__ = [
-    "MAY_CHANGE",
-    "Preempted",
-    "Run",
-    "RunError",
-    "embedder",
-    "frozen_features",
-    "learn",
-    "load",
-    "load_network",
-    "open_run",
-    "pixels_as_features",
-    "score",
-    "table",
-    "train",
-]
-
-CREATED = ("checkpoints", "damaged", "data.jsonl", "metrics.jsonl", "results.json", "report.html", "triplets")
-"""What a run creates in its directory after config.json."""
+from jaxml.errors import Interrupted, RunError
+from jaxml.training import distributed, provenance
+from jaxml.training.checkpoint import Check, Checkpoints
+from jaxml.training.devices import parallel
+from jaxml.training.learner import Learner, TrainState, create
+from jaxml.training.preemption import StopSignals
+from jaxml.training.step import embed_step
 
 
 @dataclass
@@ -66,10 +37,10 @@ class Run:
     """A run that is open: what it learns with, from and on."""
 
     workdir: Path
-    learner: training.Learner
-    state: training.TrainState
+    learner: Learner
+    state: TrainState
     images: Images
-    devices: list
+    devices: list[Any]
     checkpoints: Checkpoints
     signals: StopSignals = field(default_factory=StopSignals)
 
@@ -83,9 +54,14 @@ class Run:
         """Whether validation classes are left to choose the best step by."""
         return self.config.data.train_on == "train"
 
+    def validates_at(self, step: int) -> bool:
+        """Whether the validation classes are clustered after this step."""
+        train = self.config.train
+        return self.validates and (step >= train.steps or step % train.eval_every == 0)
+
     @cached_property
     def pictures(self) -> provenance.Pictures:
-        """What the run says of its data set."""
+        """The images of the run's data set, by name, label, box and hash."""
         return provenance.Pictures.of(self.images.index)
 
     def check(self, step: int, meta: dict[str, Any], other_data: bool = False) -> None:
@@ -94,171 +70,67 @@ class Run:
         if not other_data:
             provenance.check_pictures(step, meta, self.pictures, self.workdir)
 
+    def restore_best(self, check: Check) -> dict[str, Any]:
+        """Take the state with the best score, or the last where nothing was validated; returns its meta data."""
+        restore = self.checkpoints.restore_best if self.validates else self.checkpoints.restore_newest
+        self.state, meta = distributed.on_main(partial(restore, self.state, check))
+        return meta
 
-def train(
-    config: Config, workdir: str | Path, *, resume: bool = False, other_data: bool = False
-) -> dict[str, Any]:
-    """Train, score the test classes, write the report; returns what `results.json` holds. Raises as `learn` does."""
-    with ExitStack() as held, _guarded(config) as signals:
-        return _finish(*_learn(config, Path(workdir), resume, other_data, signals, held))
+    def embed(self, rows: np.ndarray, state: TrainState | None = None) -> np.ndarray:
+        """Embeddings float32 [n, D] of images, given by their rows int [n], by a state or the run's own.
 
+        Compiled once, for all devices of the run.
 
-def learn(
-    config: Config, workdir: str | Path, *, resume: bool = False, other_data: bool = False
-) -> tuple[Run, Callable]:
-    """Train only: the run at its last step, and its `embedder`. Nothing of the test classes is looked at.
+        Raises:
+            Interrupted: a signal to stop came.
+        """
+        own, size = distributed.share(rows), -(-self.config.eval.batch_size // jax.process_count())
+        batches = [own[i : i + size] for i in range(0, len(own), size)]
+        hidden, parts = not distributed.is_main(), []
+        for pixels in tqdm(self.images.read(batches), "embedding", len(batches), False, disable=hidden):
+            if self.signals.received:
+                raise Interrupted
+            parts.append(self._embed_pixels(state or self.state, pixels))
+        return distributed.gather(np.concatenate(parts), len(rows))
 
-    With `other_data` a run may be resumed on other pictures than those it has seen.
-
-    Raises:
-      RunError: the directory holds another run, another process trains there, `resume` finds no run there or one that
-        saw other pictures, the loss is no longer finite, or memory ran out.
-      Preempted: SIGTERM, Ctrl-C or SIGHUP came; the state is saved.
-    """
-    with ExitStack() as held, _guarded(config) as signals:
-        return _learn(config, Path(workdir), resume, other_data, signals, held)
-
-
-def _learn(
-    config: Config, workdir: Path, resume: bool, other_data: bool, signals: StopSignals, held: ExitStack
-) -> tuple[Run, Callable]:
-    config = distributed.on_main(partial(_claim, config, workdir, resume, held))
-    run = replace(open_run(config, workdir, to_train=True), signals=signals)
-    distributed.on_main(partial(_check_not_lost, run))
-    if distributed.on_main(run.checkpoints.steps):
-        check = partial(run.check, other_data=other_data)
-        run.state, meta = distributed.on_main(partial(run.checkpoints.restore_newest, run.state, check))
-        step = int(run.state.step)
-        signals.saved = f"step {step} is saved"
-        distributed.say(f"resuming at step {step} of {config.train.steps}")
-        _say_changes(step, meta, config)
-    elif config.model.weights:
-        run.state, weights = training.load_weights(config, run.state)
-        distributed.on_main(partial(write_json, workdir / "weights.json", weights))
-    distributed.on_main(partial(_record, run))
-    distributed.say(optim.table(config.optim, run.state.params))
-    embed = embedder(run)
-    fit(run, embed)
-    return run, embed
+    @cached_property
+    def _embed_pixels(self) -> Callable[[TrainState, np.ndarray], np.ndarray]:
+        return pixel_embedder(self.learner, self.devices)
 
 
-@contextmanager
-def _guarded(config: Config) -> Iterator[StopSignals]:
-    """Signals to stop and lack of memory end in one line."""
-    devices = (config.train.devices or jax.local_device_count()) * jax.process_count()
-    with StopSignals(alone=jax.process_count() == 1) as signals, health.explain_memory(config, devices):
-        yield signals
+def pixel_embedder(learner: Learner, devices: list[Any]) -> Callable[[TrainState, np.ndarray], np.ndarray]:
+    """Function (state, pixels uint8 [n, S, S, 3]) -> embeddings float32 [n, D], by batches of one shape."""
+    count = len(devices)
+    share = -(-learner.config.eval.batch_size // (count * jax.process_count()))
+    step = parallel(
+        lambda images, params, stats: embed_step(learner, params, stats, images),
+        in_axes=(0, None, None),
+        out_axes=0,
+        devices=devices,
+    )
 
+    def embed(state: TrainState, pixels: np.ndarray) -> np.ndarray:
+        parts = []
+        for i in range(0, len(pixels), count * share):
+            part = pixels[i : i + count * share]
+            full = np.pad(part, ((0, count * share - len(part)), (0, 0), (0, 0), (0, 0)))
+            output = np.asarray(step(full.reshape(count, share, *part.shape[1:]), *state[1:3]))
+            parts.append(output.reshape(count * share, -1)[: len(part)])
+        return np.concatenate(parts)
 
-def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False) -> Run:
-    """A finished or interrupted run with its best checkpoint (the last, where nothing was validated).
-
-    `data_root` is where the data set lies now, if it has moved; `other_data` allows other pictures than the run saw.
-    The run may be training meanwhile, and nothing in its directory is changed.
-
-    Raises:
-      RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration or of other
-        pictures; lists what differs.
-    """
-    workdir = Path(workdir)
-    config = _saved_config(workdir)
-    data = replace(config.data, root=data_root or config.data.root)
-    run = open_run(replace(config, data=data, train=replace(config.train, devices=0)), workdir)
-    if not run.checkpoints.steps():
-        raise RunError(f"{workdir} has no checkpoint yet")
-    run.state, meta = _restore_best(run, partial(run.check, other_data=other_data))
-    _say_changes(int(run.state.step), meta, config)
-    return run
-
-
-def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np.ndarray]]:
-    """A run's configuration, and its network: pixels uint8 [n, S, S, 3] -> embeddings float32 [n, D].
-
-    The checkpoint is the one that `load` takes, S is `data.stored_size`. Needs the run's directory only: its data set
-    may be gone.
-
-    Raises:
-      RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration.
-    """
-    workdir = Path(workdir)
-    config = _saved_config(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    if not checkpoints.steps():
-        raise RunError(f"{workdir} has no checkpoint yet")
-    # The shapes of a loss's parameters would need the number of classes; embedding needs neither.
-    learner, state = training.create(replace(config, loss=configs.Loss(), optim=configs.Optim()), 1)
-    best = config.data.train_on == "train"
-    restore = checkpoints.restore_best if best else checkpoints.restore_newest
-    check = partial(provenance.check_config, config=config)
-    state, meta = restore(state._replace(opt_state=()), check, part=True)
-    _say_changes(int(state.step), meta, config)
-    return config, partial(pixel_embedder(learner, jax.local_devices()), state)
-
-
-def _claim(config: Config, workdir: Path, resume: bool, held: ExitStack) -> Config:
-    """Lock the run's directory, and make it, or check that it holds this very run.
-
-    Returns the configuration, for processes that have none.
-    """
-    path = workdir / "config.json"
-    if resume and not path.exists():
-        raise RunError(f"{workdir} holds no run to resume: there is no config.json")
-    held.enter_context(locked(workdir))
-    if resume:
-        if different := provenance.changed(configs.load(path), config)[0]:
-            raise RunError(f"{workdir} holds another run; it differs in {'; '.join(different)}")
-        return config
-    if path.exists():
-        raise RunError(f"{workdir} holds a run; continue it with --resume or choose another --workdir")
-    if found := [name for name in CREATED if (workdir / name).exists()]:
-        raise RunError(f"{workdir} holds {', '.join(found)}, but no config.json; choose another --workdir")
-    configs.save(path, config)
-    return config
-
-
-def _record(run: Run) -> None:
-    """Write what the run learns with and from, now that nothing refuses it."""
-    configs.save(run.workdir / "config.json", run.config)
-    run.pictures.save(run.workdir)
-
-
-def _say_changes(step: int, meta: dict[str, Any], config: Config) -> None:
-    """Print the options that have changed since a checkpoint was saved, as some may."""
-    if lines := provenance.changed(configs.from_dict(meta["config"]), config)[1]:
-        distributed.say(f"changed since checkpoint {step} was saved: {'; '.join(lines)}")
-
-
-def _check_not_lost(run: Run) -> None:
-    """Never start over by ourselves where checkpoints must have been."""
-    train = run.config.train
-    if run.checkpoints.steps():
-        return
-    logged = max((row["step"] for row in history.read(run.workdir / "metrics.jsonl")), default=0)
-    first = min(train.save_every, train.eval_every if run.validates else train.steps, train.steps)
-    if run.checkpoints.damaged() or logged > first:
-        raise RunError(
-            f"no sound checkpoint in {run.checkpoints.directory}, but the run has come to step {logged}; put one back, "
-            f"or start a new run in another --workdir"
-        )
-
-
-def _saved_config(workdir: Path) -> Config:
-    path = workdir / "config.json"
-    if not path.exists():
-        raise RunError(f"{workdir} holds no run: there is no config.json")
-    return configs.load(path)
+    return embed
 
 
 def open_run(config: Config, workdir: Path, to_train: bool = False) -> Run:
     """A run at step 0 with random parameters, whatever its directory holds."""
     devices = _devices(config, to_train)
     images = open_images(config.data, devices if to_train else ())
-    learner, state = training.create(config, len(images.classes(config.data.train_on)))
+    learner, state = create(config, len(images.classes(config.data.train_on)))
     checkpoints = Checkpoints(workdir / "checkpoints", writer=to_train)
     return Run(workdir, learner, state, images, devices, checkpoints)
 
 
-def _devices(config: Config, to_train: bool) -> list:
+def _devices(config: Config, to_train: bool) -> list[Any]:
     """As many of this machine's devices as are asked for; only training has to divide its batch among them."""
     devices = jax.local_devices()
     count = config.train.devices or len(devices)
@@ -273,18 +145,60 @@ def _devices(config: Config, to_train: bool) -> list:
     return devices[:count]
 
 
-def _restore_best(run: Run, check: Callable) -> tuple[training.TrainState, dict[str, Any]]:
-    """The checkpoint with the best score; the last, where nothing was validated."""
-    restore = run.checkpoints.restore_best if run.validates else run.checkpoints.restore_newest
-    return distributed.on_main(partial(restore, run.state, check))
+def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False) -> Run:
+    """A finished or interrupted run with its best checkpoint (the last, where nothing was validated).
+
+    `data_root` is where the data set lies now, if it has moved; `other_data` allows other pictures than the run saw.
+    The run may be training meanwhile, and nothing in its directory is changed.
+
+    Raises:
+        RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration or of other
+            pictures; lists what differs.
+    """
+    workdir, config = Path(workdir), _saved_config(workdir)
+    data = replace(config.data, root=data_root or config.data.root)
+    run = open_run(replace(config, data=data, train=replace(config.train, devices=0)), workdir)
+    _check_saved(run.checkpoints, workdir)
+    meta = run.restore_best(partial(run.check, other_data=other_data))
+    say_changes(int(run.state.step), meta, config)
+    return run
 
 
-def _finish(run: Run, embed: Callable) -> dict[str, Any]:
-    """Score the test classes once with the chosen checkpoint, beside the baselines; write results and report."""
-    # Its pictures are those of now, or others that were allowed when it was resumed.
-    run.state, _ = _restore_best(run, partial(run.check, other_data=True))
-    rows = run.images.rows("test")
-    embeddings = embed(run.state, rows)
-    health.warn_collapsed(embeddings, "test images")
-    frozen = frozen_features(run, rows) if run.config.model.weights else None
-    return distributed.on_main(partial(write_results, run, rows, embeddings, frozen))
+def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np.ndarray]]:
+    """A run's configuration, and its network: pixels uint8 [n, S, S, 3] -> embeddings float32 [n, D].
+
+    The checkpoint is the one that `load` takes, S is `data.stored_size`. Needs the run's directory only: its data set
+    may be gone.
+
+    Raises:
+        RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration.
+    """
+    workdir, config = Path(workdir), _saved_config(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    _check_saved(checkpoints, workdir)
+    # The shapes of a loss's parameters would need the number of classes; embedding needs neither.
+    learner, state = create(replace(config, loss=configs.Loss(), optim=configs.Optim()), 1)
+    best = config.data.train_on == "train"
+    restore = checkpoints.restore_best if best else checkpoints.restore_newest
+    check = partial(provenance.check_config, config=config)
+    state, meta = restore(state._replace(opt_state=()), check, part=True)
+    say_changes(int(state.step), meta, config)
+    return config, partial(pixel_embedder(learner, jax.local_devices()), state)
+
+
+def say_changes(step: int, meta: dict[str, Any], config: Config) -> None:
+    """Print the options that have changed since a checkpoint was saved, as some may."""
+    if lines := provenance.changed(configs.from_dict(meta["config"]), config)[1]:
+        distributed.say(f"changed since checkpoint {step} was saved: {'; '.join(lines)}")
+
+
+def _saved_config(workdir: str | Path) -> Config:
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise RunError(f"{workdir} holds no run: there is no config.json")
+    return configs.load(path)
+
+
+def _check_saved(checkpoints: Checkpoints, workdir: Path) -> None:
+    if not checkpoints.steps():
+        raise RunError(f"{workdir} has no checkpoint yet")

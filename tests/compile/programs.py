@@ -19,6 +19,8 @@ from jaxml.planning import program
 from jaxml.planning.targets import target
 from jaxml.presets import PRESETS
 from jaxml.training import step as train
+from jaxml.training.devices import AXIS, lower, parallel
+from jaxml.training.learner import create
 
 WIDTH, CLASSES = 64, 100
 SLOW_PRESETS = ("cub_squeezenet", "cub_inception_original")  # minutes each, or nearly the same as cub_best
@@ -46,7 +48,7 @@ def loss(name: str, batch: int, options: dict[str, Any], devices: list[Any]) -> 
     function = losses.LOSSES[name]
     if options.get("mining") == "distance_weighted":
         options = {**options, "key": jax.random.key(0)}
-    axis = train.AXIS if len(devices) > 1 else None
+    axis = AXIS if len(devices) > 1 else None
 
     def value_and_gradients(x, labels, *parameters):
         def total(arrays):
@@ -61,13 +63,13 @@ def loss(name: str, batch: int, options: dict[str, Any], devices: list[Any]) -> 
         )
         parameters = [Shape(made.shape, made.dtype)]
     if axis is None:
-        here = NamedSharding(Mesh(np.array(devices), (train.AXIS,)), PartitionSpec())
+        here = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
         call = jax.jit(value_and_gradients, in_shardings=here, out_shardings=here)
         return call.lower(Shape((batch, WIDTH), jnp.float32), Shape((batch,), jnp.int32), *parameters)
     share = (len(devices), batch // len(devices))
     in_axes = (0, 0, *(None for _ in parameters))
-    call = train.parallel(value_and_gradients, in_axes, devices, out_axes=0)
-    return train.lower(call, Shape((*share, WIDTH), jnp.float32), Shape(share, jnp.int32), *parameters)
+    call = parallel(value_and_gradients, in_axes, devices, out_axes=0)
+    return lower(call, Shape((*share, WIDTH), jnp.float32), Shape(share, jnp.int32), *parameters)
 
 
 def step(preset: str, devices: list[Any]) -> jax.stages.Lowered:
@@ -79,13 +81,11 @@ def step(preset: str, devices: list[Any]) -> jax.stages.Lowered:
 def embedding(preset: str, devices: list[Any]) -> jax.stages.Lowered:
     """The embedding step of a preset, which is what evaluation computes on a device."""
     config = PRESETS[preset]
-    learner, state = train.create(config, CLASSES)
+    learner, state = create(config, CLASSES)
     count, side = len(devices), config.data.stored_size
-    call = train.parallel(partial(train.embed_step, learner), (None, None, 0), devices, out_axes=0)
+    call = parallel(partial(train.embed_step, learner), (None, None, 0), devices, out_axes=0)
     variables = jax.tree.map(lambda x: Shape(x.shape, x.dtype), (state.params, state.batch_stats))
-    return train.lower(
-        call, *variables, Shape((count, config.eval.batch_size // count, side, side, 3), jnp.uint8)
-    )
+    return lower(call, *variables, Shape((count, config.eval.batch_size // count, side, side, 3), jnp.uint8))
 
 
 def resnet(devices: list[Any]) -> jax.stages.Lowered:

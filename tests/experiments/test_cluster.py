@@ -15,10 +15,11 @@ from PIL import Image
 from jaxml import names
 from jaxml.config import Config, Data, Eval, Loss, Model, Train
 from jaxml.data.sources import unlabelled
+from jaxml.errors import RunError
 from jaxml.evaluation import grouping as group
 from jaxml.evaluation import metrics
 from jaxml.reports import clusters as gallery
-from jaxml.training import run
+from jaxml.training import run, train
 
 SCRIPT = Path(__file__).parents[2] / "experiments/cluster.py"
 CLASSES, EACH = 4, 9
@@ -56,9 +57,9 @@ def trained(tmp_path_factory):
         train=Train(steps=20, log_every=5, eval_every=10, save_every=10, devices=1),
         eval=Eval(batch_size=16, kmeans_seeds=1),
     )
-    run.train(config, root / "run")
+    train.train(config, root / "run")
     opened = run.load(root / "run")
-    embeddings = run.embedder(opened)(opened.state, np.arange(60))
+    embeddings = opened.embed(np.arange(60))
     shutil.rmtree(root / "pictures")
     shutil.rmtree(root / "cache")
     return root / "run", pixels, embeddings
@@ -375,7 +376,7 @@ def test_mistakes_are_named(trained, main, folder, tmp_path):
         (["--images", root, "--query", bad / "a.png"], ValueError, r"image a\.png cannot be decoded"),
         (["--images", root, "--query", "x", "--clusters", 2], ValueError, "leave out --clusters"),
         (["--images", root, "--out", root], ValueError, "--out .* is --images"),
-        (["--images", root, "--workdir", tmp_path], run.RunError, "holds no run"),
+        (["--images", root, "--workdir", tmp_path], RunError, "holds no run"),
     ]
     for words, error, message in cases:
         with pytest.raises(error, match=message):

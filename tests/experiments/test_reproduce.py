@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,15 @@ from experiments.paper import longest, plots, readme, reproduce, tables
 from experiments.paper.rows import BUDGETS, ROWS, Row, words
 from jaxml import config as configs
 from jaxml.cli import parse_train
+from jaxml.errors import RunError
 from jaxml.evaluation import clustering as evaluate
 from jaxml.reports.run import PUBLISHED
-from jaxml.training import history, run
-from jaxml.training import loop as fit
+from jaxml.training import history, learner, run, train
 from jaxml.training import optimizer as optim
-from jaxml.training import step as training
-from jaxml.training.step import loss_function
+from jaxml.training.learner import create, loss_function
 from tests.experiments.test_stress import run as run_script
 from tests.experiments.test_tune import other_pictures
-from tests.training.test_run import config, pictures  # noqa: F401
+from tests.training.test_run import StopAt, config, pictures  # noqa: F401
 
 
 def test_names_are_unique_and_shahs_rows_are_all_there():
@@ -50,7 +50,7 @@ def test_rows_parse_and_see_as_many_images(budget):
 )
 def test_learning_rate_groups_match_parameters(row):
     found = parse_train(reproduce.train_words(row, "small"), "").config
-    params = training.create(found, 40)[1].params
+    params = create(found, 40)[1].params
     rates = [line.split()[-3] for line in optim.table(found.optim, params).splitlines()[1:]]
     assert rates == ["0.0001", "0.02", "0.001"]
 
@@ -79,17 +79,11 @@ def table(config, tmp_path, monkeypatch):  # noqa: F811
 
 
 def test_stopped_table_goes_on_and_finished_rows_are_left_alone(table, tmp_path, monkeypatch):
-    collect = fit._Progress.collect
-
-    def stopping(self, start, *rest):
-        collect(self, start, *rest)
-        if start == 5 and (tmp_path / "out/second/0/config.json").exists():
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(fit._Progress, "collect", stopping)
+    learn = train.learn
+    stop = StopAt(6, KeyboardInterrupt, when=(tmp_path / "out/second/0/config.json").exists)
+    monkeypatch.setattr(train, "learn", partial(learn, callbacks=[stop]))
     with pytest.raises(KeyboardInterrupt):
         reproduce.main(table)
-    monkeypatch.setattr(fit._Progress, "collect", collect)
     out = tmp_path / "out"
     assert [line["row"] for line in json.loads((out / "results.json").read_text())] == [
         "pixels",
@@ -97,13 +91,12 @@ def test_stopped_table_goes_on_and_finished_rows_are_left_alone(table, tmp_path,
         "first",
     ]
     started = []
-    learn = run.learn
 
     def learned(config, workdir, *, resume):  # noqa: F811
         started.append((Path(workdir).parent.name, resume))
         return learn(config, workdir, resume=resume)
 
-    monkeypatch.setattr(run, "learn", learned)
+    monkeypatch.setattr(train, "learn", learned)
     reproduce.main(table)
     assert started == [("second", True)]
     losses = [row for row in history.read(out / "second/0/metrics.jsonl") if "loss" in row]
@@ -131,26 +124,25 @@ def test_stopped_table_goes_on_and_finished_rows_are_left_alone(table, tmp_path,
     # Each number of clusters takes the step that is best on validation classes, and scores the test classes there.
     opened = run.load(out / "first/0")
     measured = json.loads((out / "first/0/measured.json").read_text())
-    embed = run.embedder(opened)
     labels, val = opened.images.index.labels, opened.images.rows("val")
     for k in (1, 2):
         scores = {}
         for step in opened.checkpoints.steps():
             state, _ = opened.checkpoints.restore(opened.state, step)
-            found = evaluate.validate(embed(state, val), labels[val], clusters_per_class=k)
+            found = evaluate.validate(opened.embed(val, state), labels[val], clusters_per_class=k)
             scores[step] = found["nmi"]
         assert sorted(scores) == [4, 8]
         assert measured["val"][str(k)]["nmi"] == pytest.approx(max(scores.values()))
         assert scores[measured["step"][str(k)]] == max(scores.values())
     test = opened.images.rows("test")
     state, _ = opened.checkpoints.restore(opened.state, measured["step"]["2"])
-    again = evaluate.evaluate(embed(state, test), labels[test], clusters_per_class=2)
+    again = evaluate.evaluate(opened.embed(test, state), labels[test], clusters_per_class=2)
     assert again["nmi"] == pytest.approx(measured["test"]["2"]["nmi"])
 
     # A best step is not chosen among those that are left.
     (out / "first/0/measured.json").unlink()
     shutil.rmtree(out / "first/0/checkpoints/4")
-    with pytest.raises(run.RunError, match=r"first/0 has lost the checkpoints of steps 4.*delete .*first/0"):
+    with pytest.raises(RunError, match=r"first/0 has lost the checkpoints of steps 4.*delete .*first/0"):
         reproduce.main(words_of_table)
 
 
@@ -207,7 +199,7 @@ def test_rows_of_one_budget_are_never_shown_as_those_of_another(quick, tmp_path,
     refused = r"first/0 was begun with other options or data; it differs in budget: 'small' -> '{}'{}; choose"
     for budget, more in (("large", "; train.steps: 8 -> 16"), ("alike", "")):
         for only in ([], ["--only", "first"], ["--only", "second"]):
-            with pytest.raises(run.RunError, match=refused.format(budget, more)):
+            with pytest.raises(RunError, match=refused.format(budget, more)):
                 reproduce.main([*words_of_table, "--budget", budget, *only])
     assert files(tmp_path / "out") == before
     assert ran == [("first", 0)]
@@ -228,7 +220,7 @@ def test_a_stopped_row_does_not_go_on_with_anything_else(quick, config, tmp_path
     def load(config, state):
         return state, {"sha256": hashlib.sha256(Path(config.model.weights).read_bytes()).hexdigest()}
 
-    monkeypatch.setattr(training, "load_weights", load)
+    monkeypatch.setattr(learner, "load_weights", load)
     (tmp_path / "w.npz").write_bytes(b"one")
     words_of_table = [*words_of_table, "--weights", str(tmp_path / "w.npz"), "--only", "first"]
     monkeypatch.setattr(reproduce, "trained", stopped)
@@ -249,7 +241,7 @@ def test_a_stopped_row_does_not_go_on_with_anything_else(quick, config, tmp_path
             monkeypatch.setattr(reproduce, "ROWS", [changed])
         if "weights" in differs:
             (tmp_path / "w.npz").write_bytes(b"two")
-        with pytest.raises(run.RunError, match=f"first/0 was begun with other .*{differs}; choose another"):
+        with pytest.raises(RunError, match=f"first/0 was begun with other .*{differs}; choose another"):
             reproduce.main([*words_of_table, *more])
         monkeypatch.setattr(reproduce, "ROWS", [replace(changed, words=words("--loss.name triplet"))])
     assert files(tmp_path / "out") == before
@@ -294,7 +286,7 @@ def test_a_damaged_record_is_named_and_not_taken_for_a_finished_row(quick, tmp_p
 def test_rows_of_an_earlier_version_are_not_taken_for_rows_of_this_budget(quick, tmp_path):
     reproduce.main(quick[0])
     (tmp_path / "out/first/0/depends_on.json").unlink()
-    with pytest.raises(run.RunError, match=r"first/0 has no depends_on\.json"):
+    with pytest.raises(RunError, match=r"first/0 has no depends_on\.json"):
         reproduce.main(quick[0])
 
 
@@ -303,7 +295,7 @@ def test_two_processes_do_not_work_on_one_table(quick, tmp_path, monkeypatch):
     scored = reproduce.trained
 
     def second(*given):
-        with pytest.raises(run.RunError, match=r"out is .* by process"):
+        with pytest.raises(RunError, match=r"out is .* by process"):
             reproduce.main(words_of_table)
         return scored(*given)
 

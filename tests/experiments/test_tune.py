@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,11 @@ from experiments import tune
 from jaxml import config as configs
 from jaxml.cli import parse_train
 from jaxml.data import images, resident
+from jaxml.errors import RunError
 from jaxml.presets import PRESETS, SPACES
-from jaxml.training import health, history, run
-from jaxml.training import loop as fit
-from jaxml.training import step as training
+from jaxml.training import health, history, learner, run, train
 from tests.experiments.test_stress import run as run_script
-from tests.training.test_run import config, pictures  # noqa: F401
+from tests.training.test_run import StopAt, config, pictures  # noqa: F401
 
 SPACE = {
     "optim.learning_rate": ("log", 1e-4, 1e-2),
@@ -37,27 +37,23 @@ def test_spaces_are_options_of_their_preset(name):
     for pick in (1, -1):
         options = {key: values[pick] for key, values in SPACES[name].items()}
         found = tune.changed(PRESETS[name], options)
-        run.training.loss_function(found)
+        run.loss_function(found)
 
 
 def test_study_goes_on_after_a_stop_and_never_sees_a_test_class(small, tmp_path, monkeypatch):
-    seen, load, collect = [], resident.load, fit._Progress.collect
+    seen, load, learn = [], resident.load, train.learn
 
     def recorded(index, data):
         seen.append(index)
         return load(index, data)
 
-    def stopping(self, start, *rest):
-        collect(self, start, *rest)
-        if start == 2 and (tmp_path / "trial_001").exists():
-            raise KeyboardInterrupt
-
+    stop = StopAt(3, KeyboardInterrupt, when=(tmp_path / "trial_001").exists)
     monkeypatch.setattr(resident, "load", recorded)
-    monkeypatch.setattr(fit._Progress, "collect", stopping)
+    monkeypatch.setattr(train, "learn", partial(learn, callbacks=[stop]))
     with pytest.raises(KeyboardInterrupt):
         tune.tune(small, SPACE, tmp_path, trials=2)
     assert not (tmp_path / "trial_002").exists()
-    monkeypatch.setattr(fit._Progress, "collect", collect)
+    monkeypatch.setattr(train, "learn", learn)
     best = tune.tune(small, SPACE, tmp_path, trials=2)
 
     folders = sorted(path.name for path in tmp_path.glob("trial_*"))
@@ -150,7 +146,7 @@ def weights(small, tmp_path, monkeypatch):
     def load(config, state):  # noqa: F811
         return state, {"sha256": hashlib.sha256(Path(config.model.weights).read_bytes()).hexdigest()}
 
-    monkeypatch.setattr(training, "load_weights", load)
+    monkeypatch.setattr(learner, "load_weights", load)
     (tmp_path / "w.npz").write_bytes(b"one")
     return replace(small, model=replace(small.model, weights=str(tmp_path / "w.npz")))
 
@@ -175,16 +171,16 @@ def test_a_study_does_not_go_on_with_anything_else(small, weights, tried, tmp_pa
         (with_option("model", weights=""), SPACE, "weights_sha256: '[0-9a-f]+' -> ''"),
     ]
     for base, space, differs in cases:
-        with pytest.raises(run.RunError, match=rf"{differs}.*choose another --workdir"):
+        with pytest.raises(RunError, match=rf"{differs}.*choose another --workdir"):
             tune.tune(base, space, study, trials=2)
     Path(weights.model.weights).write_bytes(b"two")
-    with pytest.raises(run.RunError, match=r"differs in weights_sha256: '[0-9a-f]+' -> '[0-9a-f]+'; choose"):
+    with pytest.raises(RunError, match=r"differs in weights_sha256: '[0-9a-f]+' -> '[0-9a-f]+'; choose"):
         tune.tune(weights, SPACE, study, trials=2)
     assert len(tried) == 1
     assert {name: (study / name).read_bytes() for name in before} == before
     (study / "trial_000").mkdir()
     (study / "study.db").unlink()
-    with pytest.raises(run.RunError, match="weights_sha256"):
+    with pytest.raises(RunError, match="weights_sha256"):
         tune.tune(weights, SPACE, study, trials=2)
 
 
@@ -215,7 +211,7 @@ def test_missing_data_and_weights_are_errors_where_all_trials_are_finished(weigh
 
 def test_two_processes_do_not_work_on_one_study(small, tmp_path, monkeypatch):
     def second(config, folder):  # noqa: F811
-        with pytest.raises(run.RunError, match=f"{tmp_path} is .* by process"):
+        with pytest.raises(RunError, match=f"{tmp_path} is .* by process"):
             tune.tune(small, SPACE, tmp_path, trials=1)
         return 0.5
 
@@ -226,7 +222,7 @@ def test_two_processes_do_not_work_on_one_study(small, tmp_path, monkeypatch):
 def test_a_study_of_an_earlier_version_is_not_taken_for_this_one(small, tried, tmp_path):
     tune.tune(small, SPACE, tmp_path, trials=1)
     (tmp_path / "depends_on.json").unlink()
-    with pytest.raises(run.RunError, match=r"has no depends_on\.json"):
+    with pytest.raises(RunError, match=r"has no depends_on\.json"):
         tune.tune(small, SPACE, tmp_path, trials=2)
 
 
@@ -241,7 +237,7 @@ def test_a_damaged_study_is_one_line(small, tried, tmp_path, name):
         damaged += [b"", b"{}", b"[]", b"null", b"[" * 100_000, whole.replace(b"4", b"5")]
     for content in damaged:
         (tmp_path / name).write_bytes(content)
-        with pytest.raises((run.RunError, ValueError), match=rf"{name} .*put a copy of it back") as refused:
+        with pytest.raises((RunError, ValueError), match=rf"{name} .*put a copy of it back") as refused:
             tune.tune(small, SPACE, tmp_path, trials=3)
         assert "\n" not in str(refused.value)
     (tmp_path / name).write_bytes(whole)
@@ -252,13 +248,11 @@ def test_a_damaged_study_is_one_line(small, tried, tmp_path, name):
 def test_only_training_that_fails_counts_as_a_trial(small, tmp_path, monkeypatch):
     """Neither a folder with another run nor a wrong number of devices says anything of a trial's options."""
     devices = replace(small, train=replace(small.train, devices=3))
-    with pytest.raises(run.RunError, match=r"8 can not be divided among 3 .*--train\.devices"):
+    with pytest.raises(RunError, match=r"8 can not be divided among 3 .*--train\.devices"):
         tune.tune(devices, SPACE, tmp_path, trials=1)
     another = replace(small, model=replace(small.model, feature_size=9))
     configs.save(tmp_path / "trial_000/config.json", another)
-    with pytest.raises(
-        run.RunError, match=r"trial_000 holds another run; it differs in .*feature_size: 9 -> 8"
-    ):
+    with pytest.raises(RunError, match=r"trial_000 holds another run; it differs in .*feature_size: 9 -> 8"):
         tune.tune(small, SPACE, tmp_path, trials=1)
     shutil.rmtree(tmp_path / "trial_000")
 
@@ -268,7 +262,7 @@ def test_only_training_that_fails_counts_as_a_trial(small, tmp_path, monkeypatch
         return 0.5
 
     monkeypatch.setattr(tune, "validation_nmi", diverged)
-    with pytest.raises(run.RunError, match="all 1 trials"):
+    with pytest.raises(RunError, match="all 1 trials"):
         tune.tune(small, SPACE, tmp_path, trials=1)
     assert tune.tune(small, SPACE, tmp_path, trials=2) == 0.5
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxml.config import Config, Data, Loss, Model
+from jaxml.errors import RunError
 from jaxml.planning import compiler, program, targets
 from jaxml.planning.account import Account, Collective
 from jaxml.planning.compiler import Compiled, Memory, Request, TooLarge
@@ -22,10 +23,9 @@ from jaxml.planning.program import data_set
 from jaxml.planning.summary import advice, summary
 from jaxml.planning.targets import target
 from jaxml.presets import PRESETS
-from jaxml.training import distributed
-from jaxml.training import loop as fit
-from jaxml.training import step as train
-from jaxml.training.preemption import RunError
+from jaxml.training import devices as on_devices
+from jaxml.training import distributed, inputs
+from jaxml.training.learner import create
 
 SCRIPT = Path(__file__).parents[2] / "experiments/plan.py"
 MIB = 2**20
@@ -286,8 +286,8 @@ def test_the_step_is_the_one_that_training_calls(platform, source, monkeypatch):
     def parallel(function, in_axes, devices, out_axes=None):
         raise Chosen(function.func.__name__, function.args[1:], in_axes, out_axes)
 
-    monkeypatch.setattr(train, "parallel", parallel)
-    monkeypatch.setattr(train, "replicate", lambda tree, devices: tree)
+    monkeypatch.setattr(on_devices, "parallel", parallel)
+    monkeypatch.setattr(on_devices, "replicate", lambda tree, devices: tree)
     config = dataclasses.replace(PRESETS["glyphs_simple"], data=dataclasses.replace(Data(), input=source))
     devices = [SimpleNamespace(platform=platform)]
     labels = np.repeat(np.arange(20), 4)
@@ -296,10 +296,10 @@ def test_the_step_is_the_one_that_training_calls(platform, source, monkeypatch):
         classes=lambda part: np.arange(20),
         resident=np.zeros((80, 64, 64, 3), np.uint8) if source == "resident" else None,
     )
-    learner, _ = train.create(config, 20)
+    learner, _ = create(config, 20)
     run = SimpleNamespace(config=config, devices=devices, images=images, learner=learner)
     with pytest.raises(Chosen) as wanted:
-        fit.stepper(run, 0, None)
+        inputs.stepper(run, 0)
     with pytest.raises(Chosen) as found:
         program.lower(config, devices, 80, 20)
     assert found.value.args == wanted.value.args

@@ -13,8 +13,9 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from jaxml.errors import CheckpointError, DamagedCheckpoint
 from jaxml.training import checkpoint_folder
-from jaxml.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint, flatten
+from jaxml.training.checkpoint import Checkpoints, flatten
 
 
 def state(shift=0.0, width=3):

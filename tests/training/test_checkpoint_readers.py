@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxml.errors import CheckpointError, MissingCheckpoint
 from jaxml.training import checkpoint_folder
-from jaxml.training.checkpoint import CheckpointError, Checkpoints, MissingCheckpoint
+from jaxml.training.checkpoint import Checkpoints
 from tests.training.test_checkpoint import checkpoints, equal, files, state  # noqa: F401
 
 

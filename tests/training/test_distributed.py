@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxml import config as configs
 from jaxml.config import Config, Data, Eval, Model, Optim, Train, Triplets
-from jaxml.training import distributed, history, run
+from jaxml.training import distributed, history, run, train
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
@@ -130,7 +130,7 @@ def from_lists(config):
 def test_two_processes_are_one_run_that_one_device_resumes(config, tmp_path, change):
     config = change(config)
     single = replace(config, train=replace(config.train, devices=1))
-    results = run.train(single, tmp_path / "single")
+    results = train.train(single, tmp_path / "single")
     together = tmp_path / "together"
     codes, logs = finish(start(config, together))
     assert codes == [0, 0], logs
@@ -146,7 +146,7 @@ def test_two_processes_are_one_run_that_one_device_resumes(config, tmp_path, cha
     # One device goes on from what the two processes saved, as the single run does.
     for workdir in (together, tmp_path / "single"):
         shutil.rmtree(workdir / "checkpoints" / str(STEPS))
-        run.train(single, workdir, resume=True)
+        train.train(single, workdir, resume=True)
     np.testing.assert_allclose(losses(together), losses(tmp_path / "single"), rtol=1e-5)
     assert len(losses(together)) == STEPS
 

@@ -1,6 +1,8 @@
 """Signs of trouble: what is named, what is reported, and what is not."""
 
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxml.config import Config, Loss
-from jaxml.training import health, run
+from jaxml.errors import RunError
+from jaxml.training import health, train
 from jaxml.training import step as training
-from jaxml.training.preemption import RunError
 from tests.training.test_run import config, pictures  # noqa: F401
 
 
@@ -35,7 +37,14 @@ def test_embeddings_that_are_not_finite_stop_training_at_that_step(config, tmp_p
     monkeypatch.setattr(training, "objective", spoiled)
     settings = replace(config, model=replace(config.model, normalize=False))
     with pytest.raises(RunError, match=r"^grad_norm and loss .* not finite at step 1; "):
-        run.train(settings, tmp_path / "run")
+        train.train(settings, tmp_path / "run")
+
+
+def collapse_warning(settings):
+    """What the callback does at a step, in a run of this configuration."""
+    run, callback = SimpleNamespace(config=settings), health.CollapseWarning()
+    callback.on_begin(run)
+    return partial(callback.on_step, run)
 
 
 @pytest.mark.parametrize(
@@ -43,19 +52,19 @@ def test_embeddings_that_are_not_finite_stop_training_at_that_step(config, tmp_p
     [(0.2, 1.0, 1), (0.5, 1.0, 0), (0.2, 0.9, 0), (0.2001, 1.0, 1)],
 )
 def test_collapse_is_reported_once(caplog, loss, share, warns):
-    watch = health.Collapse(Config()).watch
+    on_step = collapse_warning(Config())
     for step in range(3 * health.PATIENCE):
-        watch({"loss": loss, "active_share": share}, step)
+        on_step(step, {"loss": loss, "active_share": share})
     assert caplog.text.count("collapse:") == warns
 
 
 def test_a_short_plateau_is_no_collapse(caplog):
-    watch = health.Collapse(Config(loss=Loss("triplet", (("margin", 0.5),)))).watch
+    on_step = collapse_warning(Config(loss=Loss("triplet", (("margin", 0.5),))))
     for step in range(200):
-        watch({"loss": 0.5, "active_share": 1.0 if step % 19 else 0.99}, step)
-    soft = health.Collapse(Config(loss=Loss("triplet", (("formula", "soft"),)))).watch
+        on_step(step, {"loss": 0.5, "active_share": 1.0 if step % 19 else 0.99})
+    on_step = collapse_warning(Config(loss=Loss("triplet", (("formula", "soft"),))))
     for step in range(200):
-        soft({"loss": 0.2, "active_share": 1.0}, step)
+        on_step(step, {"loss": 0.2, "active_share": 1.0})
     assert not caplog.text
 
 

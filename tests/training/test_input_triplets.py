@@ -9,12 +9,11 @@ import pytest
 from jaxml import config as configs
 from jaxml import losses
 from jaxml.config import Config, Loss, Train, Triplets
+from jaxml.errors import CheckpointError
 from jaxml.training import input_triplets as triplets
-from jaxml.training import loop as fit
-from jaxml.training import run
-from jaxml.training.checkpoint import CheckpointError
-from jaxml.training.step import parallel
-from tests.training.test_run import assert_same_run, config, pictures  # noqa: F401
+from jaxml.training import run, train
+from jaxml.training.devices import parallel
+from tests.training.test_run import Stop, StopAt, assert_same_run, config, pictures  # noqa: F401
 
 SAMPLING = ("random", "hardest", "semi_hard", "original_semi_hard", "kmeans")
 rng = np.random.default_rng(0)
@@ -205,26 +204,14 @@ def triplet_config(config):  # noqa: F811
 
 
 @pytest.mark.parametrize("source", ["resident", pytest.param("tf_data", marks=pytest.mark.slow)])
-def test_stopped_anywhere_and_resumed_is_the_same_run(triplet_config, tmp_path, monkeypatch, source):
+def test_stopped_anywhere_and_resumed_is_the_same_run(triplet_config, tmp_path, source):
     """Saved at 3, 6, 9, 12; new lists at 4 and 8: resumes lie between two lists."""
     settings = replace(triplet_config, data=replace(triplet_config.data, input=source))
-    run.train(settings, tmp_path / "whole")
-    collect = fit._Progress.collect
+    train.train(settings, tmp_path / "whole")
     for attempt, stop in enumerate([7, 11]):
-
-        class Stop(Exception):
-            pass
-
-        def stopping(self, start, *rest, stop=stop, Stop=Stop):
-            collect(self, start, *rest)
-            if start + 1 == stop:
-                raise Stop
-
-        monkeypatch.setattr(fit._Progress, "collect", stopping)
         with pytest.raises(Stop):
-            run.train(settings, tmp_path / "stopped", resume=attempt > 0)
-    monkeypatch.undo()
-    run.train(settings, tmp_path / "stopped", resume=True)
+            train.train(settings, tmp_path / "stopped", resume=attempt > 0, callbacks=[StopAt(stop)])
+    train.train(settings, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
     lists = [triplets._load(tmp_path / "whole" / "triplets" / f"{step}.npz", 16, 80) for step in (0, 4, 8)]
     assert [len(found) for found in lists] == [16, 16, 16]

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from jaxml.training import run
+from jaxml.errors import RunError
+from jaxml.training import run, train
 from jaxml.training.lock import locked
 from tests.training.test_run import config, pictures, rows, untrained  # noqa: F401
 
@@ -21,8 +22,8 @@ def test_a_directory_in_which_a_process_trains_is_refused_with_its_name(config, 
     holder = rf"run is being trained by process {os.getpid()} on host {socket.gethostname()} since 20.*; wait for it"
     with locked(workdir):
         for resume in (False, True):
-            with pytest.raises(run.RunError, match=holder):
-                run.train(config, workdir, resume=resume)
+            with pytest.raises(RunError, match=holder):
+                train.train(config, workdir, resume=resume)
         assert run.load(workdir).checkpoints.steps() == [3]
         run.load_network(workdir)
     assert rows(workdir) == [{"step": 1}, {"step": 2}, {"step": 3}]
@@ -42,7 +43,7 @@ def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(run.RunError, match=f"trained by process {process.pid} on"), locked(tmp_path):
+        with pytest.raises(RunError, match=f"trained by process {process.pid} on"), locked(tmp_path):
             pass
         process.kill()
     with locked(tmp_path):
@@ -64,8 +65,8 @@ def test_a_new_run_does_not_take_over_what_lies_in_its_directory(config, tmp_pat
     (workdir / "config.json").unlink()
     before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
     with pytest.raises(
-        run.RunError,
+        RunError,
         match=r"holds checkpoints, data\.jsonl, metrics\.jsonl, but no config\.json; choose another",
     ):
-        run.train(config, workdir)
+        train.train(config, workdir)
     assert all(path.read_bytes() == data for path, data in before.items())

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from jaxml.training.preemption import Preempted, StopSignals
+from jaxml.errors import Preempted
+from jaxml.training.preemption import StopSignals
 
 pytestmark = pytest.mark.usefixtures("heeded_signals")
 
@@ -131,7 +132,8 @@ def test_a_signal_that_comes_twice_is_one():
 
 ON_TERMINAL = """
 import os, sys, time
-from jaxml.training.preemption import Preempted, StopSignals
+from jaxml.errors import Preempted
+from jaxml.training.preemption import StopSignals
 os.close(os.open(os.ttyname(1), os.O_RDWR))  # now it is the terminal of this process
 try:
     with StopSignals() as stop, stop.steps():

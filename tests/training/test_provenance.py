@@ -8,7 +8,8 @@ import pytest
 
 from jaxml import config as configs
 from jaxml.config import Model, Triplets
-from jaxml.training import provenance, run
+from jaxml.errors import RunError
+from jaxml.training import provenance, run, train
 from tests.training.test_run import config, pictures, untrained  # noqa: F401
 
 
@@ -25,8 +26,8 @@ def test_a_configuration_that_is_not_the_checkpoints_is_refused(config, tmp_path
     untrained(config, workdir, [3])
     other = replace(config, **{section: replace(getattr(config, section), **values)})
     configs.save(workdir / "config.json", other)
-    for read in (run.load, run.load_network, lambda workdir: run.train(other, workdir, resume=True)):
-        with pytest.raises(run.RunError, match=f"checkpoint 3 is of another run; it differs in {named}"):
+    for read in (run.load, run.load_network, lambda workdir: train.train(other, workdir, resume=True)):
+        with pytest.raises(RunError, match=f"checkpoint 3 is of another run; it differs in {named}"):
             read(workdir)
 
 
@@ -46,8 +47,8 @@ def test_lists_of_triplets_go_on_with_the_embeddings_they_began_with(config, tmp
     """Other embeddings of the training images would choose other triplets."""
     data = replace(config.data, classes_per_batch=3)
     spatial = Model(backbone="squeezenet1_1", feature_size=8)
-    train = replace(config.train, mode="input_triplets")
-    by_embeddings = replace(config, data=data, model=spatial, train=train, triplets=Triplets("hardest"))
+    mode = replace(config.train, mode="input_triplets")
+    by_embeddings = replace(config, data=data, model=spatial, train=mode, triplets=Triplets("hardest"))
     other = replace(by_embeddings, eval=replace(config.eval, **option))
     assert provenance.changed(by_embeddings, other) == (configs.differences(by_embeddings, other), [])
     assert provenance.changed(config, replace(config, eval=other.eval))[0] == []
@@ -56,8 +57,8 @@ def test_lists_of_triplets_go_on_with_the_embeddings_they_began_with(config, tmp
     workdir = tmp_path / "run"
     workdir.mkdir()
     configs.save(workdir / "config.json", by_embeddings)
-    with pytest.raises(run.RunError, match=f"holds another run; it differs in eval.{next(iter(option))}: "):
-        run.train(other, workdir, resume=True)
+    with pytest.raises(RunError, match=f"holds another run; it differs in eval.{next(iter(option))}: "):
+        train.train(other, workdir, resume=True)
 
 
 def one_more(root):
@@ -101,20 +102,20 @@ def test_other_pictures_are_refused_and_named(config, pictures, tmp_path, change
     elsewhere = replace(config, data=replace(config.data, cache=str(tmp_path / "other")))
     configs.save(workdir / "config.json", elsewhere)
     before = (workdir / "config.json").read_bytes()
-    for read in (run.load, lambda workdir: run.train(elsewhere, workdir, resume=True)):
+    for read in (run.load, lambda workdir: train.train(elsewhere, workdir, resume=True)):
         with pytest.raises(
-            run.RunError, match=f"checkpoint 3 is of a run on other pictures: .*{named}.*--other_data"
+            RunError, match=f"checkpoint 3 is of a run on other pictures: .*{named}.*--other_data"
         ):
             read(workdir)
     run.load_network(workdir)
     assert (workdir / "config.json").read_bytes() == before
     (workdir / "data.jsonl").unlink()
     with pytest.raises(
-        run.RunError, match=r"on other pictures: 80 images of 10 classes then, .* classes now; restore"
+        RunError, match=r"on other pictures: 80 images of 10 classes then, .* classes now; restore"
     ):
         run.load(workdir)
     assert run.load(workdir, other_data=True).checkpoints.steps() == [3]
-    run.train(elsewhere, workdir, resume=True, other_data=True)
+    train.train(elsewhere, workdir, resume=True, other_data=True)
     assert run.load(workdir).checkpoints.steps() == [9, 12]
 
 
@@ -131,8 +132,8 @@ def test_a_resume_that_is_refused_leaves_the_configuration(config, tmp_path):
     untrained(replace(config, train=replace(config.train, seed=1)), workdir, [3])
     configs.save(workdir / "config.json", config)
     before = (workdir / "config.json").read_bytes()
-    with pytest.raises(run.RunError, match="of another run"):
-        run.train(replace(config, eval=replace(config.eval, kmeans_seeds=1)), workdir, resume=True)
+    with pytest.raises(RunError, match="of another run"):
+        train.train(replace(config, eval=replace(config.eval, kmeans_seeds=1)), workdir, resume=True)
     assert (workdir / "config.json").read_bytes() == before
 
 
@@ -143,5 +144,5 @@ def test_runs_from_before_fingerprints_go_on(config, tmp_path):
     opened = run.load(workdir)
     opened.checkpoints.save(3, opened.state, score=None, meta={"config": configs.to_dict(config)})
     assert run.load(workdir).checkpoints.steps() == [3]
-    run.train(config, workdir, resume=True)
+    train.train(config, workdir, resume=True)
     assert run.load(workdir).checkpoints.steps() == [9, 12]

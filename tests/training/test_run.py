@@ -18,9 +18,10 @@ from PIL import Image
 
 from jaxml import config as configs
 from jaxml.config import Config, Data, Eval, Model, Optim, Train
-from jaxml.training import history, provenance, run
-from jaxml.training import loop as fit
-from jaxml.training.checkpoint import CheckpointError, Checkpoints
+from jaxml.errors import CheckpointError, Interrupted, Preempted, RunError
+from jaxml.training import health, history, provenance, results, run, train
+from jaxml.training.callbacks import Callback
+from jaxml.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
@@ -80,44 +81,46 @@ def assert_same_run(a, b):
 
 
 def test_directory_holds_everything(config, tmp_path):
-    results = run.train(config, tmp_path / "run")
+    found = train.train(config, tmp_path / "run")
     assert configs.load(tmp_path / "run" / "config.json") == config
     assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == list(range(1, STEPS + 1))
     assert [row["step"] for row in rows(tmp_path / "run") if "val_nmi" in row] == [6, 12]
-    assert 0 <= results["test"]["nmi"] <= 1
-    assert set(results["baselines"]) == {"raw pixels (8 x 8)"}
+    assert 0 <= found["test"]["nmi"] <= 1
+    assert set(found["baselines"]) == {"raw pixels (8 x 8)"}
     page = (tmp_path / "run" / "report.html").read_text()
     assert "class7" in page
     assert "class0" not in page, "a training class among the test classes"
     # The directory alone is enough to evaluate.
     opened = run.load(tmp_path / "run")
     test_rows = opened.images.rows("test")
-    again = run.score(opened, run.embedder(opened)(opened.state, test_rows), test_rows)
-    assert again == pytest.approx(results["test"])
+    again = results.score(opened, opened.embed(test_rows), test_rows)
+    assert again == pytest.approx(found["test"])
 
 
-class _Stop(Exception):
-    pass
+class Stop(Exception):
+    """What `StopAt` raises."""
+
+
+class StopAt(Callback):
+    """Ends the run in the middle of a step, before it is saved."""
+
+    def __init__(self, step, error=Stop, when=lambda: True):
+        self.step, self.error, self.when = step, error, when
+
+    def on_step(self, run, step, metrics):
+        if step == self.step and self.when():
+            raise self.error
 
 
 @pytest.mark.parametrize("source", ["resident", "tf_data"])
-def test_stopped_anywhere_and_resumed_is_the_same_run(config, tmp_path, monkeypatch, source):
+def test_stopped_anywhere_and_resumed_is_the_same_run(config, tmp_path, source):
     """Crashes between a step and its save included: what was not saved is done again."""
     config = replace(config, data=replace(config.data, input=source))
-    run.train(config, tmp_path / "whole")
-    whole_collect = fit._Progress.collect
+    train.train(config, tmp_path / "whole")
     for attempt, stop in enumerate([1, 6, 11]):
-
-        def collect(self, start, metrics, stop=stop):
-            whole_collect(self, start, metrics)
-            if start + 1 == stop:
-                raise _Stop
-
-        monkeypatch.setattr(fit._Progress, "collect", collect)
-        with pytest.raises(_Stop):
-            run.train(config, tmp_path / "stopped", resume=attempt > 0)
-    monkeypatch.undo()
-    run.train(config, tmp_path / "stopped", resume=True)
+        with pytest.raises(Stop):
+            train.train(config, tmp_path / "stopped", resume=attempt > 0, callbacks=[StopAt(stop)])
+    train.train(config, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
@@ -133,19 +136,19 @@ def test_a_directory_with_a_run_is_not_overwritten(config, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
     configs.save(workdir / "config.json", config)
-    with pytest.raises(run.RunError, match="--resume"):
-        run.train(config, workdir)
+    with pytest.raises(RunError, match="--resume"):
+        train.train(config, workdir)
     other = replace(config, optim=replace(config.optim, learning_rate=0.5))
-    with pytest.raises(run.RunError, match=r"optim.learning_rate: 0.001 -> 0.5"):
-        run.train(other, workdir, resume=True)
+    with pytest.raises(RunError, match=r"optim.learning_rate: 0.001 -> 0.5"):
+        train.train(other, workdir, resume=True)
     assert configs.load(workdir / "config.json") == config
 
 
 def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path):
     config = replace(config, optim=Optim(learning_rate=1e30), model=replace(config.model, normalize=False))
     named = r"grad_norm.* \(gradient of backbone/.* and \d+ more\) not finite at step 2"
-    with pytest.raises(run.RunError, match=named):
-        run.train(config, tmp_path / "run")
+    with pytest.raises(RunError, match=named):
+        train.train(config, tmp_path / "run")
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == []
 
 
@@ -167,12 +170,12 @@ def test_a_run_that_has_lost_its_checkpoints_does_not_start_over(config, tmp_pat
         if path.is_file():
             path.write_bytes(path.read_bytes()[:-1])
     for _ in range(2):
-        with pytest.raises((run.RunError, CheckpointError), match="no sound checkpoint"):
-            run.train(config, workdir, resume=True)
+        with pytest.raises((RunError, CheckpointError), match="no sound checkpoint"):
+            train.train(config, workdir, resume=True)
     assert sorted(path.name for path in (workdir / "damaged").iterdir()) == ["3", "6"]
     shutil.rmtree(workdir / "damaged")
-    with pytest.raises(run.RunError, match="has come to step 6"):
-        run.train(config, workdir, resume=True)
+    with pytest.raises(RunError, match="has come to step 6"):
+        train.train(config, workdir, resume=True)
 
 
 def test_a_checkpoint_of_another_run_is_refused_with_the_differences(config, tmp_path):
@@ -180,33 +183,33 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_differences(config, tmp
     untrained(other, tmp_path / "run", [3])
     configs.save(tmp_path / "run" / "config.json", config)
     differs = r"checkpoint 3 is of another run; it differs in model.feature_size: 16 -> 8"
-    with pytest.raises(run.RunError, match=differs):
-        run.train(config, tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match=differs):
+        train.train(config, tmp_path / "run", resume=True)
 
 
 def test_a_validation_that_sigterm_cut_off_is_made_up_for(config, tmp_path, monkeypatch):
-    run.train(config, tmp_path / "whole")
+    train.train(config, tmp_path / "whole")
     calls = []
 
     def terminated(embeddings, what):
         calls.append(what)
         if len(calls) in (1, 3):  # at step 6, and after that is made up for, at step 12
             os.kill(os.getpid(), signal.SIGTERM)
-            raise fit.Interrupted
+            raise Interrupted
 
-    monkeypatch.setattr(fit.health, "warn_collapsed", terminated)
+    monkeypatch.setattr(health, "warn_collapsed", terminated)
     for step, validated in ((6, []), (12, [6])):
-        with pytest.raises(run.Preempted, match=f"step {step} is saved"):
-            run.train(config, tmp_path / "stopped", resume=step > 6)
+        with pytest.raises(Preempted, match=f"step {step} is saved"):
+            train.train(config, tmp_path / "stopped", resume=step > 6)
         assert [row["step"] for row in rows(tmp_path / "stopped") if "val_nmi" in row] == validated
-    run.train(config, tmp_path / "stopped", resume=True)
+    train.train(config, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_modes_follow_the_umask(config, tmp_path):
     before = os.umask(0o022)
     try:
-        run.train(config, tmp_path / "run")
+        train.train(config, tmp_path / "run")
     finally:
         os.umask(before)
     for path in (tmp_path / "run").rglob("*"):
@@ -217,24 +220,21 @@ def test_scoring_needs_no_batch_that_divides_among_the_devices(config, tmp_path)
     config = replace(config, data=replace(config.data, classes_per_batch=3))
     untrained(config, tmp_path / "run", [3])
     assert len(run.load(tmp_path / "run").devices) == 4
-    with pytest.raises(run.RunError, match="the batch of 6 can not be divided among 4 devices"):
-        run.train(replace(config, train=replace(config.train, devices=0)), tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match="the batch of 6 can not be divided among 4 devices"):
+        train.train(replace(config, train=replace(config.train, devices=0)), tmp_path / "run", resume=True)
 
 
 @pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
-def test_a_signal_in_the_steps_saves_and_says_how_to_go_on(config, tmp_path, monkeypatch, number):
-    collect = fit._Progress.collect
+def test_a_signal_in_the_steps_saves_and_says_how_to_go_on(config, tmp_path, number):
+    class Signal(Callback):
+        def on_step(self, run, step, metrics):
+            if step == 5:
+                os.kill(os.getpid(), number)
 
-    def stopping(self, start, metrics):
-        collect(self, start, metrics)
-        if start == 4:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(fit._Progress, "collect", stopping)
     name = "Ctrl-C \\(SIGINT\\)" if number == signal.SIGINT else number.name
-    with pytest.raises(run.Preempted, match=f"stopped by {name}; step [56] is saved, continue with --resume"):
-        run.train(config, tmp_path / "run")
+    with pytest.raises(Preempted, match=f"stopped by {name}; step [56] is saved, continue with --resume"):
+        train.train(config, tmp_path / "run", callbacks=[Signal()])
     assert run.load(tmp_path / "run").checkpoints.steps()[-1] in (5, 6)
 
 
@@ -272,10 +272,8 @@ def test_evaluate_runs_on_any_number_of_devices(config, tmp_path):
     values = [[float(x) for x in re.findall(r" (\d\.\d{4})", text)] for text in printed]
     assert len(values[0]) > 10
     np.testing.assert_allclose(*values, atol=2e-4)
-    with pytest.raises(
-        run.RunError, match=r"batch of 8 can not be divided among 3 devices.*--train\.devices"
-    ):
-        run.learn(replace(config, train=replace(config.train, devices=3)), tmp_path / "other")
+    with pytest.raises(RunError, match=r"batch of 8 can not be divided among 3 devices.*--train\.devices"):
+        train.learn(replace(config, train=replace(config.train, devices=3)), tmp_path / "other")
 
 
 def test_scripts_answer_mistakes_in_one_line(config, tmp_path):

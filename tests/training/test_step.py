@@ -10,6 +10,9 @@ import pytest
 from jaxml.config import Config, Data, Eval, Loss, Model, Optim, Train
 from jaxml.data.sampling import class_table
 from jaxml.training import step as training
+from jaxml.training.devices import parallel, replicate
+from jaxml.training.learner import TrainState, create
+from jaxml.training.resident_steps import draw, in_lines, resident_step, resident_steps
 
 CONFIG = Config(
     data=Data(stored_size=32, size=28, classes_per_batch=4, images_per_class=4, jitter=0.2),
@@ -33,19 +36,19 @@ def run_steps(config, devices, steps, per_call=None):
     One step a call, or `per_call` of them in a loop on the device.
     """
     used = jax.devices()[:devices]
-    learner, state = training.create(config, 10)
+    learner, state = create(config, 10)
     traces = []
 
     def counted(*args):
         traces.append(1)
         if per_call:
-            return training.resident_steps(learner, per_call, *args)
-        state, metrics = training.resident_step(learner, *args)
+            return resident_steps(learner, per_call, *args)
+        state, metrics = resident_step(learner, *args)
         return state, jax.tree.map(lambda x: x[None], metrics)
 
-    call = training.parallel(counted, in_axes=(None, None, None), devices=used)
-    pixels, table = training.in_lines(IMAGES), class_table(LABELS, np.arange(10))
-    state, pixels, table = training.replicate((state, pixels, table), used)
+    call = parallel(counted, in_axes=(None, None, None), devices=used)
+    pixels, table = in_lines(IMAGES), class_table(LABELS, np.arange(10))
+    state, pixels, table = replicate((state, pixels, table), used)
     states, rows = [], []
     for _ in range(0, steps, per_call or 1):
         state, metrics = call(state, pixels, table)
@@ -56,8 +59,8 @@ def run_steps(config, devices, steps, per_call=None):
 
 
 class Steps(NamedTuple):
-    first: training.TrainState
-    last: training.TrainState
+    first: TrainState
+    last: TrainState
     metrics: dict
     traces: int
 
@@ -118,7 +121,7 @@ def test_chunks_give_the_gradient_of_the_whole_batch(devices):
 
 def test_chunks_refuse_statistics_of_the_batch():
     with pytest.raises(ValueError, match="batch_norm frozen"):
-        training.create(replace(CONFIG, train=replace(CONFIG.train, chunk=2)), 10)
+        create(replace(CONFIG, train=replace(CONFIG.train, chunk=2)), 10)
 
 
 def test_learning_lowers_the_share_of_violated_triplets():
@@ -129,7 +132,7 @@ def test_learning_lowers_the_share_of_violated_triplets():
 
 def test_frozen_parameters_do_not_move_by_a_bit():
     config = replace(CONFIG, optim=Optim(groups=(("backbone/.*", 0.0),)))
-    _, start = training.create(config, 10)
+    _, start = create(config, 10)
     state = run_steps(config, devices=1, steps=2).last
     same = jax.tree.map(np.array_equal, jax.device_get(start.params), state.params)
     assert jax.tree.all(same["backbone"])
@@ -145,14 +148,14 @@ def test_frozen_parameters_do_not_move_by_a_bit():
 )
 def test_unknown_loss_or_option_is_named(loss, message):
     with pytest.raises(ValueError, match=message):
-        training.create(replace(CONFIG, loss=loss), 10)
+        create(replace(CONFIG, loss=loss), 10)
 
 
 def test_embedding_at_another_size_and_mirrored():
     config = replace(CONFIG, model=Model(backbone="squeezenet1_1", feature_size=8), optim=Optim())
 
     def embed(evaluation, images):
-        learner, state = training.create(replace(config, eval=evaluation), 10)
+        learner, state = create(replace(config, eval=evaluation), 10)
         return np.asarray(
             jax.jit(lambda x: training.embed_step(learner, state.params, state.batch_stats, x))(images)
         )
@@ -169,13 +172,13 @@ def test_embedding_at_another_size_and_mirrored():
 
 def test_networks_with_one_input_size_refuse_another():
     with pytest.raises(ValueError, match=r"eval\.size: simple takes images of one size only"):
-        training.create(replace(CONFIG, eval=Eval(size=40)), 10)
+        create(replace(CONFIG, eval=Eval(size=40)), 10)
 
 
 @pytest.mark.parametrize("side", [16, 20])  # the first fills whole lines
 def test_images_are_drawn_as_they_were_put_in_lines(side):
     images = np.random.default_rng(1).integers(0, 256, (7, side, side, 3), np.uint8)
-    lines = training.in_lines(images)
+    lines = in_lines(images)
     assert lines.shape == (7, -(-side * side * 3 // 128), 128)
-    found = training.draw(lines, np.array([6, 0, 6]), side)
+    found = draw(lines, np.array([6, 0, 6]), side)
     np.testing.assert_array_equal(found, images[[6, 0, 6]])

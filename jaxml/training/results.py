@@ -1,72 +1,24 @@
-"""A run's embeddings of pictures, their metrics beside those of baselines, and its report."""
+"""A run's metrics beside those of baselines, its results and its report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxml import config as configs
 from jaxml.evaluation.clustering import cluster, evaluate
 from jaxml.files import write_json
 from jaxml.models import BACKBONES
 from jaxml.reports import run as report
-from jaxml.training import distributed, history
-from jaxml.training import step as training
-from jaxml.training.preemption import Interrupted
-
-if TYPE_CHECKING:
-    from jaxml.training.run import Run
-
-
-def embedder(run: Run) -> Callable[[training.TrainState, np.ndarray], np.ndarray]:
-    """Function (state, rows [n]) -> embeddings float32 [n, D]; compiled once, on all devices of the run."""
-    embed_pixels = pixel_embedder(run.learner, run.devices)
-    size = -(-run.config.eval.batch_size // jax.process_count())
-    hidden = not distributed.is_main()
-
-    def embed(state: training.TrainState, rows: np.ndarray) -> np.ndarray:
-        own = distributed.share(rows)
-        batches = [own[i : i + size] for i in range(0, len(own), size)]
-        found = []
-        for pixels in tqdm(run.images.read(batches), "embedding", len(batches), False, disable=hidden):
-            if run.signals.received:
-                raise Interrupted
-            found.append(embed_pixels(state, pixels))
-        return distributed.gather(np.concatenate(found), len(rows))
-
-    return embed
-
-
-def pixel_embedder(learner: training.Learner, devices: list) -> Callable:
-    """Function (state, pixels uint8 [n, S, S, 3]) -> embeddings float32 [n, D], by batches of one shape."""
-    count = len(devices)
-    share = -(-learner.config.eval.batch_size // (count * jax.process_count()))
-    step = training.parallel(
-        lambda images, params, stats: training.embed_step(learner, params, stats, images),
-        in_axes=(0, None, None),
-        out_axes=0,
-        devices=devices,
-    )
-
-    def embed(state: training.TrainState, pixels: np.ndarray) -> np.ndarray:
-        found = []
-        for i in range(0, len(pixels), count * share):
-            part = pixels[i : i + count * share]
-            full = np.pad(part, ((0, count * share - len(part)), (0, 0), (0, 0), (0, 0)))
-            output = np.asarray(step(full.reshape(count, share, *part.shape[1:]), *state[1:3]))
-            found.append(output.reshape(count * share, -1)[: len(part)])
-        return np.concatenate(found)
-
-    return embed
+from jaxml.training import history
+from jaxml.training.learner import create, load_weights
+from jaxml.training.run import Run
 
 
 def score(run: Run, embeddings: np.ndarray, rows: np.ndarray) -> dict[str, float]:
-    """All metrics of the embeddings of some rows, as the configuration asks for them."""
+    """All metrics of the embeddings float32 [n, D] of some rows int [n], as the configuration asks for them."""
     settings = run.config.eval
     return evaluate(
         embeddings,
@@ -134,6 +86,6 @@ def frozen_features(run: Run, rows: np.ndarray) -> np.ndarray:
     features = BACKBONES[run.config.model.backbone].features
     model = replace(run.config.model, head="none", feature_size=features, dropout=0.0)
     config = replace(run.config, model=model, loss=configs.Loss(), optim=configs.Optim())
-    learner, state = training.create(config, 1)
-    state, _ = training.load_weights(config, state)
-    return embedder(replace(run, learner=learner))(state, rows)
+    learner, state = create(config, 1)
+    state, _ = load_weights(config, state)
+    return replace(run, learner=learner, state=state).embed(rows)

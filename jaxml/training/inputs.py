@@ -1,0 +1,82 @@
+"""What a step is fed with: batches drawn on the device, batches from the host, or lists of triplets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import numpy as np
+
+from jaxml.data import sampling
+from jaxml.training import devices, distributed, input_triplets
+from jaxml.training.learner import Metrics, TrainState
+from jaxml.training.resident_steps import in_lines, resident_step, resident_steps
+from jaxml.training.run import Run
+from jaxml.training.step import train_step
+
+Advance = Callable[[TrainState], tuple[TrainState, Metrics]]
+"""Function state -> (state, metrics [n]) of n steps."""
+
+
+def stepper(run: Run, first: int) -> Advance:
+    """The function that makes `train.steps_per_call` steps at a time, from step `first` on."""
+    config = run.config
+    table = sampling.class_table(run.images.index.labels, run.images.classes(config.data.train_on))
+    if config.train.mode == "input_triplets":
+        return _from_host(run, input_triplets.batches(run, first))
+    if run.images.resident is None:
+        return _from_host(run, _streamed(run, first, table))
+    return _on_device(run, run.images.resident, table)
+
+
+def _on_device(run: Run, images: np.ndarray, table: sampling.ClassTable) -> Advance:
+    """Steps on batches drawn on the devices, each of which holds all images uint8 [N, S, S, 3]."""
+    pixels, table = devices.replicate((in_lines(np.asarray(images)), table), run.devices)
+    count = run.config.train.steps_per_call
+    parallel = partial(devices.parallel, in_axes=(None, None, None), devices=run.devices)
+    if run.devices[0].platform != "cpu":
+        call = parallel(partial(resident_steps, run.learner, count))
+        return lambda state: call(state, pixels, table)
+    # XLA's CPU convolutions are several times slower inside a loop, and a call costs a CPU nothing.
+    step = parallel(partial(resident_step, run.learner))
+
+    def single_steps(state: TrainState) -> tuple[TrainState, Metrics]:
+        rows = []
+        for _ in range(count):
+            state, metrics = step(state, pixels, table)
+            rows.append(jax.device_get(metrics))
+        return state, jax.tree.map(lambda *values: np.stack(values), *rows)
+
+    return single_steps
+
+
+def _from_host(run: Run, batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> Advance:
+    """Steps on batches (pixels uint8 [b, S, S, 3], labels int [b]), b of them this process's share."""
+    call = devices.parallel(partial(train_step, run.learner), in_axes=(None, 0, 0), devices=run.devices)
+
+    def advance(state: TrainState) -> tuple[TrainState, Metrics]:
+        # Steps queue up on an accelerator: it computes one while the next one's pixels are on their way.
+        shares = [devices.divide(x, run.devices) for x in next(batches)]
+        state, metrics = call(state, *shares)
+        return state, {name: value[None] for name, value in metrics.items()}
+
+    return advance
+
+
+def _streamed(run: Run, first: int, table: sampling.ClassTable) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches (pixels uint8 [b, S, S, 3], labels int [b]) of the steps from `first` on."""
+    config = run.config
+    shape = (config.data.classes_per_batch, config.data.images_per_class)
+    draw = jax.jit(lambda step: sampling.sample(config.train.seed, step, table, *shape))
+    drawn: list[np.ndarray] = []
+
+    def rows() -> Iterator[np.ndarray]:
+        for step in range(first, config.train.steps):
+            indices, labels = map(distributed.share, jax.device_get(draw(step)))
+            drawn.append(labels)
+            yield indices
+
+    # Pixels are read ahead of the steps, so that several batches of labels may wait for theirs.
+    for pixels in run.images.read(rows()):
+        yield pixels, drawn.pop(0)

@@ -1,0 +1,126 @@
+"""What a run learns with: the network, the loss and the optimiser that a configuration names, and their state."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxml import losses, models
+from jaxml.config import Config
+from jaxml.models.weights import pretrained
+from jaxml.training import optimizer as optimizers
+from jaxml.training.devices import AXIS
+
+Array = jax.Array
+Metrics = dict[str, Array]
+Loss = Callable[..., tuple[Array, Metrics]]
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step; the same on every device."""
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """What does not change: the network, the loss and the optimiser, as the configuration names them."""
+
+    config: Config
+    module: nn.Module
+    loss: Loss
+    optimizer: optax.GradientTransformation
+
+
+def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
+    """Learner, and its state at step 0 with fresh parameters.
+
+    Raises:
+        ValueError: an unknown loss, an option that the loss does not take, or options that exclude each other.
+    """
+    loss = loss_function(config)
+    module = models.build(config.model, AXIS)
+    network_key, loss_key = jax.random.split(jax.random.key(config.train.seed))
+    blank = jnp.zeros((1, config.data.size, config.data.size, 3))
+    variables = models.init(module, network_key, config.data.size)
+    params = dict(variables["params"])
+    if config.loss.name in losses.PARAMETERS:
+        width = jax.eval_shape(partial(module.apply, train=False), variables, blank).shape[-1]
+        init = losses.PARAMETERS[config.loss.name]
+        options = {k: v for k, v in config.loss.options if k in _keywords(init)}
+        params["loss"] = init(loss_key, num_classes, width, **options)
+    backbone = models.BACKBONES[config.model.backbone]
+    if config.eval.size and not backbone.spatial:
+        raise ValueError(f"eval.size: {config.model.backbone} takes images of one size only; leave it at 0")
+    optimizer = optimizers.make(config.optim, config.train.steps, params)
+    stats = variables.get("batch_stats", {})
+    if config.train.chunk and stats and config.model.batch_norm != "frozen":
+        raise ValueError(
+            "train.chunk needs model.batch_norm frozen: statistics of a chunk are not the batch's"
+        )
+    state = TrainState(jnp.int32(0), params, stats, optimizer.init(params))
+    return Learner(config, module, loss, optimizer), state
+
+
+def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The state with the pretrained weights of `model.weights`, and a report on them.
+
+    Raises:
+        WeightFormatError: it is not a weight file for the backbone.
+    """
+    network, loss = without_loss(state.params)
+    variables = {"params": network, "batch_stats": state.batch_stats}
+    model = config.model
+    variables, report = pretrained.load(
+        model.weights, variables, model.backbone, classifier=model.head == "classifier"
+    )
+    return state._replace(
+        params={**variables["params"], **loss}, batch_stats=variables.get("batch_stats", {})
+    ), report
+
+
+def loss_function(config: Config) -> Loss:
+    """The configured loss with its options bound, a function of (embeddings, labels, [parameters], key=).
+
+    Raises:
+        ValueError: an unknown loss, or an option that the loss does not take.
+    """
+    name, options = config.loss.name, dict(config.loss.options)
+    if name not in losses.LOSSES:
+        raise ValueError(f"loss.name is {name!r}; allowed: {', '.join(losses.LOSSES)}")
+    function: Loss = losses.LOSSES[name]
+    if config.train.mode == "input_triplets":
+        function = losses.input_triplets
+    taken = _keywords(function)
+    own = [p for p in taken if p not in ("axis_name", "key") and not p.startswith("reference")]
+    allowed = [*own, *(_keywords(losses.PARAMETERS[name]) if name in losses.PARAMETERS else ())]
+    if unknown := sorted(set(options) - set(allowed)):
+        raise ValueError(f"loss.options: {name} has no {', '.join(unknown)}; it takes {', '.join(allowed)}")
+    bound = {key: value for key, value in options.items() if key in own}
+
+    def loss(*args: Any, key: Array) -> tuple[Array, Metrics]:
+        random = {"key": key} if "key" in taken else {}
+        return function(*args, **bound, **random, axis_name=AXIS)
+
+    return loss
+
+
+def without_loss(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of the network, and of the loss."""
+    return {k: v for k, v in params.items() if k != "loss"}, {k: v for k, v in params.items() if k == "loss"}
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    """Names of the keyword-only parameters."""
+    return [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
