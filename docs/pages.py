@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = "generated"
+LOWER, UPPER = {"ge": "at least", "gt": "above"}, {"le": "at most", "lt": "under"}
 
 
 def write(root: Path, docs: Path) -> None:
@@ -88,28 +89,28 @@ def _plain(annotation: Any) -> Any:
 
 
 def _type(annotation: Any) -> str:
+    """A type in words, such as "float float", or the choices."""
     annotation = _plain(annotation)
+    arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is typing.Literal:
-        return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
+        return ", ".join(f"`{value}`" for value in arguments)
     if typing.get_origin(annotation) is tuple:
-        parts = [_type(part) for part in typing.get_args(annotation) if part is not Ellipsis]
-        return f"{' '.join(parts)}{', repeated' if Ellipsis in typing.get_args(annotation) else ''}"
-    return " or ".join(
-        getattr(part, "__name__", str(part)) for part in typing.get_args(annotation) or [annotation]
-    )
+        parts = " ".join(_type(part) for part in arguments if part is not Ellipsis)
+        return f"{parts}, repeated" if Ellipsis in arguments else parts
+    return " or ".join(_type(part) for part in arguments) if arguments else annotation.__name__
 
 
 def _limits(annotation: Any) -> str:
-    """The bounds in an annotation's notes, such as annotated_types.Ge."""
-    signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "under"}
+    """The bounds in an annotation's notes, such as annotated_types.Ge; those of the machine's numbers are left out."""
     notes = getattr(annotation, "__metadata__", ())
-    found = [
-        f"{word} {getattr(note, sign)}"
-        for note in notes
-        for sign, word in signs.items()
-        if hasattr(note, sign)
+    low = [
+        (getattr(note, sign), word) for note in notes for sign, word in LOWER.items() if hasattr(note, sign)
     ]
-    return "".join(f", {words}" for words in found)
+    high = [
+        (getattr(note, sign), word) for note in notes for sign, word in UPPER.items() if hasattr(note, sign)
+    ]
+    bounds = [*([max(low)] if low else []), *([min(high)] if high else [])]
+    return "".join(f", {word} {bound}" for bound, word in bounds if abs(bound) < 2**31 - 1)
 
 
 def _default(value: Any) -> str:

@@ -15,6 +15,7 @@ import pytest
 import tyro
 
 from jaxml import config as configs
+from jaxml import metrics
 from jaxml.cli import parse_train
 from jaxml.presets import PRESETS
 
@@ -163,6 +164,11 @@ def test_the_page_of_options_says_all_of_every_option(monkeypatch):
     assert all(all(cells) for cells in rows.values())
     assert rows["train.steps"][1] == "`1000`"
     assert rows["data.input"][0] == "`resident`, `tf_data`"
+
+
+@pytest.mark.parametrize("name", [x for x in metrics.__all__ if x.islower()])
+def test_every_metric_has_an_example(name):
+    assert ">>> " in getattr(metrics, name).__doc__
 
 
 def test_docstrings_become_restructured_text(monkeypatch):
