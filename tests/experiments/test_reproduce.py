@@ -118,7 +118,9 @@ def test_stopped_table_goes_on_and_finished_rows_are_left_alone(table, tmp_path,
         assert (
             len({len(re.findall(r"<t[hd]\b", row)) for row in re.findall(r"<tr.*?</tr>", table, re.S)}) == 1
         )
-    assert "reproduce.py --only second --budget small" in (out / "table.md").read_text()
+    assert (
+        "python -m experiments.paper.reproduce --only second --budget small" in (out / "table.md").read_text()
+    )
     assert {path.name for path in (out / "figures").iterdir()} == set()
 
     # Each number of clusters takes the step that is best on validation classes, and scores the test classes there.
