@@ -126,14 +126,15 @@ def _cell(text: str) -> str:
 
 
 def presets() -> str:
-    """What each preset changes of the defaults."""
-    from jaxml.config import Config, differences
-    from jaxml.presets import PRESETS
+    """What each preset is for, and what it changes of the defaults or of another preset."""
+    from jaxml.config.presets import CATALOGUE
 
     text = ""
-    for name, preset in PRESETS.items():
-        text += f"\n## {name}\n\n```\n"
-        text += "\n".join(differences(Config(), preset)) + "\n```\n"
+    for name, preset in CATALOGUE.items():
+        changed = f"`{preset.base}`" if preset.base else "the defaults"
+        values = "\n".join(f"{option}: {value!r}" for option, value in preset.changes.items())
+        text += f"\n## {name}\n\n```\n{inspect.cleandoc(preset.about)}\n```\n\n"
+        text += f"It changes of {changed}:\n\n```\n{values}\n```\n"
     return text
 
 

@@ -4,17 +4,17 @@
     python experiments/cluster.py --workdir runs/cub_squeezenet --images pictures --clusters 100
     python experiments/cluster.py --workdir runs/cub_squeezenet --images pictures --query bird.jpg
 
-The folder may be flat or nested and files may have any names; JPEG, PNG and BMP are read, and all others listed in
-OUT/skipped.txt. Of the run only its directory is needed. A run that learned from pictures cropped to their boxes, as
-those of birds do, wants such pictures here: crop them, or give --boxes.
+The folder may be flat or nested, and files may have any names. JPEG, PNG and BMP files are read; all others are listed
+in OUT/skipped.txt. Only the run's directory is needed, not its data set. If the run learned from pictures cropped to
+their boxes, as runs on birds do, crop these pictures as well or give --boxes.
 
-Writes clusters.html (each cluster's most central pictures, and its doubtful ones), clusters.csv and a contact sheet
-for each cluster; with --query instead nearest.html. They go to a new folder, or to that of an earlier call, whose files
-are replaced as long as nobody has changed them. Characters of file names that do not print are shown as escapes such as
-\\n, and clusters.csv has an apostrophe before a name that a spreadsheet would run as a formula.
+Writes clusters.html (the most central and the most doubtful pictures of each cluster), clusters.csv and a contact sheet
+for each cluster; with --query it writes nearest.html instead. The results go to a new folder, or to that of an earlier
+call, whose files are replaced unless somebody has changed them. Characters of file names that cannot be printed are
+shown as escapes such as \\n, and clusters.csv has an apostrophe before names that a spreadsheet would run as a formula.
 
-Without --clusters, K-means is tried with numbers of clusters from 1 on, and the highest Bayesian information criterion
-is taken (`jaxml.evaluation.grouping.choose`).
+Without --clusters, K-means runs with numbers of clusters from 1 on, and the number with the highest Bayesian
+information criterion is taken (`jaxml.evaluation.grouping.choose`).
 
 The 5,924 birds of CUB-200-2011's classes 101-200 take about a minute on 2 CPU cores with SqueezeNet 1.1 at 128 pixels.
 With --boxes and --clusters 100 the clusters are as good as `evaluate.py` says of the run, within the deviation over
@@ -24,18 +24,18 @@ K-means seeds that it prints.
 import dataclasses
 from pathlib import Path
 
-import tyro
-
-from jaxml.cli import command
+from jaxml.cli import command, parse
 from jaxml.names import text
 
-BOXED = ("cub", "caltech_birds2011", "cars196")  # sources that have boxes
-NEAREST = 60  # pictures on the page of a query
+BOXED = ("cub", "caltech_birds2011", "cars196")
+"""Sources that have boxes."""
+NEAREST = 60
+"""Pictures on the page of a query."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Which run, which pictures."""
+    """Which run and which pictures."""
 
     workdir: str
     """Directory of the run."""
@@ -44,7 +44,7 @@ class Arguments:
     clusters: int | None = None
     """Number of clusters; chosen by the Bayesian information criterion if not given."""
     query: str = ""
-    """A picture, in the folder or elsewhere: show the nearest ones in the folder, and cluster nothing."""
+    """A picture, in the folder or elsewhere: show the nearest ones of the folder instead of clusters."""
     boxes: str = ""
     """CSV file with the columns file,left,top,width,height in pixels: crop each picture to its box."""
     out: str = ""
@@ -52,7 +52,7 @@ class Arguments:
 
 
 def main(words: list[str]) -> None:
-    arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    arguments = parse(Arguments, words, __doc__)
     from jaxml import folders
     from jaxml.data.sources import unlabelled
     from jaxml.evaluation import grouping as group
@@ -70,7 +70,7 @@ def main(words: list[str]) -> None:
         )
     config, network = run.load_network(arguments.workdir)
     if config.data.crop_to_box and config.data.source in BOXED and not arguments.boxes:
-        print("the run learned from pictures cropped to their boxes; where these are not, give --boxes")
+        print("the run learned from pictures cropped to their boxes; give --boxes if these are not cropped")
     options = {"size": config.data.stored_size, "batch_size": config.eval.batch_size}
     with folders.output(out, kind, apart={"--images": arguments.images}) as place:
         if arguments.query:

@@ -1,4 +1,4 @@
-"""Say what a training run will take on an accelerator, before one is rented: memory, traffic, largest batch.
+"""Say what a training run needs on an accelerator before one is rented: memory, memory traffic, the largest batch.
 
     python experiments/plan.py --preset cub_best --for v5e:4x4
     python experiments/plan.py --preset cub_best --for h100:8 --model.dtype bfloat16 --data.classes_per_batch 256
@@ -14,16 +14,14 @@ Exit codes: 0 the batch fits, 1 an error that the last line names, 2 wrong optio
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from typing import Annotated
 
 import tyro
 
-from jaxml.cli import command, preset
+from jaxml.cli import command, parse, preset, preset_name
 from jaxml.config import Config
-from jaxml.presets import PRESETS
 
 DOES_NOT_FIT = 3
 
@@ -33,7 +31,7 @@ class Arguments:
     """What to plan, and for which chips."""
 
     preset: str = "glyphs_simple"
-    """Configuration to start from: a name from jaxml.presets.PRESETS, or a JSON file such as a run's config.json."""
+    """Configuration to start from: a name from jaxml.config.presets, or a JSON file such as a run's config.json."""
     target: Annotated[str, tyro.conf.arg(name="for")] = "v5e:2x2"
     """Chips: v5e:4x4 (v5e, v5p or v6e and their arrangement), h100:8, cpu."""
     largest: bool = True
@@ -47,23 +45,19 @@ class Arguments:
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
-def parse(words: list[str]) -> Arguments:
+def parse_plan(words: list[str]) -> Arguments:
     """Command line -> arguments; the preset gives the defaults of the configuration's options."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="glyphs_simple")
-    known, _ = first.parse_known_args(words)
-    if not known.preset.endswith(".json") and known.preset not in PRESETS:
-        first.error(f"--preset {known.preset}: give a JSON file, or one of {', '.join(PRESETS)}")
-    default = Arguments(known.preset, config=preset(known.preset))
-    return tyro.cli(Arguments, args=words, default=default, description=__doc__, use_underscores=True)
+    name = preset_name(words)
+    return parse(Arguments, words, __doc__, Arguments(name, config=preset(name)))
 
 
 def say(text: str) -> None:
+    """Print progress on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def main(words: list[str]) -> None:
-    arguments = parse(words)
+    arguments = parse_plan(words)
     # After parsing, so that --help and wrong options answer at once.
     from jaxml import folders
     from jaxml.files import write_json

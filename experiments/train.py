@@ -5,12 +5,12 @@
     python experiments/train.py --workdir runs/glyphs_simple --resume
     python experiments/train.py --preset glyphs_simple --distributed    # on every host
 
-SIGTERM, Ctrl-C and SIGHUP end it after the step, saved; a second one ends it at once. Only one process may train in
-WORKDIR at a time; evaluate.py and cluster.py may read it meanwhile. It goes on only with the pictures that it has seen,
-or with --other_data.
+SIGTERM, Ctrl-C and SIGHUP end the run after the current step, which is saved; a second signal ends it at once. Only one
+process can train in WORKDIR at a time; evaluate.py and cluster.py may read it meanwhile. A run continues only with the
+pictures that it has seen, unless --other_data is given.
 
 Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75 stopped by a signal and saved
-(run it again with --resume), 130 stopped by Ctrl-C before it began.
+(run it again with --resume), 130 stopped by Ctrl-C before training began.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,8 @@ from jaxml.cli import command, parse_train
 
 def main(words: list[str], callbacks: Sequence[Any] = ()) -> None:
     arguments = parse_train(words, __doc__)
-    from jaxml.training import (  # after parsing, so that --help and wrong options answer at once
-        distributed,
-        results,
-        train,
-    )
+    # Imported after parsing, so that --help and wrong options answer at once.
+    from jaxml.training import distributed, results, train
 
     if arguments.distributed:
         distributed.start()

@@ -1,47 +1,69 @@
-"""Checks of arguments on the host: one ValueError that names the argument and says what it may be."""
+"""Checks of arguments on the host: each raises one ValueError that names the argument and says what it may be."""
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import numpy as np
 
 
 def array(name: str, value: Any, form: str) -> np.ndarray:
-    """`value` as an array of numbers; ragged lists, text and None are refused as not being `form`."""
+    """Convert a value to an array of numbers, of any shape.
+
+    Args:
+        name: The argument, as the caller knows it.
+        value: Anything that NumPy can make numbers of, bfloat16 included.
+        form: What the argument may be, for the message.
+
+    Raises:
+        ValueError: the value is a ragged list, text, None or another object.
+    """
     try:
-        found = np.asarray(value)
+        values = np.asarray(value)
     except (ValueError, TypeError):
-        found = np.asarray(None)
-    if found.dtype.kind not in "biufV" or found.dtype.names:  # V: bfloat16, which NumPy does not know
+        values = np.asarray(None)
+    if values.dtype.kind not in "biufV" or values.dtype.names:  # NumPy calls bfloat16 V
         raise ValueError(f"{name} must be {form}, got {shown(value)}")
-    return found
+    return values
 
 
 def matrix(name: str, value: Any) -> np.ndarray:
-    """Finite numbers [N, D], N > 0 and D > 0."""
+    """Convert a value to a matrix of finite numbers [N, D].
+
+    Raises:
+        ValueError: another shape, N = 0, D = 0, or an entry is NaN or infinite.
+    """
     form = "a non-empty array of numbers [N, D]"
-    found = array(name, value, form)
-    if found.ndim != 2 or 0 in found.shape:
-        raise ValueError(f"{name} must be {form}, got shape {found.shape}")
-    if not np.isfinite(found).all():
-        raise ValueError(f"{name} hold NaN or infinity: the run diverged; lower optim.learning_rate")
-    return found
+    values = array(name, value, form)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{name} must be {form}, got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} hold NaN or infinity: the run diverged; lower --optim.learning_rate")
+    return values
 
 
 def labels(name: str, value: Any, count: int | None = None) -> np.ndarray:
-    """Integers [N], `count` of them if given, else N > 0."""
+    """Convert a value to a vector of integers: [count], or [N] with N > 0 where no count is given.
+
+    Raises:
+        ValueError: another shape, or numbers that are not integers.
+    """
     form = f"{'a non-empty' if count is None else 'an'} integer array [{'N' if count is None else count}]"
-    found = array(name, value, form)
-    if found.ndim != 1 or (len(found) == 0 if count is None else len(found) != count):
-        raise ValueError(f"{name} must be {form}, got shape {found.shape}")
-    if found.dtype.kind not in "biu":
-        raise ValueError(f"{name} must be {form}, got {found.dtype}")
-    return found
+    values = array(name, value, form)
+    if values.ndim != 1 or (len(values) == 0 if count is None else len(values) != count):
+        raise ValueError(f"{name} must be {form}, got shape {values.shape}")
+    if values.dtype.kind not in "biu":
+        raise ValueError(f"{name} must be {form}, got {values.dtype}")
+    return values
 
 
 def whole(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
-    """A whole number within limits."""
+    """Check that a value is a whole number from `minimum` to `maximum`, both included.
+
+    Raises:
+        ValueError: it is of another type, or beyond a limit.
+    """
     number = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not number or value < minimum or (maximum is not None and value > maximum):
         upper = "" if maximum is None else f" and at most {maximum}"
@@ -50,15 +72,23 @@ def whole(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -
 
 
 def numbers(name: str, value: Any, count: int) -> np.ndarray:
-    """A row of `count` finite numbers."""
+    """Convert a value to a vector of finite numbers [count].
+
+    Raises:
+        ValueError: another shape, or an entry is NaN or infinite.
+    """
     form = f"{count} finite numbers"
-    found = array(name, value, form)
-    if found.shape != (count,) or not np.isfinite(found).all():
+    values = array(name, value, form)
+    if values.shape != (count,) or not np.isfinite(values).all():
         raise ValueError(f"{name} must be {form}, got {shown(value)}")
-    return found
+    return values
 
 
 def shown(value: Any) -> str:
-    """A value for a message, on one short line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    """Show any value, however long and deep, on one short line for a message."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    try:
+        return " ".join(short.repr(value).split())
+    except ValueError:  # Python refuses to write whole numbers of more than 4,300 digits.
+        return object.__repr__(value)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml import config, distances, losses, options
+from jaxml import config, distances, losses
 from jaxml.config import Config
+from jaxml.config.values import FLOAT32
 from jaxml.data import augment, sampling, splits
 from jaxml.evaluation import clustering as evaluate
 from jaxml.evaluation import metrics, neighbours
@@ -176,35 +177,56 @@ def test_the_sound_arguments_are_sound(function):
 
 def bad_options():
     """For every option of a configuration values of other types and beyond its limits."""
-    limited = {"optim.learning_rate": (0.0,), "data.crop_area": ((0.0, 1.0), (0.9, 0.1), (0.5,))}
-    texts = {"data.split", "loss.name", "data.source", "model.backbone"}  # whose names are looked up later
-    for section, part in config.sections(Config()):
-        for field in dataclasses.fields(part):
-            name = f"{section}.{field.name}"
-            values = [None, {}, b"x", 1j, *limited.get(name, ())]
-            if name not in texts:
-                values += ["nonsense"] if field.type is not str else []
-            if field.type in (int, float):
-                values += [-1, float("nan"), float("inf"), True, "3"]
-            if field.type is int:
-                values += [0.5]
-            if name in options.POSITIVE:
-                values += [0]
-            for value in values:
-                yield pytest.param(section, field.name, value, id=f"{name}-{value}")
+    limited = {"data.crop_area": ((0.0, 1.0), (0.9, 0.1), (0.5,), (0.5, 1.5), (0.1, float("nan")))}
+    for name, schema in config.options().items():
+        kind = schema["type"]
+        values = [None, {}, b"x", 1j, *limited.get(name, ())]
+        # Other texts are names that are looked up later.
+        if kind != "string" or "enum" in schema:
+            values.append("nonsense")
+        if kind in ("integer", "number"):
+            values += [-1, float("nan"), float("inf"), True, "3"]
+        if kind == "integer":
+            values += [0.5, 3.0]
+        if kind == "number":
+            values += [1e39, -1e39]
+        for limit, step in (
+            ("minimum", -1),
+            ("maximum", 1),
+            ("exclusiveMinimum", 0),
+            ("exclusiveMaximum", 0),
+        ):
+            if abs(schema.get(limit, FLOAT32)) < FLOAT32:
+                values.append(schema[limit] + step)
+        for value in values:
+            yield pytest.param(name, value, id=f"{name}-{value}")
 
 
-@pytest.mark.parametrize(("section", "name", "value"), list(bad_options()))
-def test_every_option_refuses_what_it_can_not_be(section, name, value):
-    part = dataclasses.replace(getattr(Config(), section), **{name: value})
-    with pytest.raises(ValueError, match=f"^{section}.{name} is ") as caught:
-        dataclasses.replace(Config(), **{section: part})
-    assert len(str(caught.value).splitlines()) == 1
+@pytest.mark.parametrize(("name", "value"), list(bad_options()))
+def test_every_option_refuses_what_it_can_not_be(name, value):
+    section, option = name.split(".")
+    part = dataclasses.replace(getattr(Config(), section), **{option: value})
+    for make in (
+        lambda: dataclasses.replace(Config(), **{section: part}),
+        lambda: config.from_dict({section: {option: value}}),
+        lambda: config.override(Config(), {name: value}),
+    ):
+        with pytest.raises(ValueError, match=f"^--{section}.{option} (is|has) .*; it must be ") as caught:
+            make()
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_number_has_limits():
+    """Whole numbers those of an int32 at least, and real ones those of a float32."""
+    for name, schema in config.options().items():
+        if schema["type"] in ("integer", "number"):
+            assert {"minimum", "exclusiveMinimum"} & set(schema), name
+            assert {"maximum", "exclusiveMaximum"} & set(schema), name
 
 
 @pytest.mark.parametrize("groups", [(("(", 0.1),), (("a", -1.0),), (("a", "b"),), ("a",), (("a",),)])
 def test_groups_are_expressions_with_factors(groups):
-    with pytest.raises(ValueError, match=r"^optim\.groups"):
+    with pytest.raises(ValueError, match=r"^--optim\.groups (is|has) "):
         Config(optim=config.Optim(groups=groups))
 
 

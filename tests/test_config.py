@@ -1,23 +1,25 @@
-"""Configurations: saved and read back, compared, refused where no run can have them; the command line."""
+"""Configurations: saved and read back, changed, compared, refused where no run can have them; the command line."""
 
-import dataclasses
+import json
 import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from jaxml import cli
 from jaxml import config as configs
 from jaxml.cli import parse_train
 from jaxml.config import Config, Data, Loss, Optim, Train
-from jaxml.presets import PRESETS
+from jaxml.config.checks import described
+from jaxml.config.presets import CATALOGUE, PRESETS, SPACES
+from jaxml.errors import RunError
+from jaxml.training import provenance, train
+from tests.training.test_run import Stop, StopAt, pictures  # noqa: F401
 
-
-def whole_numbers():
-    """Name and value of every option that is a whole number."""
-    for section, part in configs.sections(Config()):
-        for field in dataclasses.fields(part):
-            if field.type is int:
-                yield f"{section}.{field.name}", getattr(part, field.name)
+WRITTEN_BY_983F5AC = Path(__file__).parent / "fixtures/config_983f5ac.json"
+WHOLE_NUMBERS = [name for name, schema in configs.options().items() if schema["type"] == "integer"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -25,6 +27,88 @@ def test_json_round_trip(name, tmp_path):
     config = replace(PRESETS[name], optim=Optim(groups=(("backbone/.*", 0.1), (".*bias", 0.0))))
     configs.save(tmp_path / "config.json", config)
     assert configs.load(tmp_path / "config.json") == config
+
+
+def test_a_configuration_of_an_earlier_version_is_read_and_written_unchanged(tmp_path):
+    config = configs.load(WRITTEN_BY_983F5AC)
+    assert config.loss == Loss("triplet", (("margin", 0.3), ("formula", "soft"), ("mining", "local")), 0.001)
+    assert config.optim.groups == (("backbone/.*", 0.1), ("head/.*", 2.0))
+    configs.save(tmp_path / "config.json", config)
+    assert (tmp_path / "config.json").read_text() == WRITTEN_BY_983F5AC.read_text()
+
+
+def test_a_run_of_an_earlier_version_goes_on(pictures, tmp_path):  # noqa: F811
+    written = json.loads(WRITTEN_BY_983F5AC.read_text())
+    written["data"] |= {"root": str(pictures), "cache": str(tmp_path / "cache")}
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(written))
+    words = ["--workdir", str(workdir), "--resume"]
+    with pytest.raises(Stop):
+        train.learn(parse_train(words, "").config, workdir, resume=True, callbacks=[StopAt(4)])
+    opened = train.learn(parse_train(words, "").config, workdir, resume=True)
+    assert int(opened.state.step) == 6
+    # What a checkpoint of that version says of its run.
+    provenance.check_config(3, {"config": written}, opened.config)
+    with pytest.raises(RunError, match=r"train\.seed: 0 -> 1"):
+        train.learn(parse_train([*words, "--train.seed", "1"], "").config, workdir, resume=True)
+
+
+def test_options_are_overridden_by_name():
+    changes = {"train.steps": 150, "loss.name": "lifted", "data.crop_area": (0.5, 1), "data.flip": False}
+    found = configs.override(PRESETS["glyphs_simple"], changes)
+    assert (found.train.steps, found.loss.name, found.data.flip) == (150, "lifted", False)
+    assert found.data.crop_area == (0.5, 1.0)
+    assert found.loss.options == (("margin", 0.2),)
+    assert configs.override(PRESETS["glyphs_simple"], {}) == PRESETS["glyphs_simple"]
+
+
+def test_hyper_parameters_of_a_loss_are_overridden_one_by_one():
+    base = replace(Config(), loss=Loss(options=(("margin", 0.2), ("mining", "local"))))
+    found = configs.override(base, {"loss.options.margin": 0.3, "loss.options.swap": True})
+    assert found.loss.options == (("margin", 0.3), ("mining", "local"), ("swap", True))
+    assert configs.override(found, {"loss.options": ()}).loss.options == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["train.stepz", "trian.steps", "train", "", "train.steps.more", "optim.groups.a"]
+)
+def test_an_override_of_an_unknown_option_is_refused(name):
+    with pytest.raises(
+        ValueError, match=rf"unknown configuration options? '{name}'.*train\.steps|{name}.*known"
+    ):
+        configs.override(Config(), {name: 3})
+
+
+@pytest.mark.parametrize("old", PRESETS)
+@pytest.mark.parametrize("new", PRESETS)
+def test_changes_lead_from_one_configuration_to_another(old, new):
+    changes = configs.changes(PRESETS[old], PRESETS[new])
+    assert configs.override(PRESETS[old], changes) == PRESETS[new]
+    assert (changes == {}) == (old == new)
+    words = cli.train_options(old, changes)
+    assert parse_train(shlex.split(words), "").config == PRESETS[new]
+
+
+def test_presets_say_what_to_expect():
+    for name, preset in CATALOGUE.items():
+        assert f"--preset {name}" in preset.about
+        assert preset.changes
+        assert all(key.split(".")[0] in configs.SECTIONS for key in preset.space)
+    assert set(SPACES) <= set(PRESETS)
+
+
+def test_help_shows_presets_choices_limits_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parse_train(["--preset", "cub_best", "--help"], "")
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, preset in CATALOGUE.items():
+        assert f"{name}: {' '.join(preset.about.split())}" in shown
+    for name, schema in configs.options().items():
+        assert f"--{name}" in shown
+        assert described(schema) in shown
+        assert f"{{{','.join(schema.get('enum', ['train', 'train+val']))}}}" in shown
+    assert "Optimiser steps. At least 1. (default: 700)" in shown
 
 
 def test_differences_name_option_and_values():
@@ -41,10 +125,15 @@ def test_unknown_options_are_named():
 @pytest.mark.parametrize(
     ("section", "value", "message"),
     [
-        ("train", {"steps": 0}, "train.steps is 0"),
-        ("data", {"input": "disk"}, "allowed: resident, tf_data"),
-        ("data", {"crop_area": (0.5, 1.5)}, "data.crop_area"),
-        ("train", {"steps_per_call": 3}, "multiple of train.steps_per_call"),
+        ("train", {"steps": 0}, "^--train.steps is 0; it must be at least 1$"),
+        ("data", {"input": "disk"}, "^--data.input is 'disk'; it must be resident or tf_data$"),
+        ("data", {"crop_area": (0.5, 1.5)}, "^--data.crop_area has 1.5; it must be at most 1$"),
+        (
+            "data",
+            {"crop_area": (0.9, 0.5)},
+            "^--data.crop_area is .0.9, 0.5.; it must be .* in ascending order$",
+        ),
+        ("train", {"steps_per_call": 3}, "^--train.steps must be a multiple of --train.steps_per_call$"),
     ],
 )
 def test_impossible_values_are_refused(section, value, message):
@@ -53,22 +142,27 @@ def test_impossible_values_are_refused(section, value, message):
         Config(**{section: part(**value)})
 
 
-@pytest.mark.parametrize("name", [name for name, _ in whole_numbers()])
+@pytest.mark.parametrize("name", WHOLE_NUMBERS)
 @pytest.mark.parametrize("value", [10_000_000_000, -10_000_000_000])
 def test_whole_numbers_that_are_far_too_large_are_named(name, value):
     section, key = name.split(".")
-    with pytest.raises(ValueError, match=rf"{re.escape(name)} is {value}; it must be"):
+    with pytest.raises(ValueError, match=rf"^--{re.escape(name)} is {value}; it must be at (most|least) "):
         configs.from_dict({section: {key: value}})
 
 
 @pytest.mark.parametrize(
     ("section", "values", "named"),
     [
-        ("loss", {"options": [["margin", 10**10]]}, r"loss\.options is 10000000000; it must be at most"),
+        ("loss", {"options": [["margin", 10**10]]}, r"loss\.options has 10000000000; it must be at most"),
         ("eval", {"kmeans_seeds": 5_000_000}, r"eval\.kmeans_seeds is 5000000; it must be at most 1000"),
         ("optim", {"learning_rate": 10**400}, r"optim\.learning_rate is 1000.*; it must be a finite number"),
-        ("optim", {"weight_decay": 1e39}, r"optim\.weight_decay is 1e\+39; it must be a finite number"),
-        ("optim", {"groups": [["a{99999999999}", 1]]}, r"optim\.groups: .* is no regular expression"),
+        ("optim", {"weight_decay": 1e39}, r"optim\.weight_decay is 1e\+39; it must be at most 3\.4e\+38"),
+        (
+            "optim",
+            {"groups": [["a{99999999999}", 1]]},
+            r"optim\.groups has .*; it must be a regular expression",
+        ),
+        ("train", {"steps": 10**5000}, r"train\.steps is .*; it must be at most"),
     ],
 )
 def test_other_numbers_that_no_device_can_hold_are_named(section, values, named):
@@ -116,3 +210,21 @@ def test_wrong_words_exit_with_two(words, capsys):
 
 def test_an_empty_workdir_is_the_presets_own_and_not_the_current_folder():
     assert parse_train(["--workdir", ""], "").workdir == "runs/glyphs_simple"
+
+
+@pytest.mark.parametrize(
+    "words", ["--train.steps 0", "--data.crop_area 0.5 1.5", "--loss.options margin 10000000000"]
+)
+def test_a_value_that_an_option_cannot_have_is_one_line(words):
+    with pytest.raises(ValueError, match=f"^{words.split()[0]} (is|has) .*; it must be at ") as caught:
+        parse_train(words.split(), "")
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_a_section_have_one_form_however_they_were_given():
+    given = Config(optim=Optim(learning_rate=1, groups=[["head/.*", 2]]))
+    assert isinstance(given.optim.learning_rate, float)
+    assert given.optim.groups == (("head/.*", 2.0),)
+    assert hash(given) == hash(
+        configs.from_dict({"optim": {"learning_rate": 1.0, "groups": [["head/.*", 2]]}})
+    )

@@ -12,12 +12,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import tyro
 
 from jaxml import config as configs
 from jaxml import metrics
-from jaxml.cli import parse_train
-from jaxml.presets import PRESETS
+from jaxml.cli import parse, parse_train
+from jaxml.config.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if not {"_build", "generated"} & {*path.parts})
@@ -107,9 +106,9 @@ def check_script(path, words):
                 configs.save(word, PRESETS["glyphs_simple"])
         parse_train(words, "")
     elif path.stem == "plan":
-        module(path).parse(words)
+        module(path).parse_plan(words)
     else:
-        tyro.cli(module(path).Arguments, args=words, use_underscores=True)
+        parse(module(path).Arguments, words, "")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)

@@ -14,14 +14,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from experiments.paper.readme import RESULTS
 from experiments.paper.tables import over_seeds
 from jaxml import config as configs
-from jaxml.cli import command
+from jaxml.cli import command, parse, train_options
+from jaxml.config.presets import PRESETS
 from jaxml.files import parse_json, write_atomically
-from jaxml.presets import PRESETS
 from jaxml.training.records import PLACES
 
 OWN = (*PLACES, "train.seed:")  # options that do not belong to the row
@@ -48,7 +46,7 @@ class Arguments:
 
 
 def main(words: list[str]) -> None:
-    arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    arguments = parse(Arguments, words, __doc__)
     if not arguments.runs:
         raise ValueError("--runs names no run; give the directories of finished runs")
     if arguments.preset not in PRESETS:
@@ -74,11 +72,8 @@ def row(arguments: Arguments) -> dict[str, Any]:
         )
     paths = [folder / "results.json" for folder in folders]
     results = [parse_json(path.read_bytes(), path) for path in paths]
-    words = [f"--preset {arguments.preset}"]
-    for line in configs.differences(PRESETS[arguments.preset], found[0]):
-        if not line.startswith(OWN):
-            section, option = line.split(":")[0].split(".")
-            words.append(_words(f"{section}.{option}", getattr(getattr(found[0], section), option)))
+    changes = configs.changes(PRESETS[arguments.preset], found[0])
+    changes = {name: value for name, value in changes.items() if f"{name}:" not in OWN}
     return {
         "row": arguments.title,
         "section": "Longest training",
@@ -94,20 +89,9 @@ def row(arguments: Arguments) -> dict[str, Any]:
         "original": None,
         "field": "",
         "command": "",
-        "train": " ".join(words),
+        "train": train_options(arguments.preset, changes),
         "where": arguments.where,
     }
-
-
-def _words(name: str, value: Any) -> str:
-    """An option as on the command line."""
-    if isinstance(value, bool):
-        section, option = name.split(".")
-        return f"--{name}" if value else f"--{section}.no_{option}"
-    flat = [value]
-    while any(isinstance(x, tuple) for x in flat):
-        flat = [y for x in flat for y in (x if isinstance(x, tuple) else (x,))]
-    return " ".join([f"--{name}", *(str(x) for x in flat)])
 
 
 if __name__ == "__main__":

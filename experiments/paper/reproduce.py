@@ -3,13 +3,13 @@
     python -m experiments.paper.reproduce --data_root CUB_200_2011 --weights squeezenet1_1.safetensors
     python -m experiments.paper.reproduce --data_root ... --weights ... --only b_hinge --budget large --seeds 0 1 2
 
-Each row and seed is a run of train.py in WORKDIR/ROW/SEED, with the command line that the table shows. Finished rows
-are skipped, stopped ones go on where they were saved, so the same command may be given again at any time. Writes
+Each row and seed is a run of train.py in WORKDIR/ROW/SEED, with the options that the table shows. Finished rows are
+skipped and stopped ones continue from their last checkpoint, so the same command can be given again at any time. Writes
 results.json and table.md into WORKDIR after every row, results.html and figures/ at the end. The small budget takes
-about two CPU minutes a row (README has the numbers to expect).
+about two CPU minutes for a row; experiments/results/table.md has the numbers to expect.
 
-All rows of a WORKDIR have one budget, data set and weights. The depends_on.json of each row holds its options, and
-SHA-256 of data and weights; others are refused. One process at a time works on a WORKDIR.
+All rows of a WORKDIR have one budget, data set and weights: the depends_on.json of each row holds its options and the
+SHA-256 of data and weights, and others are refused. One process at a time works on a WORKDIR.
 
 Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75 stopped by SIGTERM and saved.
 """
@@ -17,26 +17,29 @@ Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
+from annotated_types import Ge
 
-from experiments.paper.rows import BUDGETS, ROWS, Row
+from experiments.paper.rows import BUDGETS, PRESET, ROWS, Row, changes
 from jaxml import config as configs
-from jaxml.arguments import whole
-from jaxml.cli import also, command, parse_train
+from jaxml.cli import also, command, parse, preset
 from jaxml.config import Config
+from jaxml.config.checks import options
+from jaxml.config.values import Int, Seed
 from jaxml.errors import RunError
 from jaxml.files import replacing
 from jaxml.training import records
 
 
+@options
 @dataclass(frozen=True)
 class Arguments:
-    """Which rows, how long, where."""
+    """Which rows, under which budget, where."""
 
     data_root: Annotated[str, also("--data.root")] = ""
     """Folder of the data set."""
@@ -46,25 +49,25 @@ class Arguments:
     """Names of rows; all by default."""
     budget: str = "small"
     """small or large: see rows.BUDGETS."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Training seeds."""
-    devices: Annotated[int, also("--train.devices")] = 0
+    devices: Annotated[Int, Ge(0), also("--train.devices")] = 0
     """Devices to train on; 0 takes all."""
     workdir: str = "runs/reproduce"
-    """Where runs and tables go."""
+    """Folder for runs and tables."""
 
 
 def main(words: list[str]) -> None:
-    arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
+    arguments = parse(Arguments, words, __doc__)
     asked = _asked(arguments)
     from experiments.paper import tables
 
-    # First of all, so that missing data are an error where every row is finished too.
-    budget = _config(BUDGETS[arguments.budget].split(), 0, arguments)
+    # Comes first, so that missing data are an error even if every row is finished.
+    budget = _config(BUDGETS[arguments.budget], 0, arguments)
     shared = {"budget": arguments.budget, **records.contents(budget)}
 
     def depends_on(row: Row, seed: int) -> dict[str, Any]:
-        config = _config(train_words(row, arguments.budget), seed, arguments)
+        config = _config(changes(row, arguments.budget), seed, arguments)
         return {**shared, "config": configs.to_dict(config)}
 
     workdir = Path(arguments.workdir)
@@ -84,18 +87,19 @@ def main(words: list[str]) -> None:
 
 
 def _asked(arguments: Arguments) -> list[Row]:
-    """The rows to run; ValueError for arguments that make no sense."""
+    """The rows to run.
+
+    Raises:
+        ValueError: an argument that no table can have; names it.
+    """
     names = [row.name for row in ROWS]
     if unknown := sorted({*arguments.only} - {*names}):
         raise ValueError(f"--only {' '.join(unknown)} is no row; there are {', '.join(names)}")
     if arguments.budget not in BUDGETS:
         raise ValueError(f"--budget is {arguments.budget!r}; allowed: {', '.join(BUDGETS)}")
     if not arguments.seeds or len({*arguments.seeds}) < len(arguments.seeds):
-        found = " ".join(map(str, arguments.seeds))
-        raise ValueError(f"--seeds is {found!r}; give one seed or more, each of them once")
-    for seed in arguments.seeds:
-        whole("--seeds", seed, minimum=0, maximum=2**32 - 1)
-    whole("--devices", arguments.devices, minimum=0)
+        given = " ".join(map(str, arguments.seeds))
+        raise ValueError(f"--seeds is {given!r}; give one seed or more, each of them once")
     if not arguments.workdir:
         raise ValueError("--workdir is empty; leave it out, or name a folder")
     rows = [row for row in ROWS if row.name in (arguments.only or names)]
@@ -104,26 +108,13 @@ def _asked(arguments: Arguments) -> list[Row]:
     return rows
 
 
-def _config(words: list[str], seed: int, arguments: Arguments) -> Config:
-    """The configuration of train.py's options `words`, with this seed and the paths and devices asked for."""
-    config = parse_train(words, "").config
-    return replace(
-        config,
-        data=replace(config.data, root=arguments.data_root or config.data.root),
-        model=replace(config.model, weights=arguments.weights or config.model.weights),
-        train=replace(config.train, seed=seed, devices=arguments.devices),
+def _config(values: Mapping[str, Any], seed: int, arguments: Arguments) -> Config:
+    """The preset's configuration with these values, this seed, and the paths and devices asked for."""
+    places = {"data.root": arguments.data_root, "model.weights": arguments.weights}
+    given = {name: path for name, path in places.items() if path}
+    return configs.override(
+        preset(PRESET), {**values, "train.seed": seed, "train.devices": arguments.devices, **given}
     )
-
-
-def train_words(row: Row, budget: str) -> list[str]:
-    """The row's options of train.py, without seed and paths."""
-    found = [*BUDGETS[budget].split(), *row.words]
-    shorter = ("--train.steps", "--train.eval_every", "--train.save_every", "--optim.warmup_steps")
-    factors = dict.fromkeys(shorter, 1 / row.batch)
-    for name, factor in {"--data.classes_per_batch": row.batch, **factors}.items():
-        place = found.index(name) + 1
-        found[place] = str(round(int(found[place]) * factor))
-    return found
 
 
 def measure(row: Row, seed: int, depends_on: dict[str, Any], folder: Path) -> None:
@@ -136,13 +127,12 @@ def measure(row: Row, seed: int, depends_on: dict[str, Any], folder: Path) -> No
     config = configs.from_dict(depends_on["config"])
     with Clock(folder / "clock.json") as clock:
         found = (untrained if row.features else trained)(row, config, folder)
-    words = train_words(row, depends_on["budget"])
-    found |= {**depends_on, "seed": seed, "words": words, **clock.total, "where": where()}
+    found |= {**depends_on, "seed": seed, **clock.total, "where": where()}
     records.write(folder / tables.MEASURED, found)
 
 
 def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
-    """Train, choose a step for each number of clusters, score the test classes there."""
+    """Train, choose a step for each number of clusters, and score the test classes with that step's network."""
     from experiments.paper import plots
     from jaxml.evaluation.clustering import evaluate, validate
     from jaxml.training import history, train
@@ -182,7 +172,7 @@ def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
 
 
 def untrained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
-    """Score features of the test images that nothing has been trained for."""
+    """Score features of the test images that need no training."""
     from experiments.paper.handcrafted import features
     from jaxml.evaluation.clustering import evaluate
     from jaxml.training import results, run
@@ -198,7 +188,7 @@ def untrained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
 
 
 class Clock:
-    """Wall and CPU seconds of a row over all its attempts but those that were killed; kept in a file."""
+    """Wall and CPU seconds of a row, kept in a file and summed over all its attempts that were not killed."""
 
     def __init__(self, path: Path):
         self._path = path

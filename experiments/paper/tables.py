@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from experiments.paper import plots
-from experiments.paper.rows import Row
+from experiments.paper.rows import PRESET, Row, changes
+from jaxml.cli import train_options
 from jaxml.files import write_atomically
 from jaxml.reports import figures, page
 from jaxml.reports.run import PUBLISHED
@@ -92,7 +93,7 @@ def collect(row: Row, workdir: Path) -> list[Line]:
             "field": row.field,
             "budget": found[0]["budget"],
             "command": f"python -m experiments.paper.reproduce --only {row.name} --budget {found[0]['budget']}",
-            "train": " ".join(found[0]["words"]) if not row.features else "",
+            "train": train_options(PRESET, changes(row, found[0]["budget"])) if not row.features else "",
             "where": found[0]["where"],
         }
         for k, original in zip(row.clusters, names, strict=True)

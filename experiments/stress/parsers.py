@@ -15,8 +15,8 @@ import numpy as np
 def of_runs() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, ...]]]:
     """A sound file, its parser, and the errors that it may raise, by name."""
     from jaxml import config
+    from jaxml.config.presets import PRESETS
     from jaxml.errors import CheckpointError
-    from jaxml.presets import PRESETS
     from jaxml.training import history
     from jaxml.training import input_triplets as triplets
 

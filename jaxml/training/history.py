@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from jaxml.config.values import INT32
 from jaxml.files import parse_json, write_atomically
-from jaxml.options import INT32
 
 
 class History:

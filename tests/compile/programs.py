@@ -13,11 +13,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxml import losses
+from jaxml.config.presets import PRESETS
 from jaxml.losses.kernels.formulas import FORMULAS
 from jaxml.losses.kernels.mining import MINING
 from jaxml.planning import program
 from jaxml.planning.targets import target
-from jaxml.presets import PRESETS
 from jaxml.training import step as train
 from jaxml.training.devices import AXIS, lower, parallel
 from jaxml.training.learner import create

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -12,9 +13,9 @@ import numpy as np
 import pytest
 
 from experiments.paper import longest, plots, readme, reproduce, tables
-from experiments.paper.rows import BUDGETS, ROWS, Row, words
+from experiments.paper.rows import BUDGETS, PRESET, ROWS, Row, changes
 from jaxml import config as configs
-from jaxml.cli import parse_train
+from jaxml.cli import parse_train, preset, train_options
 from jaxml.errors import RunError
 from jaxml.evaluation import clustering as evaluate
 from jaxml.reports.run import PUBLISHED
@@ -33,10 +34,13 @@ def test_names_are_unique_and_shahs_rows_are_all_there():
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_rows_parse_and_see_as_many_images(budget):
+def test_rows_are_configurations_that_see_as_many_images(budget):
     images = {}
     for row in ROWS:
-        found = parse_train(reproduce.train_words(row, budget), "").config
+        found = configs.override(preset(PRESET), changes(row, budget))
+        # What the table shows to be pasted is the same.
+        words = shlex.split(train_options(PRESET, changes(row, budget)))
+        assert parse_train(words, "").config == found
         if not row.features:
             loss_function(found)
             images[row.name] = found.train.steps * found.data.classes_per_batch * found.data.images_per_class
@@ -46,10 +50,10 @@ def test_rows_parse_and_see_as_many_images(budget):
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in ROWS if "--optim.groups" in row.words], ids=lambda row: row.name
+    "row", [row for row in ROWS if "optim.groups" in row.changes], ids=lambda row: row.name
 )
 def test_learning_rate_groups_match_parameters(row):
-    found = parse_train(reproduce.train_words(row, "small"), "").config
+    found = configs.override(preset(PRESET), changes(row, "small"))
     params = create(found, 40)[1].params
     rates = [line.split()[-3] for line in optim.table(found.optim, params).splitlines()[1:]]
     assert rates == ["0.0001", "0.02", "0.001"]
@@ -67,14 +71,13 @@ def table(config, tmp_path, monkeypatch):  # noqa: F811
     configs.save(tmp_path / "base.json", small)
     rows = [
         Row("pixels", "raw pixels", "Base", features="pixels"),
-        Row("first", "hinge", "Trained", words("--loss.name triplet"), clusters=(1, 2)),
-        Row("second", "contrastive", "Trained", words("--loss.name contrastive")),
+        Row("first", "hinge", "Trained", {"loss.name": "triplet"}, clusters=(1, 2)),
+        Row("second", "contrastive", "Trained", {"loss.name": "contrastive"}),
     ]
-    monkeypatch.setitem(reproduce.BUDGETS, "small", f"--preset {tmp_path / 'base.json'}")
-    monkeypatch.setattr(
-        reproduce, "train_words", lambda row, budget: [*reproduce.BUDGETS[budget].split(), *row.words]
-    )
+    monkeypatch.setitem(BUDGETS, "small", {})
     monkeypatch.setattr(reproduce, "ROWS", rows)
+    for module in (reproduce, tables):
+        monkeypatch.setattr(module, "PRESET", str(tmp_path / "base.json"))
     return ["--data_root", small.data.root, "--devices", "1", "--workdir", str(tmp_path / "out")]
 
 
@@ -118,9 +121,7 @@ def test_stopped_table_goes_on_and_finished_rows_are_left_alone(table, tmp_path,
         assert (
             len({len(re.findall(r"<t[hd]\b", row)) for row in re.findall(r"<tr.*?</tr>", table, re.S)}) == 1
         )
-    assert (
-        "python -m experiments.paper.reproduce --only second --budget small" in (out / "table.md").read_text()
-    )
+    assert "experiments.paper.reproduce --only second --budget small" in (out / "table.md").read_text()
     assert {path.name for path in (out / "figures").iterdir()} == set()
 
     # Each number of clusters takes the step that is best on validation classes, and scores the test classes there.
@@ -191,11 +192,8 @@ def test_rows_keep_what_their_numbers_depend_on(quick, tmp_path):
 
 def test_rows_of_one_budget_are_never_shown_as_those_of_another(quick, tmp_path, monkeypatch):
     words_of_table, ran = quick
-    base = configs.load(tmp_path / "base.json")
-    longer = tmp_path / "longer.json"
-    configs.save(longer, replace(base, train=replace(base.train, steps=16)))
-    monkeypatch.setitem(reproduce.BUDGETS, "large", f"--preset {longer}")
-    monkeypatch.setitem(reproduce.BUDGETS, "alike", f"--preset {tmp_path / 'base.json'}")
+    monkeypatch.setitem(BUDGETS, "large", {"train.steps": 16})
+    monkeypatch.setitem(BUDGETS, "alike", {})
     reproduce.main([*words_of_table, "--only", "first"])
     before = files(tmp_path / "out")
     refused = r"first/0 was begun with other options or data; it differs in budget: 'small' -> '{}'{}; choose"
@@ -232,7 +230,7 @@ def test_a_stopped_row_does_not_go_on_with_anything_else(quick, config, tmp_path
     before = files(tmp_path / "out")
 
     other = other_pictures(config, tmp_path / "other").data.root
-    changed = Row("first", "hinge", "Trained", words("--loss.name triplet --loss.options margin 0.3"))
+    changed = Row("first", "hinge", "Trained", {"loss.name": "triplet", "loss.options.margin": 0.3})
     cases = [
         (["--data_root", other], "data_sha256: '[0-9a-f]+' -> '[0-9a-f]+'"),
         ([], r"loss.options: \[\] -> \[\['margin', 0.3\]\]"),
@@ -245,7 +243,7 @@ def test_a_stopped_row_does_not_go_on_with_anything_else(quick, config, tmp_path
             (tmp_path / "w.npz").write_bytes(b"two")
         with pytest.raises(RunError, match=f"first/0 was begun with other .*{differs}; choose another"):
             reproduce.main([*words_of_table, *more])
-        monkeypatch.setattr(reproduce, "ROWS", [replace(changed, words=words("--loss.name triplet"))])
+        monkeypatch.setattr(reproduce, "ROWS", [replace(changed, changes={"loss.name": "triplet"})])
     assert files(tmp_path / "out") == before
     (tmp_path / "w.npz").write_bytes(b"one")
     reproduce.main(words_of_table)
@@ -329,15 +327,18 @@ def test_tables_hold_every_finished_row_and_no_copy_of_one(quick, tmp_path):
         (["--budget", "huge"], "--budget is 'huge'; allowed: small, large"),
         (["--seeds", "0", "1", "0"], "--seeds is '0 1 0'; give one seed or more, each of them once"),
         (["--seeds"], "--seeds is ''; give one seed or more"),
-        (["--seeds", "-1"], "--seeds must be a whole number of at least 0"),
-        (["--seeds", "4294967296"], "--seeds must be"),
-        (["--devices", "-1"], "--devices must be"),
+        (["--seeds", "-1"], "--seeds has -1; it must be at least 0"),
+        (["--seeds", "4294967296"], "--seeds has 4294967296; it must be at most 4294967295"),
+        (["--devices", "-1"], "--devices is -1; it must be at least 0"),
         (["--workdir", ""], "--workdir is empty"),
         (["--workdir", "{}/file"], "--workdir {}/file can not be a folder"),
         (["--only", "frozen"], "--weights is missing"),
         ([], "--weights is missing"),
         (["--only", "pixels", "--data.root", "{}/none", "--train.devices", "1"], "{}/none"),
-        (["--only", "pixels", "--model.weights", "{}/none", "--train.devices", "-1"], "--devices must be"),
+        (
+            ["--only", "pixels", "--model.weights", "{}/none", "--train.devices", "-1"],
+            "--devices is -1; it must be at least 0",
+        ),
         (["--only", "pixels", "--data_root=--nothing"], "--nothing"),
     ],
 )
@@ -345,7 +346,8 @@ def test_mistakes_end_in_one_line(given, named, config, tmp_path, monkeypatch, c
     (tmp_path / "file").write_text("")
     configs.save(tmp_path / "base.json", config)
     if "file" in named:
-        monkeypatch.setitem(reproduce.BUDGETS, "small", f"--preset {tmp_path / 'base.json'}")
+        monkeypatch.setitem(BUDGETS, "small", {})
+        monkeypatch.setattr(reproduce, "PRESET", str(tmp_path / "base.json"))
         given = ["--only", "pixels", *given]
     given = ["--workdir", str(tmp_path / "new"), *(word.format(tmp_path) for word in given)]
     code, said = run_script(reproduce.main, given, monkeypatch, capsys)
@@ -433,7 +435,7 @@ def test_longest_training_is_a_row_with_the_words_that_repeat_it(config, tmp_pat
     assert line["seeds"] == [0, 1]
     assert line["metrics"]["nmi"]["mean"] == pytest.approx(0.55)
     assert "long" in tables.markdown([line])
-    again = parse_train([*line["train"].split(), "--data.root", "birds"], "").config
+    again = parse_train([*shlex.split(line["train"]), "--data.root", "birds"], "").config
     assert again == base
     configs.save(tmp_path / "1/config.json", replace(base, train=replace(base.train, steps=7)))
     with pytest.raises(ValueError, match=r"no other seed of .*train\.steps: 600 -> 7"):
@@ -481,6 +483,16 @@ def test_a_row_of_the_longest_training_is_never_counted_twice(
     assert named.format(tmp_path) in said
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "longest.json").exists()
+
+
+def test_the_result_files_show_the_options_of_the_rows():
+    rows = {row.name: row for row in ROWS}
+    table = (readme.RESULTS / "table.md").read_text(encoding="utf-8")
+    for line in readme.results("results"):
+        row = rows[line["row"]]
+        options = "" if row.features else train_options(PRESET, changes(row, "small"))
+        assert line["train"] == options
+        assert f"`{options}`" in table or row.features
 
 
 @pytest.mark.parametrize("path", readme.DOCUMENTS, ids=lambda path: path.name)

@@ -1,18 +1,15 @@
 """The quick form of every check of experiments/stress/__main__.py, and mistakes on the command line of the scripts."""
 
-import dataclasses
 import importlib
 import json
 import os
 import subprocess
 import sys
-from typing import Literal, get_origin
 
 import pytest
 
 from experiments.stress import files
-from jaxml import cli, config, options
-from jaxml.config import Config
+from jaxml import cli, config
 
 # In parts of about equal time, for as many workers.
 STOPPED = ("killed", "signals")
@@ -69,17 +66,15 @@ def run(main, words, monkeypatch, capsys):
 
 def wrong_options():
     """For each option of a run one word that it can not take."""
-    for section, part in config.sections(Config()):
-        for field in dataclasses.fields(part):
-            name = f"{section}.{field.name}"
-            if field.type in (int, float) or get_origin(field.type) is Literal:
-                yield name, "nonsense"
-            if name in (*options.POSITIVE, *options.NOT_NEGATIVE):
-                yield name, "-1"
-            if field.type is bool:
-                yield name, "maybe"
-            if field.type is float:
-                yield name, "nan"
+    for name, schema in config.options().items():
+        if schema["type"] in ("integer", "number") or "enum" in schema:
+            yield name, "nonsense"
+        if schema.get("minimum", -1) >= 0 or "exclusiveMinimum" in schema:
+            yield name, "-1"
+        if schema["type"] == "boolean":
+            yield name, "maybe"
+        if schema["type"] == "number":
+            yield name, "nan"
 
 
 @pytest.mark.parametrize(("name", "word"), list(wrong_options()))

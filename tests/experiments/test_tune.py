@@ -13,10 +13,10 @@ import pytest
 from experiments import tune
 from jaxml import config as configs
 from jaxml.cli import parse_train
+from jaxml.config.presets import PRESETS, SPACES
 from jaxml.data import images, resident
 from jaxml.errors import RunError
-from jaxml.presets import PRESETS, SPACES
-from jaxml.training import health, history, learner, run, train
+from jaxml.training import health, history, learner, train
 from tests.experiments.test_stress import run as run_script
 from tests.training.test_run import StopAt, config, pictures  # noqa: F401
 
@@ -36,8 +36,8 @@ def small(config):  # noqa: F811
 def test_spaces_are_options_of_their_preset(name):
     for pick in (1, -1):
         options = {key: values[pick] for key, values in SPACES[name].items()}
-        found = tune.changed(PRESETS[name], options)
-        run.loss_function(found)
+        found = configs.override(PRESETS[name], options)
+        learner.loss_function(found)
 
 
 def test_study_goes_on_after_a_stop_and_never_sees_a_test_class(small, tmp_path, monkeypatch):
@@ -285,16 +285,19 @@ def test_a_study_may_have_any_name(small, tried, tmp_path, name):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--trials", "0"], "--trials must be a whole number of at least 1, got 0"),
-        (["--trials", "-3"], "--trials must be"),
-        (["--steps", "-1"], "--steps must be"),
-        (["--seed", "-1"], "--seed must be"),
-        (["--seed", "4294967296"], "--seed must be"),
-        (["--devices", "-1"], "--devices must be"),
+        (["--trials", "0"], "--trials is 0; it must be at least 1"),
+        (["--trials", "-3"], "--trials is -3; it must be at least 1"),
+        (["--steps", "-1"], "--steps is -1; it must be at least 0"),
+        (["--seed", "-1"], "--seed is -1; it must be at least 0"),
+        (["--seed", "4294967296"], "--seed is 4294967296; it must be at most 4294967295"),
+        (["--devices", "-1"], "--devices is -1; it must be at least 0"),
         (["--preset", "cub_best"], "--preset is 'cub_best'; there are search spaces for glyphs_simple"),
         (["--preset", "nothing.json"], "--preset is 'nothing.json'"),
         (["--data.root", "{}/none", "--preset", "cub_squeezenet"], "{}/none"),
-        (["--train.devices", "-1", "--train.steps", "2", "--train.seed", "3"], "--devices must be"),
+        (
+            ["--train.devices", "-1", "--train.steps", "2", "--train.seed", "3"],
+            "--devices is -1; it must be at least 0",
+        ),
         (["--model.weights", "{}/none.npz"], "{}/none.npz"),
         (["--workdir", ""], "--workdir is empty"),
         (["--workdir", "{}/file"], "--workdir {}/file can not be a folder"),

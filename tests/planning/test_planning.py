@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxml.config import Config, Data, Loss, Model
+from jaxml.config.presets import PRESETS
 from jaxml.errors import RunError
 from jaxml.planning import compiler, program, targets
 from jaxml.planning.account import Account, Collective
@@ -22,7 +23,6 @@ from jaxml.planning.plan import SEARCH, plan
 from jaxml.planning.program import data_set
 from jaxml.planning.summary import advice, summary
 from jaxml.planning.targets import target
-from jaxml.presets import PRESETS
 from jaxml.training import devices as on_devices
 from jaxml.training import distributed, inputs
 from jaxml.training.learner import create

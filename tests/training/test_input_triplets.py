@@ -180,8 +180,11 @@ def test_rows_that_are_no_triplets():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"loss": Loss("contrastive")}, "needs loss.name triplet"),
-        ({"train": Train(mode="input_triplets", steps_per_call=2)}, "steps_per_call needs train.mode batch"),
+        ({"loss": Loss("contrastive")}, "needs --loss.name triplet"),
+        (
+            {"train": Train(mode="input_triplets", steps_per_call=2)},
+            "steps_per_call needs --train.mode batch",
+        ),
         ({"data": configs.Data(classes_per_batch=4, images_per_class=4)}, "must be a multiple of 3"),
         ({"triplets": Triplets(hard_share=1.5)}, "hard_share is 1.5"),
     ],

@@ -7,7 +7,7 @@ import pytest
 
 from jaxml import models
 from jaxml.config import Optim
-from jaxml.presets import PRESETS
+from jaxml.config.presets import PRESETS
 from jaxml.training import optimizer as optim
 
 PARAMS = {

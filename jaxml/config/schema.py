@@ -1,0 +1,247 @@
+"""Everything that a run depends on, as frozen dataclasses whose fields state defaults, choices and limits."""
+
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from jaxml.arguments import shown
+from jaxml.config import checks
+from jaxml.config.values import (
+    Bool,
+    Count,
+    Float,
+    Int,
+    Pixels,
+    Regex,
+    Seed,
+    ShareRange,
+    Text,
+    Value,
+)
+
+
+@checks.options
+@dataclass(frozen=True)
+class Data:
+    """Which images, which classes, and how batches are drawn from them."""
+
+    source: Text = "glyphs"
+    """Where images come from: glyphs, cub, folder, or a tfds name such as caltech_birds2011."""
+    root: Text = ""
+    """Folder of the data set (cub, folder, tfds); glyphs needs none."""
+    split: Text = "poster"
+    """Division of the classes: poster, standard, or explicit ranges train/val/test such as 0-59/60-79/80-99. Without
+    the third range there are no test classes."""
+    train_on: Literal["train", "train+val"] = "train"
+    """Classes to learn from. With train+val no classes are left to choose the best step by, so the last one is used."""
+    input: Literal["resident", "tf_data"] = "resident"
+    """resident: decoded once and kept in device memory; tf_data: streamed from disk by tensorflow."""
+    crop_to_box: Bool = True
+    """Crop to the bounding box where the source has one."""
+    stored_size: Pixels = 64
+    """Side, in pixels, to which images are decoded; augmentation crops from it."""
+    size: Pixels = 64
+    """Side, in pixels, of the network's input."""
+    crop_area: ShareRange = (0.6, 1.0)
+    """Range of the random crop's area as a share of the image, in ascending order; 1 1 takes the whole image."""
+    flip: Bool = True
+    """Mirror half of the training images."""
+    jitter: Annotated[Float, Ge(0)] = 0.0
+    """Strength of random brightness, contrast and saturation; 0 is off."""
+    classes_per_batch: Annotated[Count, Le(2**20)] = 16
+    """P: classes in a batch."""
+    images_per_class: Annotated[Count, Le(2**20)] = 4
+    """K: images of each class in a batch."""
+    cache: Text = "~/.cache/jaxml"
+    """Folder for decoded images."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """raise: an image that is damaged, missing or changed ends the run; skip: such images are left out and listed."""
+
+
+@checks.options
+@dataclass(frozen=True)
+class Model:
+    """The embedding network: backbone, then head."""
+
+    backbone: Text = "simple"
+    """A name from jaxml.models.BACKBONES: simple, shallow, squeezenet1_0, squeezenet1_1, resnet50 or inception_v3."""
+    weights: Text = ""
+    """Pretrained weights (safetensors) for the backbone; without them parameters start random."""
+    head: Literal["linear", "conv", "none", "classifier"] = "linear"
+    """linear: a fully connected layer; conv: the original's SqueezeNet head; none: pooled features; classifier: the
+    layer of the weight file."""
+    feature_size: Count = 64
+    """Dimensions of the embedding."""
+    pooling: Literal["avg", "avg+max"] = "avg"
+    """How a backbone's feature map becomes a vector."""
+    dropout: Annotated[Float, Ge(0), Lt(1)] = 0.0
+    """Dropout rate before the head."""
+    normalize: Bool = True
+    """Scale embeddings to unit length."""
+    batch_norm: Literal["sync", "local", "frozen"] = "sync"
+    """sync: statistics over all devices; local: over each device; frozen: never updated."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the network's arithmetic; parameters, distances and loss stay float32."""
+    remat: Bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+
+@checks.options
+@dataclass(frozen=True)
+class Loss:
+    """What the network minimises."""
+
+    name: Text = "triplet"
+    """A name from jaxml.losses.LOSSES."""
+    options: tuple[tuple[Text, Value], ...] = ()
+    """Hyper-parameters of the loss function, each a name and a value, such as: margin 0.2 formula soft mining local."""
+    norm_weight: Annotated[Float, Ge(0)] = 0.0
+    """Weight of the mean length of the embeddings before normalisation."""
+
+
+@checks.options
+@dataclass(frozen=True)
+class Optim:
+    """Adam, its schedule, and learning rates by parameter group."""
+
+    learning_rate: Annotated[Float, Gt(0)] = 1e-3
+    """Peak learning rate."""
+    warmup_steps: Annotated[Int, Ge(0)] = 0
+    """Steps of linear warm-up from 0."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What follows the warm-up; cosine ends at 0 on the last step."""
+    weight_decay: Annotated[Float, Ge(0)] = 0.0
+    """Decoupled weight decay (AdamW) on kernels."""
+    groups: tuple[tuple[Regex, Annotated[Float, Ge(0)]], ...] = ()
+    """Factors of the learning rate, each after a regular expression on parameter paths; the first that matches a
+    parameter counts, and 0 freezes it."""
+
+
+@checks.options
+@dataclass(frozen=True)
+class Train:
+    """How long, how often, where."""
+
+    mode: Literal["batch", "input_triplets"] = "batch"
+    """batch: the loss finds its pairs and triplets in a batch of P x K images; input_triplets: the batch is made of
+    triplets, see the triplets options."""
+    steps: Count = 1000
+    """Optimiser steps."""
+    seed: Seed = 0
+    """Fixes initial parameters, batches and augmentation."""
+    log_every: Count = 10
+    """Steps between lines of metrics.jsonl."""
+    eval_every: Count = 200
+    """Steps between clusterings of the validation classes."""
+    save_every: Count = 200
+    """Steps between checkpoints."""
+    steps_per_call: Count = 1
+    """Steps in one dispatch to the device (resident input); 16 or more keeps a GPU busy with small networks."""
+    chunk: Annotated[Int, Ge(0)] = 0
+    """Images of a device's batch embedded at a time: memory of the chunk, gradient of the batch; 0 is all."""
+    devices: Annotated[Int, Ge(0)] = 0
+    """Devices to train on; 0 takes all."""
+    profile: Annotated[Int, Ge(0)] = 0
+    """Calls to the device, after the first two, to record into the run's directory profile; 0 records none."""
+
+
+@checks.options
+@dataclass(frozen=True)
+class Triplets:
+    """How triplets are chosen before the network sees them (train.mode input_triplets; needs loss.name triplet).
+
+    A batch of P x K images holds a third as many triplets.
+    """
+
+    sampling: Literal["random", "hardest", "semi_hard", "original_semi_hard", "kmeans"] = "random"
+    """Which triplets are hard: see jaxml.training.input_triplets.draw."""
+    hard_share: Annotated[Float, Ge(0), Le(1)] = 0.6
+    """Share of hard triplets; the others are random."""
+    regenerate_every: Count = 100
+    """Steps between new lists, each drawn with the embeddings of that step."""
+
+
+@checks.options
+@dataclass(frozen=True)
+class Eval:
+    """Clustering and retrieval."""
+
+    batch_size: Count = 256
+    """Images embedded at a time, over all devices."""
+    size: Annotated[Int, Ge(0), Le(2**14)] = 0
+    """Side, in pixels, of the network's input when it embeds; 0 is data.size. Random crops magnify, so that whole
+    images do best somewhat larger than in training (Touvron et al. 2019)."""
+    mirror: Bool = False
+    """Embed an image and its mirror image, and take the mean: twice the time."""
+    clusters_per_class: Count = 1
+    """K-means clusters for each class."""
+    kmeans_seeds: Annotated[Count, Le(1000)] = 5
+    """K-means runs over which mean and deviation are taken."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run.
+
+    Raises:
+        ValueError: an option has a value that it cannot have, or two options exclude each other; names them.
+    """
+
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    train: Train = field(default_factory=Train)
+    triplets: Triplets = field(default_factory=Triplets)
+    eval: Eval = field(default_factory=Eval)
+
+    def __post_init__(self) -> None:
+        """Check every section; one given as a table of options becomes its dataclass, and lists become tuples."""
+        for name, kind in SECTIONS.items():
+            part = checks.checked(kind, getattr(self, name), f"{name}.")
+            object.__setattr__(self, name, part)  # the class is frozen for everyone else
+        if self.train.steps_per_call > 1:
+            self._check_steps_per_call()
+        if self.train.mode == "input_triplets":
+            self._check_triplets()
+
+    def _check_steps_per_call(self) -> None:
+        if self.data.input != "resident":
+            raise ValueError(
+                "--train.steps_per_call needs --data.input resident: streamed batches come one at a time"
+            )
+        for name in ("steps", "eval_every", "save_every"):
+            if getattr(self.train, name) % self.train.steps_per_call:
+                raise ValueError(f"--train.{name} must be a multiple of --train.steps_per_call")
+
+    def _check_triplets(self) -> None:
+        if self.loss.name != "triplet":
+            raise ValueError(
+                f"--train.mode input_triplets needs --loss.name triplet, whose formulas it uses; not "
+                f"{shown(self.loss.name)}"
+            )
+        if self.train.steps_per_call > 1:
+            raise ValueError(
+                "--train.steps_per_call needs --train.mode batch: triplets come one batch at a time"
+            )
+        if self.data.classes_per_batch * self.data.images_per_class % 3:
+            raise ValueError(
+                "--train.mode input_triplets divides the batch into triplets: --data.classes_per_batch x "
+                "--data.images_per_class must be a multiple of 3"
+            )
+
+
+SECTIONS: dict[str, Any] = {section.name: section.type for section in fields(Config)}
+"""The dataclass of each section, by name."""
+
+
+@cache
+def options() -> dict[str, checks.Schema]:
+    """The JSON schema of every option by its name `section.option`: description, default, type, choices, limits."""
+    return {
+        f"{section}.{name}": schema
+        for section, kind in SECTIONS.items()
+        for name, schema in checks.schemas(kind).items()
+    }
