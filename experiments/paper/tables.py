@@ -21,14 +21,15 @@ from jaxml.training import records
 
 Line = dict[str, Any]
 MEASURED = "measured.json"
+SPACE = "\N{NO-BREAK SPACE}"
 ORIGINAL = ("original_nmi", "original_f1", "recall@1", "recall@8")  # what Shah 2017 published of a row
 MAIN = {"nmi": "NMI", "f1": "F1", "recall@1": "R@1"}
-LIKE = {"original_nmi": "NMI *", "original_f1": "accuracy *", "recall@1": "R@1", "recall@8": "R@8"}
+LIKE = {"original_nmi": "NMI ¹", "original_f1": "accuracy ¹", "recall@1": "R@1", "recall@8": "R@8"}
 LIKE_NOTE = (
-    "* K-means started from true labels, clusters named by their majority, as Shah 2017 did. Each pair is ours, then "
-    "his (Inception v3)."
+    "¹ K-means started from true labels, and clusters are named by their majority class, as Shah 2017 did. Each pair "
+    "is ours, then his (Inception v3)."
 )
-POSTER = ("validation NMI", "validation accuracy", "test NMI *", "test accuracy *")
+POSTER = ("validation NMI", "validation accuracy", "test NMI ¹", "test accuracy ¹")
 POSTER_NOTE = (
     "Split of the poster: 80 classes to train on, 40 to validate, 80 to test; the network that is tested learned from "
     "120. Our validation K-means sees no label, his did."
@@ -114,7 +115,8 @@ def over_seeds(tests: Sequence[dict[str, float]]) -> Line:
 def number(line: Line, name: str) -> str:
     """A metric to three digits, with its deviation where there is one."""
     found = line["metrics"][name]
-    return f"{found['mean']:.3f}" + (f" ± {found['std']:.3f}" if found["std"] is not None else "")
+    deviation = "" if found["std"] is None else f"{SPACE}±{SPACE}{found['std']:.3f}"
+    return f"{found['mean']:.3f}{deviation}"
 
 
 def validation(line: Line, name: str) -> str:
