@@ -57,7 +57,7 @@ def peers(formula: str, mined: str) -> dict[str, Callable[[Any, Any], Any]]:
             kind = getattr(sentence_losses, class_name)
             module = kind.__new__(kind)  # its constructor wants a text model
             torch.nn.Module.__init__(module)
-            module.triplet_margin = MARGIN
+            module.triplet_margin = module.margin = MARGIN  # the losses differ in its name
             module.distance_metric = sentence_losses.BatchHardTripletLossDistanceFunction.eucledian_distance
             found["sentence-transformers"] = lambda x, y: getattr(module, method)(y, x)
         except ImportError:
