@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-slow test-peers test-compile lint format benchmark clean
+.PHONY: quickstart test test-slow test-peers test-compile lint docs format benchmark clean
 
 # A run that is there goes on, or is scored again if it is finished.
 quickstart: $(VENV)/.base
@@ -31,6 +31,10 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site of the documentation, into docs/_build; a warning, such as of a link to nothing, is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
+
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -41,7 +45,7 @@ benchmark: $(VENV)/.base
 
 # What was installed and built; runs, benchmarks and all other results are the user's.
 clean:
-	rm -rf $(VENV) $(VENV)-* build *.egg-info
+	rm -rf $(VENV) $(VENV)-* build docs/_build docs/generated *.egg-info
 
 # A marker file for each set of packages: installed again only when pyproject.toml changes.
 $(BIN)/python $(VENV)-compile/bin/python:
@@ -52,7 +56,7 @@ $(VENV)/.base: pyproject.toml | $(BIN)/python
 	$(PIP) -e .
 	touch $@
 
-$(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
+$(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(PIP) -e .[$*]
 	touch $@
 

@@ -25,7 +25,7 @@ import dataclasses
 from pathlib import Path
 
 from jaxml.cli import command, parse
-from jaxml.names import text
+from jaxml.files import printable
 
 BOXED = ("cub", "caltech_birds2011", "cars196")
 """Sources that have boxes."""
@@ -53,10 +53,10 @@ class Arguments:
 
 def main(words: list[str]) -> None:
     arguments = parse(Arguments, words, __doc__)
-    from jaxml import folders
     from jaxml.data.sources import unlabelled
     from jaxml.evaluation import grouping as group
     from jaxml.reports import clusters as gallery
+    from jaxml.reports.output import output_folder
     from jaxml.training import run
 
     if arguments.query and arguments.clusters is not None:
@@ -72,7 +72,7 @@ def main(words: list[str]) -> None:
     if config.data.crop_to_box and config.data.source in BOXED and not arguments.boxes:
         print("the run learned from pictures cropped to their boxes; give --boxes if these are not cropped")
     options = {"size": config.data.stored_size, "batch_size": config.eval.batch_size}
-    with folders.output(out, kind, apart={"--images": arguments.images}) as place:
+    with output_folder(out, kind, apart={"--images": arguments.images}) as place:
         if arguments.query:
             query = unlabelled.single(arguments.query, pictures)
             asked, _, _ = group.embed(query, network, **options)
@@ -86,7 +86,7 @@ def main(words: list[str]) -> None:
             near, distances = near[others][:NEAREST], distances[others][:NEAREST]
             gallery.write_nearest(place / "nearest.html", query, pictures, near, distances, errors=errors)
             for row, distance in list(zip(near, distances, strict=True))[:10]:
-                print(f"{distance:8.4f}  {text(pictures.names[row])}")
+                print(f"{distance:8.4f}  {printable(pictures.names[row])}")
             result = "page"
         else:
             number, choice = arguments.clusters, "The number of clusters was given."
@@ -101,7 +101,7 @@ def main(words: list[str]) -> None:
             groups = group.group(embeddings, number)
             gallery.write(place, pictures, groups, errors=errors, choice=choice)
             result = f"{groups.count} clusters"
-    print(f"{result}: {text(out / f'{kind}.html')}")
+    print(f"{result}: {printable(out / f'{kind}.html')}")
 
 
 if __name__ == "__main__":

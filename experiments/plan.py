@@ -59,17 +59,17 @@ def say(text: str) -> None:
 def main(words: list[str]) -> None:
     arguments = parse_plan(words)
     # After parsing, so that --help and wrong options answer at once.
-    from jaxml import folders
     from jaxml.files import write_json
     from jaxml.planning import figure, summary, targets
     from jaxml.planning.plan import plan
     from jaxml.planning.program import data_set
+    from jaxml.reports.output import output_folder
 
     target = targets.target(arguments.target)
     images, classes = data_set(arguments.config, arguments.images, arguments.classes)
     name = arguments.preset.removesuffix(".json").replace("/", "-")
     out = arguments.out or f"runs/plan-{name}-{target.name.replace(':', '-')}"
-    with folders.output(out, "plan") as place:
+    with output_folder(out, "plan") as place:
         found = plan(arguments.config, target, images, classes, search=arguments.largest, say=say)
         write_json(place / "plan.json", found.to_dict())
         figure.draw(found, place / "plan.png")

@@ -1,47 +1,6 @@
-"""Metrics of clusters and neighbours: names and functions of `jaxml.evaluation.metrics`."""
+"""Metrics of clusters and nearest neighbours: all names of `jaxml.evaluation.metrics`."""
 
-from jaxml.evaluation.metrics import (
-    CLUSTERING,
-    KS,
-    ORIGINAL,
-    RETRIEVAL,
-    ami,
-    ari,
-    contingency,
-    majority_class,
-    map_at_r,
-    nmi,
-    original_f1,
-    original_nmi,
-    pairwise_f1,
-    precision,
-    precision_at_k,
-    purity,
-    r_precision,
-    recall,
-    recall_at_k,
-    retrieval,
-)
+from jaxml.evaluation import metrics as _metrics
+from jaxml.evaluation.metrics import *  # noqa: F403
 
-__all__ = [
-    "CLUSTERING",
-    "KS",
-    "ORIGINAL",
-    "RETRIEVAL",
-    "ami",
-    "ari",
-    "contingency",
-    "majority_class",
-    "map_at_r",
-    "nmi",
-    "original_f1",
-    "original_nmi",
-    "pairwise_f1",
-    "precision",
-    "precision_at_k",
-    "purity",
-    "r_precision",
-    "recall",
-    "recall_at_k",
-    "retrieval",
-]
+__all__ = _metrics.__all__

@@ -20,8 +20,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jaxml import folders
 from jaxml.cli import command
+from jaxml.reports.output import output_folder
 
 SCRIPTS = ("backbones", "mining", "scaling", "training")
 TOTAL = 580.0
@@ -85,7 +85,7 @@ def main(words: list[str]) -> None:
     arguments = parser.parse_args(words)
     end = time.monotonic() + TOTAL
     outcomes: dict[str, tuple[str, float]] = {}
-    with folders.output(arguments.out, "benchmarks") as out:
+    with output_folder(arguments.out, "benchmarks") as out:
         for name in ("timing", "kernels", *SCRIPTS):
             options = ["--quick", "--out", str(out)] if name in SCRIPTS else []
             outcomes[name] = run(name, options, out, min(arguments.limit, max(end - time.monotonic(), 1)))

@@ -3,7 +3,8 @@
     python -m experiments.paper.longest --title "multi-similarity, 3,000 steps" --runs runs/a runs/b runs/c \\
         --minutes 100 --cpu_minutes 90
 
-The runs must differ in nothing but their seed. Such rows have budgets of their own, and README shows them apart.
+The runs must differ in nothing but their seed. docs/results.md shows such rows apart, for they
+have budgets of their own.
 """
 
 from __future__ import annotations

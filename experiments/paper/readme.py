@@ -1,8 +1,8 @@
-"""Write the tables of results/ into README.md, between its two markers.
+"""Writes the tables of experiments/results/ into README.md and docs/results.md, between two markers in each.
 
     cp runs/reproduce/results.json experiments/results/ && python -m experiments.paper.readme
 
-A test fails where README and the result files differ.
+A test fails where the documents and the result files differ.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from pathlib import Path
 
 from experiments.paper import tables
 
-EXPERIMENTS = Path(__file__).parents[1]
-RESULTS, README = EXPERIMENTS / "results", EXPERIMENTS.parent / "README.md"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "experiments" / "results"
 START, END = "<!-- written by experiments/paper/readme.py -->\n", "<!-- end -->\n"
 UNSTABLE, STABLE = ("a_random", "a_hardest", "a_semi_hard", "a_facenet", "a_kmeans"), "b_hinge"
+SHORT = ("pixels", "frozen", "b_hinge", "multi_similarity")
+"""Rows of results.json that README shows."""
 
 
 def results(name: str) -> list[tables.Line]:
@@ -24,8 +26,19 @@ def results(name: str) -> list[tables.Line]:
     return json.loads(path.read_text()) if path.exists() else []
 
 
-def text() -> str:
-    """What stands between the markers."""
+def summary() -> str:
+    """The table of README: a few rows of the small budget, and the longest training."""
+    lines = [line for line in results("results") if line["clusters"] == 1 and line["row"] in SHORT]
+    lines = sorted(lines, key=lambda line: SHORT.index(line["row"]))
+    text = "| | NMI | pairwise F1 | Recall@1 |\n|---|---|---|---|\n"
+    for line in [*lines, *results("longest")]:
+        numbers = [tables.number(line, name) for name in ("nmi", "f1", "recall@1")]
+        text += f"| {line['title']} | {' | '.join(numbers)} |\n"
+    return text
+
+
+def full() -> str:
+    """The tables of docs/results.md."""
     lines, longest = results("results"), results("longest")
     parts = [
         tables.markdown([line for line in lines if line["clusters"] == 1]),
@@ -36,8 +49,11 @@ def text() -> str:
     ]
     if longest:
         parts += ["**Longest training**, another budget:\n", tables.markdown(longest)]
-        parts += [f"{line['title']}: `{line['train']}`, seeds {line['seeds']}." for line in longest]
+        parts += [f"{line['title']}: `{line['train']}`, seeds {line['seeds']}.\n" for line in longest]
     return "\n".join(parts)
+
+
+DOCUMENTS = {ROOT / "README.md": summary, ROOT / "docs" / "results.md": full}
 
 
 def stability(lines: list[tables.Line]) -> str:
@@ -54,11 +70,12 @@ def stability(lines: list[tables.Line]) -> str:
     )
 
 
-def inserted(readme: str) -> str:
-    """The README with the present tables."""
-    before, rest = readme.split(START)
-    return before + START + text() + END + rest.split(END)[1]
+def inserted(document: str, written: str) -> str:
+    """The document with other text between its markers."""
+    before, rest = document.split(START)
+    return before + START + written + END + rest.split(END)[1]
 
 
 if __name__ == "__main__":
-    README.write_text(inserted(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, write in DOCUMENTS.items():
+        path.write_text(inserted(path.read_text(encoding="utf-8"), write()), encoding="utf-8")

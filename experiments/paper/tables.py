@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from experiments.paper import plots
 from experiments.paper.rows import PRESET, Row, changes
@@ -21,14 +21,15 @@ from jaxml.training import records
 
 Line = dict[str, Any]
 MEASURED = "measured.json"
+SPACE = "\N{NO-BREAK SPACE}"
 ORIGINAL = ("original_nmi", "original_f1", "recall@1", "recall@8")  # what Shah 2017 published of a row
 MAIN = {"nmi": "NMI", "f1": "F1", "recall@1": "R@1"}
-LIKE = {"original_nmi": "NMI *", "original_f1": "accuracy *", "recall@1": "R@1", "recall@8": "R@8"}
+LIKE = {"original_nmi": "NMI ¹", "original_f1": "accuracy ¹", "recall@1": "R@1", "recall@8": "R@8"}
 LIKE_NOTE = (
-    "* K-means started from true labels, clusters named by their majority, as Shah 2017 did. Each pair is ours, then "
-    "his (Inception v3)."
+    "¹ K-means started from true labels, and clusters are named by their majority class, as Shah 2017 did. Each pair "
+    "is ours, then his (Inception v3)."
 )
-POSTER = ("validation NMI", "validation accuracy", "test NMI *", "test accuracy *")
+POSTER = ("validation NMI", "validation accuracy", "test NMI ¹", "test accuracy ¹")
 POSTER_NOTE = (
     "Split of the poster: 80 classes to train on, 40 to validate, 80 to test; the network that is tested learned from "
     "120. Our validation K-means sees no label, his did."
@@ -114,7 +115,8 @@ def over_seeds(tests: Sequence[dict[str, float]]) -> Line:
 def number(line: Line, name: str) -> str:
     """A metric to three digits, with its deviation where there is one."""
     found = line["metrics"][name]
-    return f"{found['mean']:.3f}" + (f" ± {found['std']:.3f}" if found["std"] is not None else "")
+    deviation = "" if found["std"] is None else f"{SPACE}±{SPACE}{found['std']:.3f}"
+    return f"{found['mean']:.3f}{deviation}"
 
 
 def validation(line: Line, name: str) -> str:
@@ -188,56 +190,32 @@ FIGURES = {
 }
 
 
-def html_page(lines: Sequence[Line], drawn: dict[str, str]) -> str:
+def html_page(lines: Sequence[Line], drawn: dict[str, Markup]) -> str:
     """The page of all tables and figures (SVG by name)."""
     columns = ["clusters", "NMI", "F1 (pairs)", "R@1", "R@8", "NMI, val.", "loss std", "min (CPU)"]
-    parts = []
-    for section in dict.fromkeys(line["section"] for line in lines):
-        cells = [
-            (
-                line["title"],
-                [
-                    str(line["clusters"]),
-                    *(number(line, name) for name in ("nmi", "f1", "recall@1", "recall@8")),
-                    validation(line, "nmi"),
-                    f"{line['loss']['detrended_std']:.4f}" if line["loss"] else page.DASH,
-                    f"{line['minutes']:.1f} ({line['cpu_minutes']:.1f})",
-                ],
-            )
-            for line in lines
-            if line["section"] == section
+    cells: dict[str, list[tuple[str, list[str]]]] = {line["section"]: [] for line in lines}
+    for line in lines:
+        numbers = [
+            str(line["clusters"]),
+            *(number(line, name) for name in ("nmi", "f1", "recall@1", "recall@8")),
+            validation(line, "nmi"),
+            f"{line['loss']['detrended_std']:.4f}" if line["loss"] else page.DASH,
+            f"{line['minutes']:.1f} ({line['cpu_minutes']:.1f})",
         ]
-        parts.append(page.section(section, "", page.table(columns, cells)))
+        cells[line["section"]].append((line["title"], numbers))
     pairs = [(f"{line['title']}, {line['clusters']}", _pairs(line)) for line in lines if line["original"]]
-    flag = '<p><span class="flag">⚠ uses labels</span></p>'
-    parts.append(
-        page.section(
-            "In the original's way of counting", LIKE_NOTE, flag, page.table(list(LIKE.values()), pairs)
-        )
+    return page.render(
+        Path(__file__).with_name("results.html"),
+        title="The original's experiments",
+        sections=[(section, columns, rows) for section, rows in cells.items()],
+        like=(list(LIKE.values()), pairs),
+        like_note=LIKE_NOTE,
+        poster=(POSTER, poster(lines)),
+        poster_note=POSTER_NOTE,
+        published=[(line["title"], [line["field"]]) for line in lines if line["field"]],
+        figures=[(*FIGURES[name], svg) for name, svg in drawn.items()],
+        where=lines[0]["where"] if lines else "",
+        commands=[
+            (line["title"], line["command"]) for line in {line["row"]: line for line in lines}.values()
+        ],
     )
-    if rows := poster(lines):
-        parts.append(page.section("As on the poster", POSTER_NOTE, flag, page.table(POSTER, rows)))
-    published = [(line["title"], [line["field"]]) for line in lines if line["field"]]
-    parts.append(
-        page.section(
-            "Published by others",
-            "Other networks, sizes and budgets.",
-            page.table(["classes 101-200"], published),
-        )
-    )
-    parts += [
-        page.section(*FIGURES[name], f'<figure class="scroll" style="margin:0">{svg}</figure>')
-        for name, svg in drawn.items()
-    ]
-    again = "".join(
-        f"<dt>{html.escape(line['title'])}</dt><dd><code>{html.escape(line['command'])}</code></dd>"
-        for line in {line["row"]: line for line in lines}.values()
-    )
-    parts.append(page.section("Commands", lines[0]["where"] if lines else "", f"<dl>{again}</dl>"))
-    note = (
-        "<p>K-means without labels; mean ± standard deviation over training seeds, or over five K-means seeds where "
-        "there is one training. Rows with 1 and 3 clusters per class are one training: each takes the step with the "
-        "best validation NMI at its own number of clusters. Loss std: deviation of the loss about its trend. A dash: "
-        "nothing validates, or nothing is trained.</p>"
-    )
-    return page.document("The original's experiments", note, *parts)

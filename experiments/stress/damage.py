@@ -202,6 +202,9 @@ def hostile_weights() -> dict[str, Callable[[Path], bytes]]:
         "program_as_header.npz": lambda t: zipped(
             [("a.npy", b"\x93NUMPY\1\0\x76\0" + f"__import__('os').system('touch {t}')".encode().ljust(117) + b"\n")]
         ),
+        "claims_gigabytes.npz": lambda t: zipped(
+            [("a.npy", _npy(np.zeros(4)).replace(b"(4,), }      ", b"(999999999,)}"))]
+        ),
         "bomb.npz": lambda t: zipped([("a.npy", _npy(np.zeros(10**8, np.int8)))], zipfile.ZIP_DEFLATED),
         "climbing.npz": lambda t: zipped([(f"../../{t.name}", b"x"), (f"{t}", b"x")]),
         "name_twice.npz": lambda t: zipped([("a.npy", _npy(np.zeros(1, "<f4"))), ("a", _npy(np.zeros(1, "<f4")))]),

@@ -108,10 +108,10 @@ def paths(place: Path) -> dict[str, Callable[[list[str]], Iterator[str]]]:
         return decode.decode_all(index(names), size=SIDE, crop_to_box=False)
 
     def streamed(names: list[str]) -> Iterator[np.ndarray]:
-        from jaxml.data import streamed as tf_pipeline
+        from jaxml.data.streamed import batches
 
         rows = ([i] for i in range(len(names)))
-        for batch in tf_pipeline.batches(index(names), Data(stored_size=SIDE), map(np.array, rows)):
+        for batch in batches(index(names), Data(stored_size=SIDE), map(np.array, rows)):
             yield from batch
 
     def unlabelled(names: list[str]) -> Iterator[np.ndarray]:

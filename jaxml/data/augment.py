@@ -1,4 +1,4 @@
-"""Random crop, flip, colour and normalisation in JAX, inside the training step, for both input paths."""
+"""Augmentation inside the training step: random crop, flip, colour jitter and normalisation, for both input paths."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 
 def _places(start: Array, extent: Array, size: int, side: int, mirrored: Array) -> _Places:
-    """Pixels `low`, `high` (int32 [size]) and the share of `high` (float32 [size]) at the centres of `size` cells."""
+    """Pixels `low` and `high` int32 [size] on both sides of `size` cells of an axis, and the share of `high` [size]."""
     cell = jnp.arange(size, dtype=jnp.float32)
-    # Mirrored here: reversing index vectors instead made the gathers below six times slower on CPU.
+    # Mirrored here, because reversed index vectors made the gathers below six times slower on a CPU.
     cell = jnp.where(mirrored, size - 1 - cell, cell)
     centre = jnp.clip(start + (cell + 0.5) * (extent / size) - 0.5, 0.0, side - 1.0)
     low = jnp.floor(centre).astype(jnp.int32)
@@ -31,13 +31,14 @@ def _places(start: Array, extent: Array, size: int, side: int, mirrored: Array) 
 
 
 def _resize(image: Array, rows: _Places, columns: _Places) -> Array:
-    """Linear interpolation of one image uint8 [S, S, 3] at `rows` and `columns`: float32 in 0 .. 1."""
+    """Linear interpolation of one image uint8 [S, S, 3] at `rows` and `columns`: float32 [size, size, 3] in 0 .. 1."""
     return lax.platform_dependent(image, rows, columns, tpu=_by_products, default=_by_gathers) / 255
 
 
 def _by_gathers(image: Array, rows: _Places, columns: _Places) -> Array:
-    """Two gathers for each axis: on a CPU ten times as fast as products."""
-    take = partial(jnp.take, mode="clip")  # in bounds anyway; checks would cost as much as the gather
+    """The interpolation by two gathers for each axis, on a CPU ten times as fast as products; in 0 .. 255."""
+    # All indices are in bounds, and a check would cost as much as the gather.
+    take = partial(jnp.take, mode="clip")
     low, high, share = rows
     share = share.reshape(-1, 1, 1)
     image = (
@@ -50,25 +51,25 @@ def _by_gathers(image: Array, rows: _Places, columns: _Places) -> Array:
 
 
 def _by_products(image: Array, rows: _Places, columns: _Places) -> Array:
-    """Products with a matrix of weights for each axis: a TPU gathers one index after another."""
+    """The interpolation by a matrix of weights for each axis, for a TPU, which gathers one index after another."""
     cell = jnp.arange(image.shape[0])[None, :]
 
-    def weights(low: Array, high: Array, share: Array) -> Array:
+    def weights(low: Array, high: Array, share: Array) -> Array:  # [size, S]
         at_low, at_high = cell == low[:, None], cell == high[:, None]
         return jnp.where(at_low, 1 - share[:, None], 0) + jnp.where(at_high, share[:, None], 0)
 
-    # Weights rounded to bfloat16, the default, would move pixels by up to 1.4 of 255.
+    # With weights rounded to bfloat16, the default, pixels would differ by up to 1.4 of 255.
     product = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
     image = product("ir,rcx->icx", weights(*rows), image.astype(jnp.float32))
     return product("jc,icx->ijx", weights(*columns), image)
 
 
 def _crop(image: Array, key: Array, *, size: int, crop_area: tuple[float, float], flip: bool) -> Array:
-    """Random resized crop of one image [S, S, 3], mirrored half of the time."""
+    """Random resized crop of one image uint8 [S, S, 3], mirrored half of the time: float32 [size, size, 3]."""
     area_key, aspect_key, top_key, left_key, flip_key = jax.random.split(key, 5)
     side = image.shape[0]
     area = jax.random.uniform(area_key, minval=crop_area[0], maxval=crop_area[1])
-    # An aspect beyond 1 / area would not fit into the image: the range narrows, so that the area stays exact.
+    # An aspect ratio beyond 1 / area would not fit into the image; the range is narrowed to keep the area exact.
     widest = jnp.minimum(LOG_ASPECT, -jnp.log(area))
     half_aspect = 0.5 * widest * jax.random.uniform(aspect_key, minval=-1.0, maxval=1.0)
     height = side * jnp.sqrt(area) * jnp.exp(-half_aspect)
@@ -82,7 +83,7 @@ def _crop(image: Array, key: Array, *, size: int, crop_area: tuple[float, float]
 
 
 def _jitter(image: Array, key: Array, *, strength: float) -> Array:
-    """Random saturation, contrast, brightness, each by a factor in 1 - strength .. 1 + strength."""
+    """Scale saturation, contrast and brightness of an image [s, s, 3] by factors in 1 - strength .. 1 + strength."""
     saturation, contrast, brightness = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength)
     grey = jnp.sum(image * jnp.asarray(GREY).reshape(1, 1, 3), axis=-1, keepdims=True)
     image = grey + saturation * (image - grey)
@@ -91,6 +92,7 @@ def _jitter(image: Array, key: Array, *, strength: float) -> Array:
 
 
 def _normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """(images - mean) / std by channel, for images [b, s, s, 3]."""
     shape = (1, 1, 1, 3)
     return (images - jnp.asarray(mean, jnp.float32).reshape(shape)) / jnp.asarray(std, jnp.float32).reshape(
         shape
@@ -99,9 +101,9 @@ def _normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Ar
 
 def _check(images: Any, size: Any, mean: Any, std: Any) -> None:
     form = "uint8 pixels [b, S, S, 3]"
-    found = images if isinstance(images, jax.Array) else arguments.array("images", images, form)
-    if found.ndim != 4 or found.shape[1] != found.shape[2] or found.shape[3] != 3 or found.dtype != np.uint8:
-        raise ValueError(f"images must be {form}, got {found.dtype} {found.shape}")
+    array = images if isinstance(images, jax.Array) else arguments.array("images", images, form)
+    if array.ndim != 4 or array.shape[1] != array.shape[2] or array.shape[3] != 3 or array.dtype != np.uint8:
+        raise ValueError(f"images must be {form}, got {array.dtype} {array.shape}")
     arguments.whole("size", size)
     arguments.numbers("mean", mean, 3)
     if not (arguments.numbers("std", std, 3) > 0).all():
@@ -119,14 +121,27 @@ def augment(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Array:
-    """Random resized crop, mirror, colour jitter and normalisation, each image by its own key.
+    """Random resized crop, flip, colour jitter and normalisation, each image by its own key.
 
-    The crop's area is uniform in `crop_area` (share of the image), its aspect log-uniform in 3/4 .. 4/3 as far
-    as it fits, its place uniform (Szegedy et al. 2015, section 6); linear interpolation without antialiasing,
-    so crops should not be over twice `size`. `mean` and `std` are for pixels in 0 .. 1.
+    Args:
+        images: uint8 [b, S, S, 3].
+        keys: PRNG keys [b]; the result for an image depends on its own key alone.
+        size: side of the result in pixels; crops are interpolated linearly without antialiasing, so they should not be
+            larger than twice `size`.
+        crop_area: range from which the area of a crop, as a share of the image, is drawn uniformly. The aspect ratio is
+            log-uniform in 3/4 .. 4/3, as far as the crop fits, and the place uniform.
+        flip: mirror half of the images.
+        jitter: saturation, contrast and brightness are scaled by factors in 1 - jitter .. 1 + jitter.
+        mean: of pixels in 0 .. 1, by channel; subtracted.
+        std: by channel; the difference is divided by it.
 
-    images: uint8 [b, S, S, 3]; keys: PRNG keys [b]. Returns float32 [b, size, size, 3]. An image's result
-    depends on its key alone, not on the batch around it.
+    Returns:
+        float32 [b, size, size, 3].
+
+    Raises:
+        ValueError: an argument has the wrong shape or type, or is outside its range.
+
+    Source: Szegedy et al. 2015, "Going deeper with convolutions", section 6.
     """
     _check(images, size, mean, std)
     if np.shape(keys)[:1] != images.shape[:1] or not jnp.issubdtype(
@@ -146,7 +161,13 @@ def augment(
 
 
 def center(images: Array, *, size: int, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """The whole image, resized and normalised, for evaluation: uint8 [b, S, S, 3] -> float32 [b, size, size, 3]."""
+    """Resize and normalise whole images for evaluation: uint8 [b, S, S, 3] to float32 [b, size, size, 3].
+
+    `mean` and `std` are by channel, of pixels in 0 .. 1.
+
+    Raises:
+        ValueError: an argument has the wrong shape or type.
+    """
     _check(images, size, mean, std)
     side = images.shape[1]
     places = _places(jnp.float32(0), jnp.float32(side), size, side, jnp.bool_(False))

@@ -1,4 +1,4 @@
-"""The one decoder, Pillow: encoded image to uint8 pixels, cropped to its box, within limits of size and time."""
+"""Decodes images with Pillow: encoded bytes to uint8 pixels, cropped to a box, within limits of size and time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -19,34 +19,38 @@ from tqdm import tqdm
 
 from jaxml.data import essential
 from jaxml.data.index import ImageError, Index
-from jaxml.names import text
+from jaxml.files import printable
 
 FORMATS = ("JPEG", "PNG", "BMP")
 MAX_BYTES = 100_000_000
-"""Of a file."""
+"""Bytes of a file."""
 MAX_SIDE = 65_535
-"""Pixels of a side, which is what JPEG allows; a line of millions of pixels takes gigabytes to resize."""
+"""Pixels of a side, as many as JPEG allows; resizing a line of millions of pixels would take gigabytes."""
 MAX_MEMORY = 450_000_000
-"""Bytes that file, decoded image and its copy take together: 56 million pixels in colour, 45 million if progressive."""
+"""Bytes of a file, its decoded image and a copy of that together: 56 million pixels in colour, 45 if progressive."""
 MAX_SCANNED = 600_000_000
-"""Pixels that a decoder goes over in all scans of a JPEG together: 13 scans of 45 million pixels."""
+"""Pixels of all scans of a JPEG together: 13 scans of 45 million pixels."""
 MAX_RUN_LENGTH = 1_000_000
-"""Pixels, and bytes, of a run-length encoded BMP, which Pillow decodes in Python."""
+"""Pixels, and bytes, of a run-length encoded BMP, which Pillow decodes in Python and therefore slowly."""
 MAX_SECONDS = 4.0
-"""Time of its own that a thread may spend on one file. What the limits above let pass takes under 2 s here, so that
-no sound image is refused on a slower machine; this one stops what nobody has thought of."""
-T = TypeVar("T")
+"""CPU time of a thread for one file. What the limits above let pass took under 2 s on a 2-core machine, so no sound
+image is refused on a slower one; this limit stops what the others do not foresee."""
+_Result = TypeVar("_Result")
 
 
 def read(item: str | bytes, name: str) -> bytes:
-    """The encoded bytes of an item; ImageError names what cannot be read, is no regular file, or is too large."""
+    """Read the encoded bytes of an item of an index, a path or the bytes themselves.
+
+    Raises:
+        ImageError: it cannot be read, is not a regular file, or is too large.
+    """
     if isinstance(item, bytes):
         _check_size(len(item), name)
         return item
     try:
-        # Before it is opened too: that alone can make a device act.
+        # Checked before it is opened as well as after: opening a device can make it act.
         _check_regular(os.stat(item), name)
-        # A pipe that has come in its place would otherwise be waited for.
+        # Without O_NONBLOCK, a pipe that has taken the file's place meanwhile would block for ever.
         with open(os.open(item, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             _check_regular(status, name)
@@ -56,22 +60,26 @@ def read(item: str | bytes, name: str) -> bytes:
         if isinstance(error, ImageError):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"cannot read image {text(item)}: {reason}. Restore the file.") from error
+        raise ImageError(f"cannot read image {printable(item)}: {reason}. Restore the file.") from error
     if len(data) != status.st_size:
-        raise ImageError(f"image {text(name)} was written to while it was read. Try again.")
+        raise ImageError(f"image {printable(name)} was written to while it was read. Try again.")
     return data
 
 
 def _check_regular(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"image {text(name)} is no regular file. Replace it by a sound copy.")
+        raise ImageError(f"image {printable(name)} is not a regular file. Replace it by a sound copy.")
 
 
 def _check_size(size: int, name: str) -> None:
     if size > MAX_BYTES:
         raise ImageError(
-            f"image {text(name)} has {size:,} bytes, beyond the limit of {MAX_BYTES:,}. Shrink it."
+            f"image {printable(name)} has {size:,} bytes, beyond the limit of {MAX_BYTES:,}. Shrink it."
         )
+
+
+class _Refused(ValueError):
+    """An image that is beyond a limit; the message goes on after the name of the image."""
 
 
 class _Timed(io.BytesIO):
@@ -89,21 +97,23 @@ class _Timed(io.BytesIO):
 
 @contextmanager
 def _named(data: bytes, name: str) -> Iterator[None]:
-    """Whatever a decoder raises becomes an ImageError with the name; interruptions are no Exception and pass."""
+    """Turn whatever a decoder raises into an ImageError with the name of the image."""
     try:
         yield
     except ImageError:
         raise
+    except _Refused as error:
+        raise ImageError(f"image {printable(name)} {error}") from error
     except Exception as error:
-        # Pillow names the buffer in one of them, and says nothing in another.
-        reason = "memory ran out" if isinstance(error, MemoryError) else text(error)
+        # Pillow's UnidentifiedImageError names nothing but the buffer in memory; other errors may have no text.
+        reason = "memory ran out" if isinstance(error, MemoryError) else printable(error)
         reason = f": {reason}" if reason and not isinstance(error, UnidentifiedImageError) else ""
         what = f"cannot be decoded as {', '.join(FORMATS)}{reason}" if data else "is empty"
-        raise ImageError(f"image {text(name)} {what}. Replace it by a sound copy.") from error
+        raise ImageError(f"image {printable(name)} {what}. Replace it by a sound copy.") from error
 
 
-def _opened(data: bytes, name: str) -> ImageFile.ImageFile:
-    """The image, not yet decompressed, once its header has been found within the limits."""
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Open an image without decompressing it, and check by its header that it is within the limits."""
     scans, buffered, copies = 1, False, 2
     if data.startswith(b"\xff\xd8"):
         data, scans, buffered = essential.jpeg(data)
@@ -115,22 +125,20 @@ def _opened(data: bytes, name: str) -> ImageFile.ImageFile:
     if not image.tile:
         raise ValueError("it has no pixels")
     if image.mode.startswith(("I", "F")):
-        raise ImageError(
-            f"image {text(name)} has over 8 bits per channel ({image.mode}); convert it to 8 bits"
-        )
+        raise _Refused(f"has over 8 bits per channel ({image.mode}); convert it to 8 bits")
     if wrong := _beyond_limits(image, copies * len(data), scans, buffered):
-        raise ImageError(f"image {text(name)} has {wrong}. Shrink it, save it anew, or remove it.")
+        raise _Refused(f"has {wrong}. Shrink it, save it anew, or remove it.")
     return image
 
 
 def _beyond_limits(image: ImageFile.ImageFile, encoded: int, scans: int, buffered: bool) -> str:
-    """What an image of `encoded` bytes has too much of; empty if nothing."""
+    """The limit that an image of `encoded` bytes exceeds, in words; empty if there is none."""
     pixels, bands = image.width * image.height, len(image.getbands())
     if max(image.size) > MAX_SIDE:
         return f"a side of {max(image.size):,} pixels, beyond the limit of {MAX_SIDE:,}"
-    # Pillow keeps four bytes of a pixel, one of a pixel with one channel. A second image is made by converting or
-    # cropping; before that, a buffered JPEG has two bytes for each coefficient. Channels of 16 bits, of which only 8
-    # are kept, take twice the time.
+    # Pillow keeps four bytes per pixel, or one where there is a single channel. Converting or cropping makes a second
+    # image; before that, a buffered JPEG takes two bytes per coefficient. Channels of 16 bits, of which 8 are kept,
+    # take twice the time.
     memory = encoded + pixels * ((1 if bands == 1 else 4) + max(4, 2 * bands * buffered))
     codec, _, _, options = image.tile[0]
     if memory * (1 + (";16B" in str(options))) > MAX_MEMORY:
@@ -145,20 +153,26 @@ def _beyond_limits(image: ImageFile.ImageFile, encoded: int, scans: int, buffere
 
 
 def size(data: bytes, name: str) -> tuple[int, int]:
-    """Width and height in pixels, from the header of an encoded image; ImageError as `open_image` raises it."""
+    """Width and height in pixels of an encoded image, from its header.
+
+    Raises:
+        ImageError: as `open_image`.
+    """
     with _named(data, name):
-        return _opened(data, name).size
+        return _open(data).size
 
 
 def open_image(data: bytes, name: str, corner: np.ndarray | None = None) -> Image.Image:
-    """Decode to an RGB image, cropped to `corner` (left, top, right, bottom) if given; the crop is never empty.
+    """Decode to an RGB image, cropped to `corner` int [4] (left, top, right, bottom) if given.
 
-    Transparency, profiles and the turns that EXIF asks for are ignored. ImageError names an image that cannot be
-    decoded, has over 8 bits per channel, or is beyond the limits, which are looked up in the header before anything
-    is decompressed.
+    A crop has at least one pixel. Transparency, colour profiles and the rotations that EXIF asks for are ignored. The
+    limits are checked against the header, before anything is decompressed.
+
+    Raises:
+        ImageError: the image cannot be decoded, has over 8 bits per channel, or is beyond the limits.
     """
     with _named(data, name):
-        opened = _opened(data, name)
+        opened = _open(data)
         opened.load()
         image: Image.Image = opened
         if corner is not None:
@@ -170,17 +184,20 @@ def open_image(data: bytes, name: str, corner: np.ndarray | None = None) -> Imag
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:
-    """Whole pixels that cover boxes [N, 4] (left, top, width, height): int32 [N, 4] left, top, right, bottom."""
+    """Whole pixels that cover boxes float [N, 4] (left, top, width, height): int32 [N, 4] left, top, right, bottom."""
     boxes = boxes.astype(np.float64)
-    # A hundredth of a pixel is the rounding of the numbers, not a pixel to add.
+    # An excess of a hundredth of a pixel comes from the rounding of the numbers and adds no pixel.
     first, last = np.floor(boxes[:, :2] + 0.01), np.ceil(boxes[:, :2] + boxes[:, 2:] - 0.01)
     return np.concatenate([first, last], axis=1).astype(np.int32)
 
 
 def decode(item: str | bytes, name: str, corner: np.ndarray | None, size: int) -> np.ndarray:
-    """One image, cropped to `corner` (left, top, right, bottom) if given, resized: uint8 [size, size, 3].
+    """Decode one image, cropped to `corner` int [4] (left, top, right, bottom) if given: uint8 [size, size, 3].
 
-    Linear interpolation, antialiased. Raises ImageError as `read` and `open_image` do.
+    Resized by linear interpolation with antialiasing.
+
+    Raises:
+        ImageError: as `read` and `open_image`.
     """
     data = read(item, name)
     with _named(data, name):
@@ -189,9 +206,12 @@ def decode(item: str | bytes, name: str, corner: np.ndarray | None, size: int) -
 
 
 class Decoder:
-    """Pixels of an index's images by row: what every input path calls.
+    """Decodes the images of an index by row, for both input paths.
 
-    crop_to_box: crop each to its box, where the index has boxes.
+    Args:
+        index: the images.
+        size: side of the result in pixels.
+        crop_to_box: crop each image to its box, where the index has boxes.
     """
 
     def __init__(self, index: Index, *, size: int, crop_to_box: bool) -> None:
@@ -199,32 +219,43 @@ class Decoder:
         self._crops = corners(index.boxes) if crop_to_box and index.boxes is not None else None
 
     def __call__(self, row: int) -> np.ndarray:
-        """The image uint8 [size, size, 3]; ImageError if it cannot be decoded or its file is no longer what it was."""
+        """The image of a row, uint8 [size, size, 3].
+
+        Raises:
+            ImageError: it cannot be decoded, or its file has changed since the index was checked.
+        """
         index, name = self._index, self._index.names[row]
         data = read(index.items[row], name)
-        # Items that are no files cannot change, and their hashes may be of something else.
+        # Only files can change; hashes of other items may be of what they are made from.
         known = index.hashes[row] if index.hashes and isinstance(index.items[row], str) else ""
         if known and hashlib.sha256(data).hexdigest() != known:
-            raise ImageError(f"image {text(name)} has changed since this data set was opened. Restore it.")
+            raise ImageError(
+                f"image {printable(name)} has changed since this data set was opened. Restore it."
+            )
         return decode(data, name, None if self._crops is None else self._crops[row], self._size)
 
 
 def decode_all(index: Index, *, size: int, crop_to_box: bool) -> Iterator[np.ndarray]:
-    """All images in order, each uint8 [size, size, 3]; ImageError at the first that cannot be decoded."""
+    """Decode all images of an index in order, each uint8 [size, size, 3].
+
+    Raises:
+        ImageError: an image cannot be decoded; those before it have been returned.
+    """
     return parallel(Decoder(index, size=size, crop_to_box=crop_to_box), len(index.items), "decoding")
 
 
-def parallel(function: Callable[[int], T], count: int, title: str) -> Iterator[T]:
-    """function(0), function(1), ... in order, computed by one thread per core, with a progress bar.
+def parallel(function: Callable[[int], _Result], count: int, title: str) -> Iterator[_Result]:
+    """Yield function(0) ... function(count - 1) in order, computed by one thread per core, with a progress bar.
 
-    Pillow and hashlib release Python's lock while they work. At most a few results wait at a time.
+    For functions that release Python's lock, as Pillow and hashlib do. Only a few results are computed ahead, so that
+    they need not all fit into memory.
     """
     workers = os.cpu_count() or 1
     with (
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=count, desc=title, unit="image", leave=False, disable=None) as bar,
     ):
-        waiting: deque = deque()
+        waiting: deque[Future[_Result]] = deque()
         try:
             for i in range(count):
                 waiting.append(pool.submit(function, i))

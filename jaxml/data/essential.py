@@ -1,6 +1,7 @@
-"""JPEG and PNG files without what their pixels do not depend on: profiles, thumbnails, texts, further pictures.
+"""Reduces JPEG and PNG files to the parts that their pixels depend on.
 
-Decoders unpack such parts before anyone asks for them, and a small file can hold hours and gigabytes of them.
+Profiles, thumbnails, texts and further pictures are left out: decoders unpack them unasked, and in a small file they
+can take hours and gigabytes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from typing import NamedTuple
 
 MAX_PARTS = 50_000
-"""Segments or chunks of a file; a PNG of 100 MB in pieces of 8 KiB has 12,000."""
+"""Segments or chunks of a file; a PNG of 100 MB in chunks of 8 KiB has 12,000."""
 
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _MARKER_AFTER_SCAN = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # restart markers belong to the scan
@@ -18,10 +19,11 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ARITHMETIC = set(range(0xC9, 0xD0))
-# Two application segments say which colours are meant: JFIF (0) and Adobe (14). The rest, and comments, say nothing.
+# Of the application segments, JFIF (0) and Adobe (14) say what the colours mean. Pixels depend on none of the others,
+# nor on comments.
 _LEFT_OUT = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 _CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
-_INDEXED = b"\3"  # the colour type, where every PNG file has it
+_INDEXED = b"\3"  # the value of the colour type, byte 25 of every PNG file, for colours from a palette
 
 
 class Jpeg(NamedTuple):
@@ -29,18 +31,20 @@ class Jpeg(NamedTuple):
 
     data: bytes
     scans: int
-    """How often the decoder goes over the picture."""
+    """Passes of the decoder over the picture."""
     buffered: bool
-    """Whether the decoder keeps the coefficients of the whole picture until the last scan is read."""
+    """Whether the decoder keeps the coefficients of the whole picture until it has read the last scan."""
 
 
 def jpeg(data: bytes) -> Jpeg:
-    """Leave out of a JPEG file what its pixels do not depend on, and all that follows the picture.
+    """Leave out the segments of a JPEG file that its pixels do not depend on, and all that follows the picture.
 
-    Segments are found as libjpeg finds them, so that damaged files fail, or do not, as they would have done. Raises
-    ValueError for arithmetic coding, whose decoder can not be interrupted, and for over MAX_PARTS segments.
+    Segments are found as libjpeg finds them, so that damaged files decode or fail as they would have done whole.
+
+    Raises:
+        ValueError: arithmetic coding, whose decoder cannot be interrupted, or more than MAX_PARTS segments.
     """
-    view = memoryview(data)  # whose parts are not copied
+    view = memoryview(data)  # slices of it are not copied
     kept, place, scans, components, buffered = [view[:2]], 2, 0, 0, False
     for _ in range(MAX_PARTS):
         found = _MARKER.search(data, place)
@@ -56,7 +60,7 @@ def jpeg(data: bytes) -> Jpeg:
             continue
         length = int.from_bytes(data[place : place + 2])
         if length < 2:
-            kept.append(view[start:])  # damaged; the decoder will say how
+            kept.append(view[start:])  # damaged: the decoder says how
             break
         place += length
         if kind in _ARITHMETIC:
@@ -77,10 +81,11 @@ def jpeg(data: bytes) -> Jpeg:
 
 
 def png(data: bytes) -> bytes:
-    """Leave out of a PNG file the chunks that its pixels do not depend on, and all that follows the picture.
+    """Leave out the chunks of a PNG file that its pixels do not depend on, and all that follows the picture.
 
-    Raises ValueError for indexed colours without a palette, to which decoders give colours of their own, and for over
-    MAX_PARTS chunks.
+    Raises:
+        ValueError: the palette of indexed colours is missing, for which decoders would invent one, or there are more
+            than MAX_PARTS chunks.
     """
     view = memoryview(data)
     kept, kinds, place = [view[:8]], set(), 8

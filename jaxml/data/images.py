@@ -1,4 +1,6 @@
-"""A data set as a run sees it: index, class split, and pixels by row from either input path."""
+"""A data set as a run uses it: its index, the classes of each part of the split, and pixels by row."""
+
+from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +13,7 @@ import numpy as np
 from jaxml import data
 from jaxml.config import Data
 from jaxml.data import resident, splits
-from jaxml.names import text
+from jaxml.files import printable
 
 
 @dataclass(frozen=True)
@@ -20,49 +22,55 @@ class Images:
 
     index: data.Index
     parts: dict[str, np.ndarray]
-    """Class ids of train, val and test."""
+    """Class ids int [C] of the parts train, val and test."""
     read: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
-    """Vectors of row numbers [b] -> pixels uint8 [b, S, S, 3], in the same order."""
+    """Vectors of row numbers int [b] to pixels uint8 [b, S, S, 3], in the same order."""
     resident: np.ndarray | None
-    """All pixels uint8 [N, S, S, 3] where the input is resident."""
+    """All pixels uint8 [N, S, S, 3] if the input is resident, else None."""
 
     def classes(self, part: str) -> np.ndarray:
-        """Class ids of a part; `train+val` joins two."""
+        """Class ids int [C] of a part; `train+val` joins two."""
         return np.concatenate([self.parts[name] for name in part.split("+")])
 
     def rows(self, part: str) -> np.ndarray:
-        """Row numbers of a part's images; ValueError for a split without that part."""
+        """Row numbers int [n] of the images of a part.
+
+        Raises:
+            ValueError: the split has no such part.
+        """
         if not len(self.classes(part)):
             raise ValueError(f"this split has no {part} classes: it was made to tune on, not to test")
         return np.flatnonzero(np.isin(self.index.labels, self.classes(part)))
 
 
 def open_images(config: Data, devices: Sequence[Any] = ()) -> Images:
-    """Index, split and pixels of the configured data set; a warning counts images that are in several parts.
+    """Open the configured data set; a warning counts images that are in several parts of the split.
 
-    `devices` are those that are to hold it whole, if it is resident.
+    Args:
+        config: the data set, its split and its input path.
+        devices: those that each hold the whole data set, if it is resident.
 
     Raises:
-      ValueError: an unknown source or split, classes that the data set lacks, or too little memory.
-      ImageError: an image that can not be decoded.
+        ValueError: an unknown source or split, classes that the data set lacks, or too little memory.
+        ImageError: an image cannot be decoded.
     """
     index = data.load(config)
     parts = splits.split(config.split, len(index.class_names))
     if not len(parts["test"]):
-        # Nothing that tunes on this split can read a test image, whatever it does.
+        # Test images are dropped altogether, so that nothing that tunes on this split can read one.
         index = index.take(np.flatnonzero(np.isin(index.labels, np.concatenate(list(parts.values())))))
     _warn_of_copies(index, parts)
     if config.input == "resident":
-        resident.check_fits(index, config, devices)  # before an hour of decoding, perhaps
+        resident.check_fits(index, config, devices)  # before decoding, which may take an hour
         pixels = resident.load(index, config)
         return Images(index, parts, lambda batches: (pixels[rows] for rows in batches), pixels)
-    from jaxml.data import streamed as tf_pipeline
+    from jaxml.data import streamed  # imports tensorflow
 
-    return Images(index, parts, partial(tf_pipeline.batches, index, config), None)
+    return Images(index, parts, partial(streamed.batches, index, config), None)
 
 
 def _warn_of_copies(index: data.Index, parts: dict[str, np.ndarray]) -> None:
-    """Warn of the same file in classes of several parts: what it is tested by, the network has learned."""
+    """Warn of files that are in classes of several parts: the network would be tested on what it has learned."""
     part_of = {label: part for part, labels in parts.items() for label in labels.tolist()}
     first: dict[str, int] = {}
     copies = []
@@ -72,7 +80,7 @@ def _warn_of_copies(index: data.Index, parts: dict[str, np.ndarray]) -> None:
             if part_of[label] != part_of[int(index.labels[other])]:
                 copies.append((other, i))
     if copies:
-        shown = [f"{text(index.names[i])} ({part_of[int(index.labels[i])]})" for i in copies[0]]
+        shown = [f"{printable(index.names[i])} ({part_of[int(index.labels[i])]})" for i in copies[0]]
         warnings.warn(
             f"{len(copies)} image(s) are byte for byte the same as one in another part of the split, such as "
             f"{' and '.join(shown)}: classes of the parts must have different images",

@@ -1,4 +1,4 @@
-"""The one form in which every source hands over its images."""
+"""The index of a data set: its images, not yet decoded, with labels, boxes and names."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxml.names import text
+from jaxml.files import printable
 
 LARGEST = 2**30
-"""Bound of the numbers of a box, far beyond any image: what is larger is no box."""
+"""Bound of the coordinates of a box, in pixels; far beyond any image."""
 
 
 class ImageError(ValueError):
@@ -19,21 +19,21 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class Index:
-    """Images of a data set, not yet decoded: N items with labels, and boxes where the source has them."""
+    """N images of a data set, not yet decoded, with labels, and boxes where the source has them."""
 
     items: Sequence[str | bytes]
     """N paths, or N encoded images (JPEG, PNG, BMP)."""
     labels: np.ndarray
     """int32 [N], each in 0 .. number of classes - 1."""
     boxes: np.ndarray | None
-    """float32 [N, 4]: left, top, width, height in pixels of the file, each finite and below LARGEST; None where there
-    are none."""
+    """float32 [N, 4]: left, top, width, height in pixels of the file, each finite and below LARGEST in magnitude; None
+    if the source has no boxes."""
     class_names: tuple[str, ...]
     """One per class."""
     names: tuple[str, ...]
     """One per image, unique; used in reports and errors."""
     hashes: tuple[str, ...] = ()
-    """SHA-256 of each item's bytes; empty until `manifest.check` has read them."""
+    """N SHA-256 digests, one for the bytes of each item; empty until `manifest.check` has read them."""
 
     def __post_init__(self) -> None:
         n = len(self.items)
@@ -46,8 +46,8 @@ class Index:
         if self.boxes is not None and not (sane := (np.abs(self.boxes) < LARGEST).all(1)).all():
             row = int(np.argmin(sane))
             raise ValueError(
-                f"the box of image {text(self.names[row])} is {self.boxes[row].tolist()}: left, top, width and height "
-                f"must be numbers of pixels"
+                f"the box of image {printable(self.names[row])} is {self.boxes[row].tolist()}: left, top, width and "
+                f"height must be numbers of pixels"
             )
         if len(self.names) != n or len(set(self.names)) != n:
             raise ValueError(f"names must be {n} different strings, one per item")
@@ -55,7 +55,7 @@ class Index:
             raise ValueError(f"labels must lie in 0 .. {len(self.class_names) - 1}, the class_names given")
 
     def take(self, rows: np.ndarray) -> Index:
-        """The index of these rows only; classes keep their numbers."""
+        """The index of the images `rows` int [n] alone; classes keep their numbers."""
         return Index(
             items=[self.items[i] for i in rows],
             labels=self.labels[rows],

@@ -1,4 +1,4 @@
-"""What every image file looked like when a data set was first read, so that later damage cannot pass unnoticed."""
+"""The manifest of a data set: SHA-256 of every image file when it was first read, by which later damage is noticed."""
 
 from __future__ import annotations
 
@@ -15,45 +15,50 @@ import numpy as np
 from jaxml.config import Data
 from jaxml.data.decode import open_image, parallel, read
 from jaxml.data.index import ImageError, Index
-from jaxml.files import expand, parse_json, write_atomically
-from jaxml.names import text
+from jaxml.files import expand, parse_json, printable, write_atomically
+
+_REMEDY = "restore this manifest of a data set, or delete it to take the files as they are now"
 
 
 def file(config: Data) -> Path:
-    """Where the manifest of a data set is kept: by source and folder, within `config.cache`."""
+    """Path of the manifest of a data set, named after source and folder, in `config.cache`."""
     root = expand(config.root, "--data.root").resolve() if config.root else ""
     key = hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
     return expand(config.cache, "--data.cache") / f"{config.source}-{key}.manifest.json"
 
 
 def parse(data: bytes, path: str | Path) -> dict[str, str]:
-    """SHA-256 of each file by name; ValueError says what to do with a file at `path` that is no manifest."""
+    """Parse a manifest that was read from `path`: SHA-256 of each file by name.
+
+    Raises:
+        ValueError: it is not a manifest; the message says what to do.
+    """
     try:
-        found = parse_json(data, text(path))
+        content = parse_json(data, printable(path))
     except ValueError as error:
         raise ValueError(f"{error}; {_REMEDY}") from None
-    hashes = found.values() if isinstance(found, dict) else [None]
+    hashes = content.values() if isinstance(content, dict) else [None]
     if not all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes):
-        raise ValueError(f"{text(path)} is not a table of file names and their SHA-256; {_REMEDY}")
-    return found
-
-
-_REMEDY = "restore this manifest of a data set, or delete it to take the files as they are now"
+        raise ValueError(f"{printable(path)} is not a table of file names and their SHA-256; {_REMEDY}")
+    return content
 
 
 def check(index: Index, config: Data) -> Index:
-    """Read every image, and compare its SHA-256 with the data set's manifest; `hashes` are filled in.
+    """Read every image, compare its SHA-256 with the data set's manifest, and return the index with `hashes`.
 
-    The first time, and for images that are new, each is also decoded, and the manifest written. An image fails if it is
-    missing, cannot be decoded, or has other bytes than before. With `on_error="raise"` any failure is an
-    ImageError that lists them; with "skip" they are left out of the index returned, counted in a warning and
-    listed in a file beside the manifest.
+    Images that the manifest does not list yet, at first all, are also decoded, and then added to it. An image fails if
+    it is missing, cannot be decoded, or has other bytes than before. With `config.on_error` "skip", failures are left
+    out of the index returned, counted in a warning, and listed in a file beside the manifest.
+
+    Raises:
+        ImageError: images fail and `config.on_error` is "raise", or all of them fail.
+        ValueError: the manifest is damaged.
     """
     path = file(config)
     known = parse(path.read_bytes(), path) if path.exists() else {}
 
     def one(i: int) -> tuple[str, str]:
-        """(hash, what is wrong)."""
+        """SHA-256 of an image, and what is wrong with it; empty where there is none."""
         name = index.names[i]
         try:
             data = read(index.items[i], name)
@@ -61,7 +66,7 @@ def check(index: Index, config: Data) -> Index:
             if name not in known:
                 open_image(data, name)
             elif digest != known[name]:
-                return digest, f"image {text(name)} has changed since this data set was first read."
+                return digest, f"image {printable(name)} has changed since this data set was first read."
         except ImageError as error:
             return "", str(error)
         return digest, ""
@@ -70,7 +75,7 @@ def check(index: Index, config: Data) -> Index:
     here = set(index.names)
     failures = {index.names[i]: wrong for i, (_, wrong) in enumerate(results) if wrong}
     gone = [name for name in known if name not in here]
-    failures |= {name: f"image {text(name)} is no longer there." for name in gone}
+    failures |= {name: f"image {printable(name)} is no longer there." for name in gone}
     if failures:
         _report(failures, path, config)
     sound = np.array([i for i, (_, wrong) in enumerate(results) if not wrong], int)
@@ -79,21 +84,22 @@ def check(index: Index, config: Data) -> Index:
         write_atomically(path, json.dumps(known | new, indent=0))
     if not len(sound):
         raise ImageError(
-            f"none of the {len(index.items)} images of {config.source} {text(config.root)} can be used"
+            f"none of the {len(index.items)} images of {config.source} {printable(config.root)} can be used"
         )
     return replace(index.take(sound), hashes=tuple(hashes.values()))
 
 
 def _report(failures: dict[str, str], path: Path, config: Data) -> None:
+    """Raise an ImageError for failures by name, or list them beside the manifest `path` and warn."""
     first = " ".join(list(failures.values())[:3])
     more = f" And {len(failures) - 3} more." if len(failures) > 3 else ""
     if config.on_error == "raise":
         raise ImageError(
             f"{len(failures)} image(s) cannot be used: {first}{more} Restore them, or leave them out with "
-            f"--data.on_error skip; if changes were intended, delete {text(path)} to accept them."
+            f"--data.on_error skip; if changes were intended, delete {printable(path)} to accept them."
         )
     listing = path.with_suffix(".skipped.txt")
-    write_atomically(listing, "".join(f"{text(name)}\t{wrong}\n" for name, wrong in failures.items()))
+    write_atomically(listing, "".join(f"{printable(name)}\t{wrong}\n" for name, wrong in failures.items()))
     warnings.warn(
-        f"{len(failures)} image(s) left out, listed in {text(listing)}: {first}{more}", stacklevel=3
+        f"{len(failures)} image(s) left out, listed in {printable(listing)}: {first}{more}", stacklevel=3
     )

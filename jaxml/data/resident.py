@@ -1,4 +1,4 @@
-"""A data set decoded once to uint8 and kept on disk as one memory-mapped array."""
+"""The resident input path: a data set decoded once to uint8 and kept on disk as one memory-mapped array."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxml import folders
 from jaxml.config import Data
 from jaxml.data.decode import corners, decode_all, parallel, read
 from jaxml.data.index import Index
-from jaxml.files import expand, parse_json
-from jaxml.names import text
+from jaxml.files import expand, is_ours, move_into_place, parse_json, printable, unfinished_folder
 
-FORMAT = 2  # raised whenever the same source would give other pixels, or a folder other files
-FILES = ("images.npy", "manifest.json")
+FORMAT = 2
+"""Version of the cache: raised when the same source gives other pixels, or its folder other files."""
 
 
 def fingerprint(index: Index, config: Data) -> str:
-    """SHA-256 over everything the decoded pixels depend on: encoded bytes, order, crops, size."""
+    """SHA-256 of all that the decoded pixels depend on: encoded bytes, order, crops, size."""
     hashes = index.hashes or [
         hashlib.sha256(read(item, name)).hexdigest()
         for item, name in zip(index.items, index.names, strict=True)
@@ -39,7 +37,11 @@ def fingerprint(index: Index, config: Data) -> str:
 
 
 def check_fits(index: Index, config: Data, devices: Sequence[Any]) -> None:
-    """ValueError if the decoded data set is larger than the memory that is free on one of the devices."""
+    """Check that the decoded data set fits into the memory that is free on each of the devices.
+
+    Raises:
+        ValueError: it does not; the message names the device and says what to do.
+    """
     size = len(index.items) * config.stored_size**2 * 3
     for device in devices:
         stats = device.memory_stats()
@@ -56,7 +58,7 @@ def check_fits(index: Index, config: Data, devices: Sequence[Any]) -> None:
 
 
 def host_memory() -> int:
-    """Bytes that this machine has left for new programs, as Linux estimates them; elsewhere all it has."""
+    """Bytes of memory that are available to new programs, as Linux estimates them; on other systems all there are."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -65,14 +67,15 @@ def host_memory() -> int:
 
 
 def load(index: Index, config: Data) -> np.memmap:
-    """All images as uint8 [N, stored_size, stored_size, 3], read-only, cropped to their boxes if so configured.
+    """All images, read-only uint8 [N, stored_size, stored_size, 3], cropped to their boxes if so configured.
 
-    Decoded the first time (by Pillow, one thread per core) into a folder of `config.cache` named after the
-    fingerprint, with the SHA-256 of every image; later calls map the file and check those. A damaged cache is
-    decoded again, with a warning, if it carries our marker. The folder appears whole or not at all, whatever else runs.
+    The first call decodes them into a folder of `config.cache`, named after the fingerprint, with the SHA-256 of every
+    image; later calls map the file and compare the hashes. A damaged cache with our marker is decoded again, with a
+    warning. The folder appears whole or not at all, also where several processes decode at once.
 
-    Raises ImageError for an image that cannot be decoded, OSError if the disk is too full or something else is in the
-    folder's place.
+    Raises:
+        ImageError: an image cannot be decoded.
+        OSError: the disk has too little space, or something else is in the folder's place.
     """
     key = fingerprint(index, config)
     folder = expand(config.cache, "--data.cache") / f"{config.source}-{config.stored_size}px-{key[:16]}"
@@ -80,23 +83,25 @@ def load(index: Index, config: Data) -> np.memmap:
         pixels = _checked(folder, key)
         if pixels is not None:
             return pixels
-        if not folders.is_ours(folder):
+        if not is_ours(folder):
             raise OSError(
-                f"{text(folder)} holds no decoded images, where these are to be kept: move it away, or give another "
-                f"--data.cache"
+                f"{printable(folder)} holds no decoded images, where these are to be kept: move it away, or give "
+                f"another --data.cache"
             )
-        warnings.warn(f"the decoded images in {text(folder)} are damaged and are decoded again", stacklevel=2)
+        warnings.warn(
+            f"the decoded images in {printable(folder)} are damaged and are decoded again", stacklevel=2
+        )
     _decode(index, config, folder, key)
     pixels = _checked(folder, key)
     if pixels is None:
         raise OSError(
-            f"what was just written to {text(folder)} reads back differently: check the disk, or set --data.cache"
+            f"what was just written to {printable(folder)} reads back differently: check the disk, or set --data.cache"
         )
     return pixels
 
 
 def _checked(folder: Path, key: str) -> np.memmap | None:
-    """The array if it is whole: every image has the hash noted when it was decoded."""
+    """The array uint8 [N, S, S, 3] if every image has the hash noted when it was decoded, else None."""
     try:
         manifest = parse_json((folder / "manifest.json").read_bytes(), folder / "manifest.json")
         pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
@@ -114,18 +119,18 @@ def _checked(folder: Path, key: str) -> np.memmap | None:
 
 
 def _decode(index: Index, config: Data, folder: Path, key: str) -> None:
-    """Write the array and its manifest into a new folder, and move that to its place when whole."""
+    """Write the array and its manifest into a new folder, and move that into place when it is complete."""
     n, side = len(index.items), config.stored_size
     folder.parent.mkdir(parents=True, exist_ok=True)
     need, free = n * side * side * 3, shutil.disk_usage(folder.parent).free
     if need > free:
         raise OSError(
-            f"{text(folder.parent)} has {free / 1e9:.2f} GB free, but {n} images of {side} x {side} pixels take "
+            f"{printable(folder.parent)} has {free / 1e9:.2f} GB free, but {n} images of {side} x {side} pixels take "
             f"{need / 1e9:.2f} GB: free some, set --data.cache to another disk, or stream with --data.input tf_data"
         )
-    with folders.part(folder.parent, "decoded images") as part:
+    with unfinished_folder(folder.parent, "decoded images") as part:
         hashes = []
-        # Ordinary writes: on a full disk they raise, where a write to mapped memory would kill the process.
+        # np.lib.format.open_memmap would do the same in mapped memory, where a full disk kills the process.
         with open(part / "images.npy", "wb") as out:
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, side, side, 3)}
             np.lib.format.write_array_header_1_0(out, header)
@@ -143,11 +148,5 @@ def _decode(index: Index, config: Data, folder: Path, key: str) -> None:
             "pixels": hashes,
         }
         (part / "manifest.json").write_text(json.dumps(manifest))
-        try:
-            os.rename(part, folder)
-        except OSError:
-            if not folders.is_ours(folder):
-                raise
-            # A damaged one is there, or another process was first with the same pixels.
-            for name in FILES:
-                os.replace(part / name, folder / name)
+        # A damaged one may be there, or one with the same pixels that another process has written meanwhile.
+        move_into_place(part, folder)

@@ -1,7 +1,7 @@
-"""P x K batches as a pure function of (seed, step): P classes, K images of each.
+"""Draws P x K batches, P classes and K images of each, as a pure function of (seed, step).
 
-Everything is integer arithmetic on threefry bits and stable sorts, so the draw is the same on every backend,
-under jit, vmap and scan, and a resumed run needs nothing but the step number.
+The draw uses integer arithmetic on threefry bits and stable sorts alone, so it is the same on every backend and under
+jit, vmap and scan, and a resumed run needs only the step number.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ class ClassTable(NamedTuple):
     """The images of each class that may be drawn."""
 
     members: Array
-    """int32 [C, max class size]: image ids; rows of smaller classes are filled up and the rest never read."""
+    """int32 [C, size of the largest class]: image ids; rows of smaller classes end in padding that is never drawn."""
     sizes: Array
-    """int32 [C]: images in each class."""
+    """int32 [C]: number of images in each class."""
 
 
 def class_table(labels: np.ndarray, classes: np.ndarray) -> ClassTable:
-    """Table of the images of `classes` (int [C]) in a data set with `labels` (int [N]).
+    """The table of the images of `classes` int [C] in a data set with `labels` int [N].
 
-    Raises ValueError if one of the classes has no image.
+    Raises:
+        ValueError: a class has no image.
     """
     labels, classes = arguments.labels("labels", labels), arguments.labels("classes", classes)
     members = [np.flatnonzero(labels == c) for c in classes]
@@ -45,12 +46,22 @@ def class_table(labels: np.ndarray, classes: np.ndarray) -> ClassTable:
 def sample(
     seed: int | Array, step: int | Array, table: ClassTable, classes_per_batch: int, images_per_class: int
 ) -> tuple[Array, Array]:
-    """Draw P classes without replacement and K images of each.
+    """Draw P = classes_per_batch classes without replacement, and K = images_per_class images of each.
 
     A class of at least K images gives K different ones; a smaller class is sampled with replacement.
 
-    Returns image ids and class positions (rows of the table), both int32 [P*K], the K images of a class
-    adjacent. Raises ValueError if P exceeds the table's classes.
+    Returns image ids and class positions (rows of the table), both int32 [P K]; the K images of a class are adjacent.
+
+    Raises:
+        ValueError: the table has fewer than P classes, or an argument is not a whole number in its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxml.data.sampling import class_table, sample
+        >>> table = class_table(np.array([5, 5, 7, 7, 7, 9, 9]), classes=np.array([5, 7, 9]))
+        >>> images, classes = sample(0, 0, table, classes_per_batch=2, images_per_class=2)
+        >>> images.shape, classes.shape
+        ((4,), (4,))
     """
     num_classes, largest = table.members.shape
     p = arguments.whole("classes_per_batch", classes_per_batch)
@@ -64,7 +75,7 @@ def sample(
     classes = jnp.argsort(jax.random.bits(class_key, (num_classes,), jnp.uint32), stable=True)[:p]
     sizes = table.sizes[classes][:, None]
 
-    # Places past a class's end get the largest bits; the sort is stable, so even a tie leaves them last.
+    # Padding gets the largest bits; the sort is stable, so it comes last even where a draw equals it.
     bits = jax.random.bits(order_key, (p, largest), jnp.uint32)
     past_end = jnp.arange(largest, dtype=jnp.int32)[None, :] >= sizes
     order = jnp.argsort(jnp.where(past_end, jnp.uint32(0xFFFFFFFF), bits), axis=1, stable=True)[:, :k]

@@ -1,4 +1,4 @@
-"""Division of the classes, never of the images, into train, val and test."""
+"""Splits of a data set by class: no class is in more than one of the parts train, val and test."""
 
 from __future__ import annotations
 
@@ -13,15 +13,26 @@ NAMED = ("poster", "standard")
 
 
 def split(name: str, num_classes: int) -> dict[str, np.ndarray]:
-    """Class ids of the parts "train", "val" and "test"; no class is in two of them.
+    """Class ids of the parts "train", "val" and "test", ascending int32 [C] each; no class is in two of them.
 
-    poster: the first 40 % of the classes, the next 20 %, the last 40 % (80/40/80 of 200; Shah 2017, poster).
-    standard: the first half, of which the last fifth is val, then the second half (80 + 20 / 100 of 200;
-    Song et al. 2016, section 6). Explicit: inclusive ranges train/val/test such as "0-59/60-79/80-99"; without the
-    third, as `without_test` writes them, there are no test classes.
+    Named splits, with the numbers of classes of 200:
+        poster: the first 40 % of the classes, the next 20 %, the last 40 %: 80, 40, 80 (Shah 2017, poster)
+        standard: the first half, of which the last fifth is val, then the second half: 80, 20, 100
+            (Song et al. 2016, section 6)
 
-    Returns three ascending int32 vectors. Raises ValueError for an unknown name, a range outside
-    0 .. num_classes - 1, a class in two parts, or a part without classes.
+    Args:
+        name: "poster", "standard", or inclusive ranges train/val/test such as "0-59/60-79/80-99"; without the third
+            range, as `without_test` writes them, there are no test classes.
+        num_classes: C, the number of classes of the data set.
+
+    Raises:
+        ValueError: an unknown name, a range outside 0 .. num_classes - 1, a class in two parts, or a part without
+            classes.
+
+    Example:
+        >>> from jaxml.data.splits import split
+        >>> {part: len(classes) for part, classes in split("standard", 200).items()}
+        {'train': 80, 'val': 20, 'test': 100}
     """
     arguments.whole("num_classes", num_classes)
     if not isinstance(name, str):
@@ -63,9 +74,15 @@ def split(name: str, num_classes: int) -> dict[str, np.ndarray]:
 
 
 def without_test(name: str, num_classes: int) -> str:
-    """The split's train and val parts as explicit ranges; of such a split no image of another class is read.
+    """The train and val parts of a split as explicit ranges; images of other classes are then never read.
 
-    Raises ValueError as `split` does.
+    Raises:
+        ValueError: as `split`.
+
+    Example:
+        >>> from jaxml.data.splits import without_test
+        >>> without_test("standard", 200)
+        '0-79/80-99'
     """
     parts = split(name, num_classes)
     return "/".join(f"{parts[part][0]}-{parts[part][-1]}" for part in ("train", "val"))

@@ -1,4 +1,4 @@
-"""Streaming by tf.data: decodes the images asked for, in parallel and ahead. The one file built on tensorflow."""
+"""The streamed input path: tf.data decodes the images asked for, in parallel and ahead. Only this needs tensorflow."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from jaxml.config import Data
 from jaxml.data.decode import Decoder
 from jaxml.data.index import Index
 
-# Before any op: tensorflow would otherwise take the accelerator's memory.
+# Set before any operation, lest tensorflow take the accelerator's memory.
 tf.config.set_visible_devices([], "GPU")
 
 
 def batches(index: Index, config: Data, rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Images of the rows asked for: each vector int [b] of `rows` gives one uint8 [b, S, S, 3], in order.
+    """Yield the images of each vector int [b] of `rows` as uint8 [b, S, S, 3], in order.
 
-    Nothing is random and nothing kept between batches: to resume, ask for the rows of the steps that remain.
-    Files are decoded by `decode.Decoder`, one thread per core and a few batches ahead, to the pixels of the resident
-    path. All vectors but the last must have the same length.
+    Nothing is random and nothing is kept between batches: to resume, ask for the rows of the steps that remain. Files
+    are decoded by `decode.Decoder`, as for the resident path, by one thread per core and a few batches ahead. All
+    vectors but the last must have the same length.
 
-    Raises ImageError naming the file that cannot be decoded or has changed since the index was made, ValueError for
-    vectors of different lengths.
+    Raises:
+        ImageError: a file cannot be decoded or has changed since the index was made; the message names it.
+        ValueError: the vectors have different lengths.
     """
     rows = iter(rows)
     first = next(rows, None)
     if first is None:
         return
     decoder = Decoder(index, size=config.stored_size, crop_to_box=config.crop_to_box)
-    # Exceptions go past tensorflow, which would log them and pass on no more than their text.
-    failed: dict[int, Exception] = {}
+    # Exceptions bypass tensorflow, which would log them and pass on only their text.
+    failed: dict[int, Exception] = {}  # by place among all images
     refused: list[Exception] = []
 
     def asked() -> Iterator[np.ndarray]:
@@ -44,7 +45,7 @@ def batches(index: Index, config: Data, rows: Iterable[np.ndarray]) -> Iterator[
                 following = next(rows, None)
                 if len(batch) > len(first) or (len(batch) < len(first) and following is not None):
                     raise ValueError(
-                        f"rows: vectors of {len(first)} and {len(batch)}; all must be equally long, but the last"
+                        f"rows: vectors of {len(first)} and {len(batch)}; all but the last must be equally long"
                     )
                 yield batch
                 batch = following

@@ -1,1 +1,1 @@
-"""Clustering, nearest neighbours, and the metrics that both are judged by."""
+"""Clustering, nearest neighbours, and the metrics that judge both."""

@@ -1,4 +1,4 @@
-"""Embeddings -> K-means -> metrics, on the host."""
+"""K-means of embeddings, and its scores; computed on the host."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ def _kmeans(
     seeds: Sequence[int],
     *,
     n_init: int,
-    starts: Sequence | None = None,
+    starts: Sequence[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """One K-means for each seed, from k-means++ or from that seed's first centres in `starts`."""
+    """One K-means of embeddings [N, D] for each seed: clusters int32 [N] each.
+
+    Each begins with k-means++, or with the centres [num_clusters, D] of its seed in `starts`.
+    """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
@@ -36,23 +39,41 @@ def _kmeans(
         arguments.whole("seed", seed, 0, 2**32 - 1)
 
     def fit(seed: int, init: str | np.ndarray) -> np.ndarray:
-        # OpenMP's limit is one per thread, so it is set in here.
+        # OpenMP keeps its limit for each thread, so it is set inside the thread.
         with threadpool_limits(1):
             return KMeans(num_clusters, init=init, n_init=n_init, random_state=seed).fit_predict(x)
 
-    # A thread per run and none inside it: inner threads wait for each other in every short iteration, which is
-    # slow where cores are busy, and the order of their sums varies.
+    begins: Sequence[str | np.ndarray] = starts if starts else ["k-means++"] * len(seeds)
+    # Each run has one thread. Threads inside a run would wait for each other in every short iteration, which is slow
+    # where cores are busy, and the order of their sums would vary.
     with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        # Collapsed embeddings have fewer distinct points than clusters; the metrics show it.
+        # scikit-learn warns where collapsed embeddings have fewer distinct points than clusters; the metrics show that.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return list(pool.map(fit, seeds, starts or ["k-means++"] * len(seeds)))
+        return list(pool.map(fit, seeds, begins))
 
 
 def cluster(embeddings: np.ndarray, num_clusters: int, *, seed: int = 0, n_init: int = 10) -> np.ndarray:
-    """Label-free K-means (k-means++ start, the best of `n_init`): embeddings [N, D] -> clusters int32 [N].
+    """Clusters of embeddings by K-means, which sees no label.
 
-    With `num_clusters` = classes x clusters_per_class this is the first of the clusterings that `evaluate`
-    scores. Raises ValueError for more clusters than images and for embeddings that are not finite.
+    It begins with k-means++ and keeps the best of `n_init` starts. With num_clusters = classes x clusters_per_class
+    this is the first of the clusterings that `evaluate` scores.
+
+    Args:
+        embeddings: float [N, D]; computed in float32.
+        num_clusters: 1 to N.
+        seed: random seed of the starts.
+        n_init: number of starts.
+
+    Returns:
+        int32 [N]: the cluster of each embedding, 0 to num_clusters - 1.
+
+    Raises:
+        ValueError: there are more clusters than embeddings, or the embeddings are no matrix or not finite.
+
+    Example:
+        >>> clusters = cluster(np.array([[0.0], [0.1], [5.0], [5.1]]), 2)
+        >>> bool(clusters[0] == clusters[1] != clusters[2] == clusters[3])
+        True
     """
     return _kmeans(embeddings, num_clusters, [seed], n_init=n_init)[0]
 
@@ -60,10 +81,27 @@ def cluster(embeddings: np.ndarray, num_clusters: int, *, seed: int = 0, n_init:
 def label_seeded_clusters(
     embeddings: np.ndarray, labels: np.ndarray, seeds: Sequence[int], *, clusters_per_class: int = 1
 ) -> list[np.ndarray]:
-    """K-means started from images of every class, as in Shah 2017: USES LABELS, so it flatters.
+    """K-means started from images of every class, as in Shah 2017. It USES LABELS, so it flatters.
 
-    The first centres are `clusters_per_class` random images of each class (all, where it has fewer), chosen anew
-    for each seed. Returns clusters int32 [N] for each seed. Only `original_nmi` and `original_f1` use it.
+    Only `original_nmi` and `original_f1` are taken of its clusters.
+
+    Args:
+        embeddings: float [N, D]; computed in float32.
+        labels: int [N].
+        seeds: one K-means is run for each.
+        clusters_per_class: the first centres are so many random images of each class (all, where it has fewer), chosen
+            anew for each seed.
+
+    Returns:
+        Clusters int32 [N] for each seed.
+
+    Raises:
+        ValueError: embeddings or labels have another shape, or embeddings are not finite.
+
+    Example:
+        >>> x, labels = np.array([[0.0], [0.1], [5.0], [5.1]]), np.array([3, 3, 8, 8])
+        >>> [clusters.tolist() for clusters in label_seeded_clusters(x, labels, seeds=[0])]
+        [[0, 0, 1, 1]]
     """
     embeddings = arguments.matrix("embeddings", embeddings)
     labels = arguments.labels("labels", labels, len(embeddings))
@@ -85,13 +123,31 @@ def evaluate(
     kmeans_seeds: int = 5,
     seed: int = 0,
 ) -> dict[str, float]:
-    """All metrics of embeddings [N, D] with labels int [N]: clustering, retrieval, and the original's.
+    """All metrics of embeddings with labels: of clustering, of retrieval, and those of Shah 2017.
 
-    K-means sees no labels: k-means++, the best of 10 starts, k = classes x clusters_per_class. Clustering
-    metrics are means over the seeds seed, seed + 1, ...; with more than one, `nmi_std` and so on are their
-    standard deviations. `original_nmi` and `original_f1` start from true labels (see `jaxml.evaluation.metrics`).
-    Retrieval metrics, such as `recall@1` and `map@r`, need no K-means. Raises ValueError for bad shapes, for
-    embeddings that are not finite, and for more clusters than images.
+    K-means sees no labels: it begins with k-means++, keeps the best of 10 starts, and makes classes x
+    clusters_per_class clusters. Clustering metrics are means over its seeds. `original_nmi` and `original_f1` start
+    from true labels (see `jaxml.metrics`). Retrieval metrics, such as `recall@1` and `map@r`, need no K-means.
+
+    Args:
+        embeddings: float [N, D].
+        labels: int [N].
+        clusters_per_class: K-means clusters for each class.
+        kmeans_seeds: number of K-means runs, with the seeds seed, seed + 1, ...
+        seed: the first of them.
+
+    Returns:
+        Values by name, as in `CLUSTERING`, `ORIGINAL` and `RETRIEVAL` of `jaxml.metrics`, with `queries` (see
+        `retrieval`). With more than one run, `nmi_std` and so on are standard deviations over the runs.
+
+    Raises:
+        ValueError: embeddings or labels have another shape, embeddings are not finite, or there are more clusters than
+            images.
+
+    Example:
+        >>> scores = evaluate(np.array([[0.0], [0.1], [5.0], [5.1]]), np.array([3, 3, 8, 8]), kmeans_seeds=2)
+        >>> scores["nmi"], scores["nmi_std"], scores["recall@1"]
+        (1.0, 0.0, 1.0)
     """
     embeddings = arguments.matrix("embeddings", embeddings)
     labels = arguments.labels("labels", labels, len(embeddings))
@@ -115,7 +171,26 @@ def evaluate(
 def validate(
     embeddings: np.ndarray, labels: np.ndarray, *, clusters_per_class: int = 1, seed: int = 0
 ) -> dict[str, float]:
-    """The label-free metrics from one K-means of 3 starts: cheap enough to repeat during training."""
+    """The label-free metrics from one K-means of 3 starts, which are cheap enough to repeat during training.
+
+    Args:
+        embeddings: float [N, D].
+        labels: int [N].
+        clusters_per_class: K-means clusters for each class.
+        seed: random seed of K-means.
+
+    Returns:
+        Values by name, as in `CLUSTERING` and `RETRIEVAL` of `jaxml.metrics`, with `queries`.
+
+    Raises:
+        ValueError: embeddings or labels have another shape, embeddings are not finite, or there are more clusters than
+            images.
+
+    Example:
+        >>> scores = validate(np.array([[0.0], [0.1], [5.0], [5.1]]), np.array([3, 3, 8, 8]))
+        >>> scores["nmi"], scores["recall@1"]
+        (1.0, 1.0)
+    """
     embeddings = arguments.matrix("embeddings", embeddings)
     labels = arguments.labels("labels", labels, len(embeddings))
     num_clusters = len(np.unique(labels)) * arguments.whole("clusters_per_class", clusters_per_class)

@@ -1,4 +1,4 @@
-"""Clusters of pictures whose classes nobody knows: how many there are, and how sure each picture's place is."""
+"""Clusters of unlabelled pictures: how many there are, and how certain the cluster of each picture is."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 from jaxml.data.index import ImageError
 from jaxml.data.sources.unlabelled import Pictures
 from jaxml.evaluation.clustering import cluster
-from jaxml.names import text
+from jaxml.files import printable
 
 RATIO = 1.2  # between successive numbers of clusters tried
 SMALLEST = 4  # embeddings in a cluster, on average, where the most clusters are tried
-PATIENCE = 6  # numbers tried in vain before the best one stands
+PATIENCE = 6  # numbers tried without improvement before the search ends
 
 
 @dataclass(frozen=True)
 class Groups:
-    """N embeddings in k clusters, numbered from the largest to the smallest."""
+    """The clusters of N embeddings: k of them, numbered from the largest to the smallest."""
 
     clusters: np.ndarray
     """int [N], 0 to k - 1."""
     distance: np.ndarray
-    """float32 [N], to the mean of the own cluster."""
+    """float32 [N], Euclidean distance to the mean of the own cluster."""
     runner_up: np.ndarray
-    """int [N], the other cluster with the nearest mean; -1 where there is only one cluster."""
+    """int [N], the other cluster whose mean is nearest; -1 where there is only one cluster."""
     confidence: np.ndarray
-    """float32 [N], (b - a) / max(a, b), with a and b the distances to the means of the own cluster and of the
+    """float32 [N], (b - a) / max(a, b), where a and b are the distances to the means of the own cluster and of the
     runner-up: 1 at the own mean, 0 halfway. Source: Hruschka et al. 2004, simplified silhouette."""
 
     @property
@@ -37,7 +37,7 @@ class Groups:
         return int(self.clusters.max()) + 1
 
     def members(self, number: int) -> np.ndarray:
-        """Rows of a cluster, the most central first."""
+        """Places int [n] of the embeddings of a cluster, the most central first."""
         rows = np.flatnonzero(self.clusters == number)
         return rows[np.argsort(self.distance[rows], kind="stable")]
 
@@ -45,12 +45,22 @@ class Groups:
 def embed(
     pictures: Pictures, network: Callable[[np.ndarray], np.ndarray], *, size: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Embeddings [n, D] of the pictures that can be read, their rows int [n], and what is wrong with each other file.
+    """Embeddings of the pictures that can be read.
 
-    `network` takes pixels uint8 [b, size, size, 3], b at most `batch_size`. Raises ImageError if no picture can be
-    read.
+    Args:
+        pictures: the files.
+        network: from pixels uint8 [b, size, size, 3], b at most `batch_size`, to embeddings [b, D].
+        size: side of the pixels.
+        batch_size: pictures embedded at a time.
+
+    Returns:
+        Embeddings [n, D] of the n pictures that can be read, their places int [n] in `pictures`, and the error of each
+        other file by its name.
+
+    Raises:
+        ImageError: no picture can be read.
     """
-    found, rows, batch, errors = [], [], [], {}
+    embeddings, rows, batch, errors = [], [], [], {}
     for i, pixels in enumerate(pictures.decode(size)):
         if isinstance(pixels, ImageError):
             errors[pictures.names[i]] = str(pixels)
@@ -58,22 +68,36 @@ def embed(
             rows.append(i)
             batch.append(pixels)
         if batch and (len(batch) == batch_size or i == len(pictures) - 1):
-            found.append(network(np.stack(batch)))
+            embeddings.append(network(np.stack(batch)))
             batch = []
     if not rows:
         first = next(iter(errors.values()))
         raise ImageError(
             first
             if len(errors) == 1
-            else f"none of the {len(errors)} files in {text(pictures.root)} can be read: {first}"
+            else f"none of the {len(errors)} files in {printable(pictures.root)} can be read: {first}"
         )
-    return np.concatenate(found), np.array(rows), errors
+    return np.concatenate(embeddings), np.array(rows), errors
 
 
 def group(embeddings: np.ndarray, num_clusters: int, *, seed: int = 0) -> Groups:
-    """K-means as `evaluate` scores it (k-means++, the best of 10 starts): embeddings [N, D] -> groups.
+    """Clusters of embeddings by K-means as `evaluate` scores it: k-means++, the best of 10 starts.
 
-    Raises ValueError for more clusters than embeddings and for embeddings that are not finite.
+    Args:
+        embeddings: float [N, D].
+        num_clusters: 1 to N.
+        seed: random seed of K-means.
+
+    Returns:
+        The clusters; those without an embedding are left out.
+
+    Raises:
+        ValueError: there are more clusters than embeddings, or the embeddings are no matrix or not finite.
+
+    Example:
+        >>> groups = group(np.array([[0.0], [0.2], [0.4], [5.0]]), 2)
+        >>> groups.clusters.tolist(), groups.members(0).tolist()
+        ([0, 0, 0, 1], [1, 0, 2])
     """
     x = np.asarray(embeddings, np.float64)
     _, found, sizes = np.unique(
@@ -98,16 +122,34 @@ def group(embeddings: np.ndarray, num_clusters: int, *, seed: int = 0) -> Groups
 
 
 def choose(embeddings: np.ndarray, *, seed: int = 0) -> dict[int, float]:
-    """Bayesian information criterion, per embedding, for each number of clusters tried; the highest is the choice.
+    """The Bayesian information criterion of each number of clusters that was tried; the highest is the choice.
 
-    K-means is read as a mixture of k spherical Gaussians of one variance: with N embeddings in D dimensions, n_j of
-    them in cluster j, and J their summed squared distances to the means of their clusters,
+    K-means is read as a mixture of k spherical Gaussians of one variance. With N embeddings in D dimensions, n_j of
+    them in cluster j, and J the sum of their squared distances to the means of their clusters, it is, without
+    constants,
 
-      BIC = sum_j n_j log(n_j / N) - N D / 2 log(J / (N D)) - k (D + 1) / 2 log N,
+        BIC = sum_j n_j log(n_j / N) - N D / 2 log(J / (N D)) - k (D + 1) / 2 log N
 
-    constants left out. Source: Pelleg, Moore 2000 (X-means), section 3.2. Numbers tried run from 1, each RATIO times
-    the one before, until none of the last PATIENCE was better or clusters would have under SMALLEST embeddings on
-    average. On unseen classes the silhouette is highest at two to five clusters, and HDBSCAN leaves most pictures over.
+    The numbers tried begin at 1, and each is RATIO times the one before. The search ends when none of the last
+    PATIENCE numbers was better, or when clusters would have fewer than SMALLEST embeddings on average. On unseen
+    classes the silhouette is highest at two to five clusters, and HDBSCAN assigns most pictures to no cluster.
+    Source: Pelleg, Moore 2000 (X-means), section 3.2.
+
+    Args:
+        embeddings: float [N, D].
+        seed: random seed of K-means.
+
+    Returns:
+        The criterion divided by N, for each number of clusters.
+
+    Raises:
+        ValueError: the embeddings are no matrix or not finite.
+
+    Example:
+        >>> x = np.concatenate([centre + np.random.default_rng(0).normal(size=(20, 2)) for centre in (0, 50, 100)])
+        >>> scores = choose(x)
+        >>> max(scores, key=scores.__getitem__)
+        3
     """
     x = np.asarray(embeddings, np.float64)
     count, width = x.shape
@@ -130,7 +172,21 @@ def choose(embeddings: np.ndarray, *, seed: int = 0) -> dict[int, float]:
 
 
 def nearest(embeddings: np.ndarray, query: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows int [count] of embeddings [N, D] in the order of their distance to a query [D], and the distances."""
+    """The embeddings that are nearest to a query.
+
+    Args:
+        embeddings: float [N, D].
+        query: float [D].
+        count: number of embeddings.
+
+    Returns:
+        Their places int [count] in the order of their distance, and the distances float [count].
+
+    Example:
+        >>> places, distances = nearest(np.array([[0.0], [3.0], [1.0]]), np.array([0.5]), 2)
+        >>> places.tolist(), distances.tolist()
+        ([0, 2], [0.5, 0.5])
+    """
     distances = np.linalg.norm(embeddings - query[None, :], axis=1)
     rows = np.argsort(distances, kind="stable")[:count]
     return rows, distances[rows]

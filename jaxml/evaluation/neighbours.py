@@ -1,4 +1,4 @@
-"""The nearest images of every image, in an order that rounding does not decide; NumPy, block by block."""
+"""Exact nearest neighbours: the nearest images of every image, block by block, computed on the host with NumPy."""
 
 from __future__ import annotations
 
@@ -9,20 +9,36 @@ import numpy as np
 from jaxml import arguments
 
 BLOCK_BYTES = 64 * 2**20
+"""Memory of the distances of one block of queries to all images."""
 
 
 def neighbours(
     embeddings: np.ndarray, k: int, queries: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (queries [b], their k nearest other images [b, k], nearest first) block by block.
+    """The k nearest other images of each query, block by block.
 
-    `queries` are places in embeddings [N, D], all of them by default. Distances are Euclidean, those of the differences
-    in float64, and equal ones go by index. No square overflows, however large the embeddings are. k is cut to N - 1.
-    Raises ValueError for other shapes and embeddings not finite.
+    Distances are Euclidean, computed from differences in float64, and equal ones go by index. No square overflows,
+    however large the embeddings are.
+
+    Args:
+        embeddings: float [N, D].
+        k: number of neighbours, cut to N - 1.
+        queries: int [Q], places in embeddings; all of them by default.
+
+    Yields:
+        Queries int [b], and their neighbours int [b, k], the nearest first.
+
+    Raises:
+        ValueError: embeddings are no matrix or not finite, or k is no whole number of at least 1.
+
+    Example:
+        >>> for queries, near in neighbours(np.array([[0.0], [1.0], [5.0]]), k=1):
+        ...     print(queries.tolist(), near.tolist())
+        [0, 1, 2] [[1], [0], [1]]
     """
     x = arguments.matrix("embeddings", embeddings).astype(np.float64)
     k = min(arguments.whole("k", k), len(x) - 1)
-    # Divided by a power of two, which rounds nothing, so that no entry is above 1.
+    # Division by a power of two rounds nothing; afterwards no entry is above 1.
     x = np.ldexp(x, -np.frexp(np.abs(x).max())[1])
     points = _points(x)
     centred = x - x.mean(0, keepdims=True)
@@ -33,12 +49,12 @@ def neighbours(
     queries = np.arange(len(x)) if queries is None else np.asarray(queries)
     for start in range(0, len(queries), block):
         rows = queries[start : start + block]
-        # Lower bounds of the squared distances, less what is the same along a row.
+        # Lower bounds of the squared distances [b, N], less what is the same along a row.
         bounds = (1 - rounding) * squares[None, :] - 2 * centred[rows] @ centred.T
         bounds[np.arange(len(rows)), rows] = np.inf
         near = np.argpartition(bounds, k - 1, axis=1)[:, :k]
         low, high = _interval(bounds, near, rows, squares, rounding)
-        # The k nearest lie within this limit, so everyone who may do so takes part.
+        # The k nearest lie within the greatest upper bound, so every image that may lie within it is kept.
         m = int((bounds <= high.max(axis=1, keepdims=True, initial=-np.inf)).sum(axis=1).max())
         if m > k:
             near = np.argpartition(bounds, m - 1, axis=1)[:, :m]
@@ -47,15 +63,18 @@ def neighbours(
 
 
 def _points(x: np.ndarray) -> np.ndarray:
-    """Numbers [N] of embeddings [N, D], the same for equal ones."""
-    rows = np.ascontiguousarray(x + 0.0)  # the zero that is -0.0 is the same zero
+    """Numbers int [N] of embeddings float64 [N, D], the same number for equal embeddings."""
+    rows = np.ascontiguousarray(x + 0.0)  # turns -0.0 into 0.0, which it equals
     return np.unique(rows.view(f"V{x.itemsize * x.shape[1]}").ravel(), return_inverse=True)[1]
 
 
 def _interval(
     bounds: np.ndarray, near: np.ndarray, rows: np.ndarray, squares: np.ndarray, rounding: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper bounds [b, m] of the squared distances of queries [b] to images [b, m]."""
+    """Lower and upper bounds [b, m] of the squared distances of queries [b] to images [b, m].
+
+    `bounds` are the lower bounds [b, N] to all images, and `squares` the squared lengths [N].
+    """
     low = np.take_along_axis(bounds, near, axis=1)
     return low, low + 2 * rounding * (squares[rows][:, None] + squares[near])
 
@@ -63,10 +82,13 @@ def _interval(
 def _in_order(
     x: np.ndarray, points: np.ndarray, rows: np.ndarray, near: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """Neighbours [b, m] sorted by distance, then by index; differences are taken where the bounds leave it open."""
+    """Neighbours int [b, m] of queries `rows` [b], sorted by distance, then by index.
+
+    Distances are computed only where the bounds `low` and `high` [b, m] leave the order open.
+    """
     order = np.argsort(low, axis=1)
     near, low, high = (np.take_along_axis(a, order, axis=1) for a in (near, low, high))
-    # Bounds that overlap make a run; the order of the runs is certain.
+    # Neighbours whose bounds overlap form a run; the order of the runs is certain.
     begins = np.ones((len(rows), near.shape[1] + 1), bool)
     begins[:, 1:-1] = low[:, 1:] > np.maximum.accumulate(high, axis=1)[:, :-1]
     i, j = np.nonzero(~(begins[:, :-1] & begins[:, 1:]))
@@ -77,7 +99,7 @@ def _in_order(
 
 
 def _squared_distances(x: np.ndarray, points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances [n] of images a [n] and b [n]; those of equal embeddings are computed once."""
+    """Squared distances float64 [n] of images a [n] to b [n]; those of equal embeddings are computed once."""
     _, first, pair = np.unique(points[a] * len(x) + points[b], return_index=True, return_inverse=True)
     a, b = a[first], b[first]
     found, step = np.empty(len(a)), max(1, BLOCK_BYTES // (8 * x.shape[1]))

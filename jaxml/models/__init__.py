@@ -1,4 +1,4 @@
-"""Backbones and embedding networks as flax.linen modules; `pretrained` imports weights."""
+"""Embedding networks as flax.linen modules: backbones, heads and pretrained weights."""
 
 from jaxml.models.backbones import BACKBONES, Backbone
 from jaxml.models.embedder import Embedder, build, init

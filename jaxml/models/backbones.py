@@ -1,4 +1,4 @@
-"""The table of backbones: a new one is one file and one row."""
+"""The table of backbones: a new one is one file with a module, and one row."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ HALF: RGB = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network's constructor and what its pretrained weights expect of an image."""
+    """A backbone: its constructor, and how its pretrained weights expect images."""
 
     module: Callable[..., nn.Module]
-    """Called with frozen, axis_name, dtype, remat."""
+    """Called with `frozen`, `axis_name`, `dtype` and `remat`."""
     size: int
-    """Native side of the input in pixels."""
+    """Side in pixels of the images that the weights were trained on."""
     mean: RGB
-    """Subtracted from pixels in [0, 1]."""
+    """By channel; subtracted from pixels in 0 .. 1."""
     std: RGB
-    """What the difference is divided by."""
+    """By channel; the difference is divided by it."""
     features: int
     """Channels of the output."""
     spatial: bool = True
-    """The output is a map [b, h, w, features], not a vector [b, features]."""
+    """Whether the output is a map [b, h, w, features] or a vector [b, features]."""
     classifier: str | None = None
-    """Name of the classifier's layer in weight files; None if there are none."""
+    """Name of the classifier's layer in weight files; None if there are no weight files."""
     classifier_head: Literal["linear", "conv"] | None = None
-    """The head that this classifier is."""
+    """The kind of head that the classifier is."""
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -75,6 +75,6 @@ BACKBONES: dict[str, Backbone] = {
         classifier="fc",
         classifier_head="linear",
     ),
-    # One row serves torchvision's weights and Google's: see InceptionV3.
+    # The same for torchvision's weights and Google's: see InceptionV3.
     "inception_v3": Backbone(InceptionV3, 299, HALF, HALF, 2048, classifier="fc", classifier_head="linear"),
 }

@@ -1,4 +1,4 @@
-"""The embedding network: a backbone, pooling and a head."""
+"""The embedding network: backbone, pooling, dropout and head."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import jax
 import jax.numpy as jnp
 
 from jaxml import config
+from jaxml.config.checks import checked
 from jaxml.models.backbones import BACKBONES
 from jaxml.models.layers import Conv, dropout, relu
 
 Array = jax.Array
 
-HEADS = ("linear", "conv", "none", "classifier")
-POOLINGS = ("avg", "avg+max")
-BATCH_NORMS = ("sync", "local", "frozen")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Embedder(nn.Module):
-    """Backbone, dropout, head and pooling, [b, H, W, 3] -> float32 [b, feature_size], not normalised.
+    """Maps normalised images [b, H, W, 3] to embeddings float32 [b, feature_size], which are not normalised.
 
-    head `linear`: x = W pool(backbone(image)) + c;
-    head `conv`: x = pool(relu(conv1x1(backbone(image)))), SqueezeNet's classifier (Iandola et al. 2016);
-    head `none`: x = pool(backbone(image)).
-    Pooling `avg+max` is the sum of both (Kim et al. 2020, Proxy-Anchor). Parameters: {"backbone", "head"}.
+    With the head
+        linear: x = W pool(backbone(image)) + c
+        conv:   x = pool(relu(conv1x1(backbone(image)))), as SqueezeNet's classifier (Iandola et al. 2016)
+        none:   x = pool(backbone(image))
+
+    Pooling `avg` is the mean over the map, and `avg+max` the sum of mean and maximum (Kim et al. 2020, Proxy-Anchor).
+    The parameters are in {"backbone", "head"}.
     """
 
     backbone: nn.Module
@@ -35,7 +36,16 @@ class Embedder(nn.Module):
     dropout: float = 0.0
 
     def __call__(self, images: Array, train: bool, keys: Array | None = None) -> Array:
-        """Embeddings of normalised images; `keys` [b] are the images' PRNG keys, needed if dropout is active."""
+        """Embeddings float32 [b, feature_size] of normalised images [b, H, W, 3].
+
+        Args:
+            images: float [b, H, W, 3].
+            train: whether dropout is active and BatchNorm takes the statistics of the batch.
+            keys: PRNG keys [b] of the images, which dropout needs.
+
+        Raises:
+            ValueError: the images have another shape, or dropout has no keys.
+        """
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images: [batch, height, width, 3] expected, got shape {tuple(images.shape)}")
         x = self.backbone(images, train, keys)
@@ -43,7 +53,7 @@ class Embedder(nn.Module):
             x = _pool(x, self.pooling)
         if train and self.dropout > 0:
             x = dropout(x, self.dropout, keys, layer=0)
-        # The head is small, and its output feeds distances: it stays in float32.
+        # In float32 whatever the backbone's dtype: the head is small, and distances are taken from its output.
         x = x.astype(jnp.float32)
         if isinstance(self.head, Conv):
             return _pool(relu(self.head(x)), self.pooling)
@@ -51,33 +61,35 @@ class Embedder(nn.Module):
 
 
 def build(model: config.Model, axis_name: str | None = None) -> Embedder:
-    """Embedding network that `model` describes; BatchNorm "sync" averages over the devices on `axis_name`.
+    """The embedding network that `model` describes; BatchNorm "sync" averages over the devices on `axis_name`.
 
-    ValueError names the option that has an unknown value or does not fit the backbone.
+    Raises:
+        ValueError: an option has a value that it cannot have, or that does not fit the backbone; the message names it.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxml import config
+        >>> from jaxml.models import build, init
+        >>> network = build(config.Model(backbone="simple", feature_size=16))
+        >>> variables = init(network, jax.random.key(0), size=64)
+        >>> network.apply(variables, jnp.zeros((2, 64, 64, 3)), train=False).shape
+        (2, 16)
     """
-    for option, value, allowed in (
-        ("backbone", model.backbone, BACKBONES),
-        ("head", model.head, HEADS),
-        ("pooling", model.pooling, POOLINGS),
-        ("batch_norm", model.batch_norm, BATCH_NORMS),
-        ("dtype", model.dtype, DTYPES),
-    ):
-        if value not in allowed:
-            raise ValueError(f"model.{option}: {value!r} is not one of {', '.join(allowed)}")
-    if not 0 <= model.dropout < 1:
-        raise ValueError(f"model.dropout: a rate in [0, 1) expected, got {model.dropout}")
-    if model.feature_size < 1:
-        raise ValueError(f"model.feature_size: at least 1 expected, got {model.feature_size}")
+    model = checked(config.Model, model, "model.")
+    if model.backbone not in BACKBONES:
+        raise ValueError(f"--model.backbone is {model.backbone!r}; it must be one of {', '.join(BACKBONES)}")
     row = BACKBONES[model.backbone]
     if not row.spatial and (model.head == "conv" or model.pooling != "avg"):
         raise ValueError(
-            f"model.backbone: {model.backbone} gives a vector, not a map: "
-            "it goes with head linear or none and pooling avg"
+            f"--model.backbone {model.backbone} gives a vector, not a map: it must have --model.head linear or none "
+            f"and --model.pooling avg"
         )
     kind = _head_kind(model)
     if kind == "none" and model.feature_size != row.features:
         raise ValueError(
-            f"model.feature_size: {model.feature_size}, but {model.backbone} with head none gives {row.features}"
+            f"--model.feature_size is {model.feature_size}; with --model.head none it must be {row.features}, the "
+            f"features of {model.backbone}"
         )
     backbone = row.module(
         frozen=model.batch_norm == "frozen",
@@ -89,23 +101,24 @@ def build(model: config.Model, axis_name: str | None = None) -> Embedder:
 
 
 def init(module: nn.Module, key: Array, size: int | tuple[int, int]) -> dict[str, Any]:
-    """Fresh variables {"params", "batch_stats"} of `module` for images of `size` (side, or height and width)."""
+    """Fresh variables {"params", "batch_stats"} of `module` for images of `size`, their side or (height, width)."""
     height, width = (size, size) if isinstance(size, int) else size
     images = jnp.zeros((1, height, width, 3))
-    # Under jit the forward pass, whose result is unused, is never computed. Unoptimised, the rest (one random
-    # generator per parameter) compiles six times faster.
+    # Under jit the forward pass is not computed, because its result is not used. The rest, one random generator per
+    # parameter, compiles six times faster without optimisation.
     options: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}
     return jax.jit(lambda key: module.init(key, images, train=False), compiler_options=options)(key)
 
 
 def _head_kind(model: config.Model) -> str:
+    """The head that is built: for "classifier" the one that the backbone's weights have."""
     head: str = model.head
     if head != "classifier":
         return head
     kind = BACKBONES[model.backbone].classifier_head
     if kind is None:
         raise ValueError(
-            f"model.head: {model.backbone} has no pretrained classifier; use head linear or none"
+            f"--model.head is classifier, but {model.backbone} has no pretrained classifier; give linear or none"
         )
     return kind
 
@@ -120,6 +133,7 @@ def _head(kind: str, feature_size: int) -> nn.Dense | Conv | None:
 
 
 def _pool(x: Array, pooling: str) -> Array:
+    """[b, h, w, C] -> float32 [b, C]."""
     x = x.astype(jnp.float32)
     mean = x.mean(axis=(1, 2))
     return mean + x.max(axis=(1, 2)) if pooling == "avg+max" else mean

@@ -1,4 +1,4 @@
-"""Inception v3 (Szegedy et al. 2016), named as in torchvision; without its auxiliary classifier."""
+"""Inception v3 (Szegedy et al. 2016) without its auxiliary classifier; layers are named as in torchvision."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ConvNorm(nn.Module):
 
 
 class _Layer(Protocol):
-    """One ConvNorm inside a block: stride 1 keeps the size, stride 2 goes without padding."""
+    """Applies one ConvNorm of a block: with stride 1 it keeps the size of the map, with stride 2 it has no padding."""
 
     def __call__(
         self, name: str, channels: int, height: int, width: int, x: Array, strides: int = 1
@@ -51,7 +51,7 @@ class _Layer(Protocol):
 
 
 class Mixed(nn.Module):
-    """Inception block: parallel branches, concatenated."""
+    """Inception block: parallel branches, concatenated along the channels."""
 
     branches: Callable[[_Layer, Array], list[Array]]
     train: bool
@@ -131,10 +131,10 @@ BLOCKS: dict[str, Callable[[_Layer, Array], list[Array]]] = {
 
 
 class InceptionV3(nn.Module):
-    """Feature map of Inception v3, [b, H, W, 3] -> [b, about H/32, W/32, 2048].
+    """Feature map of Inception v3, [b, H, W, 3] -> [b, about H/32, about W/32, 2048].
 
-    Images in [-1, 1], as in Google's and timm's weights. torchvision's pretrained network takes images normalised
-    by ImageNet's mean and deviation and turns them into just that (`transform_input`).
+    Pixels are in -1 .. 1, as for the weights of Google and timm. torchvision's pretrained network takes images that are
+    normalised by ImageNet's mean and deviation, and rescales them to the same (`transform_input`).
     """
 
     frozen: bool = False
@@ -144,7 +144,7 @@ class InceptionV3(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool, keys: Array | None = None) -> Array:
-        """Feature map of normalised images; `keys` are not used."""
+        """Feature map of normalised images [b, H, W, 3]; `keys` are not used."""
         del keys
         options = {"frozen": self.frozen, "axis_name": self.axis_name, "dtype": self.dtype}
         x = ConvNorm(32, (3, 3), 2, **options, name="Conv2d_1a_3x3")(x, train)

@@ -1,4 +1,4 @@
-"""Layers shared by the backbones: NHWC, float32 parameters, arithmetic in `dtype`, padding as in PyTorch."""
+"""Layers shared by the backbones: images are [b, H, W, C], parameters float32, and padding is as in PyTorch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ HE_NORMAL = jax.nn.initializers.he_normal()
 
 
 class Conv(nn.Module):
-    """2-D convolution [b, H, W, C] -> [b, H', W', features] with symmetric zero padding.
+    """2-D convolution [b, H, W, C] -> [b, H', W', features] with symmetric zero padding, computed in `dtype`.
 
-    Parameters `kernel` [h, w, C, features] and `bias` [features].
+    Its parameters are `kernel` [h, w, C, features] and `bias` [features].
     """
 
     features: int
@@ -35,7 +35,11 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Convolve `x`; ValueError if it is smaller than the kernel."""
+        """[b, H, W, C] -> [b, H', W', features].
+
+        Raises:
+            ValueError: the padded `x` is smaller than the kernel.
+        """
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         x = x.astype(self.dtype)
@@ -44,12 +48,11 @@ class Conv(nn.Module):
         padding = [(pad, pad) for pad in self.padding]
         convolve = partial(_convolve, strides=self.strides, padding=padding)
         if self.kernel_size == (1, 1) and self.padding == (0, 0):
-            # The same sum as a matrix product: on CPU twice as fast as XLA's convolution, gradients included, and on a
-            # TPU it moves no more memory. On a GPU it moves up to 1.7 times as much, and with strides XLA's compiler
-            # may abort.
+            # On a CPU, the product of matrices is twice as fast as XLA's convolution, gradients included, and on a TPU
+            # it moves no more memory. On a GPU it moves up to 1.7 times as much, and with strides XLA may abort.
             product = partial(_product_of_pixels, strides=self.strides)
             y = lax.platform_dependent(x, kernel, cuda=convolve, default=product)
-        elif self.strides == 1 and x.shape[-1] < 16:  # channels that do not fill a vector
+        elif self.strides == 1 and x.shape[-1] < 16:  # fewer channels than a CPU's vectors hold
             in_blocks = partial(_convolve_in_blocks, padding=padding)
             y = lax.platform_dependent(x, kernel, cpu=in_blocks, default=convolve)
         else:
@@ -61,11 +64,11 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015), statistics in float32.
+    """Batch normalisation over all axes but the last, with statistics in float32 (Ioffe & Szegedy 2015).
 
-    With `frozen` the running statistics are used and never updated; with `axis_name` the batch statistics are
-    those of all devices on that axis. Running averages move by 0.1 per step, as in PyTorch; the running variance
-    is the biased one (PyTorch: unbiased).
+    With `frozen`, the running statistics are used and never updated. With `axis_name`, the statistics of a batch are
+    those of all devices on that axis. Running averages move by 0.1 per step, as in PyTorch; the running variance is
+    biased, where PyTorch's is not.
     """
 
     frozen: bool = False
@@ -75,7 +78,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        """Normalise `x` [..., C] with the batch's statistics if `train`, else with the running ones."""
+        """Normalise `x` [..., C] by the statistics of the batch if `train`, else by the running ones."""
         norm = nn.BatchNorm(
             use_running_average=self.frozen or not train,
             momentum=0.9,
@@ -90,14 +93,15 @@ class BatchNorm(nn.Module):
 
 @jax.custom_jvp
 def relu(x: Array) -> Array:
-    """max(x, 0), with gradient 0 where `x` is at most 0; for the output of a convolution, without BatchNorm between."""
+    """max(x, 0) of any shape, with gradient 0 where `x` is at most 0; to follow a convolution without BatchNorm."""
     return jnp.maximum(x, 0)
 
 
 @relu.defjvp
 def _relu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # jax.nn.relu compares `x` with 0, so that a step on a TPU keeps `x` beside the result, which the next layer needs
-    # anyway. Nor would `y > 0` do: XLA makes `x > 0` of it. (BatchNorm keeps its input and makes `x` from it again.)
+    # jax.nn.relu compares `x` with 0, so a step on a TPU keeps `x` for the backward pass, beside the result, which the
+    # next layer keeps anyway. `y > 0` would not help, for XLA turns it into `x > 0`. After BatchNorm nothing is gained:
+    # it keeps its own input and computes `x` from that again.
     y = relu(*primals)
     return y, jnp.where(y != 0, *tangents, 0)
 
@@ -105,12 +109,12 @@ def _relu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
 def max_pool(x: Array, *, window: int, stride: int, padding: int = 0, ceil: bool = False) -> Array:
     """Maximum over square windows, [b, H, W, C] -> [b, H', W', C]; `ceil` keeps a last, partial window.
 
-    The gradient goes to the first of equal maxima in reading order, as in PyTorch; where windows neither overlap nor
-    leave a rest, equal maxima share it.
+    The gradient goes to the first of equal maxima, row by row, as in PyTorch. If windows neither overlap nor leave
+    pixels over, equal maxima share it.
     """
     b, h, w, c = x.shape
     if window == stride and padding == h % stride == w % stride == 0:
-        # On a TPU XLA's own pooling would move a quarter of the memory, but equal maxima would not share the gradient.
+        # XLA's own pooling would move a quarter of the memory on a TPU, but equal maxima would not share the gradient.
         return x.reshape(b, h // stride, stride, w // stride, stride, c).max(axis=(2, 4))
     sides = (window, stride, padding, ceil)
     return lax.platform_dependent(
@@ -121,7 +125,7 @@ def max_pool(x: Array, *, window: int, stride: int, padding: int = 0, ceil: bool
 
 
 def avg_pool(x: Array, *, window: int, stride: int, padding: int = 0) -> Array:
-    """Mean over square windows, [b, H, W, C] -> [b, H', W', C]; zeros of the padding count, as in PyTorch."""
+    """Mean over square windows, [b, H, W, C] -> [b, H', W', C]; the zeros of the padding count, as in PyTorch."""
     sides = (window, stride, padding, False)
     total = lax.platform_dependent(
         x,
@@ -132,10 +136,13 @@ def avg_pool(x: Array, *, window: int, stride: int, padding: int = 0) -> Array:
 
 
 def dropout(x: Array, rate: float, keys: Array | None, *, layer: int, channels: bool = False) -> Array:
-    """Zero elements (or whole channels) of `x` [b, ..., C] with probability `rate`, scale the rest by 1/(1-rate).
+    """Set elements or channels of `x` [b, ..., C] to 0 with probability `rate`, and divide the others by 1 - rate.
 
-    Image i's mask depends on `keys[i]` and the layer's number alone, so it is the same however the batch is
-    divided among devices. `keys=None` raises ValueError.
+    The mask of image i depends only on `keys[i]`, of PRNG keys [b], and on the number of the layer, so it does not
+    depend on how the batch is divided among devices.
+
+    Raises:
+        ValueError: `keys` is None, or there is not one key per image.
     """
     if keys is None:
         raise ValueError("keys: training with dropout needs one PRNG key per image, got None")
@@ -150,25 +157,30 @@ def dropout(x: Array, rate: float, keys: Array | None, *, layer: int, channels: 
 
 
 def _product_of_pixels(x: Array, kernel: Array, strides: int) -> Array:
+    """The convolution of `x` [b, H, W, C] with a kernel [1, 1, C, features]."""
     return _product(x[:, ::strides, ::strides], kernel[0, 0])
 
 
 def _product(x: Array, matrix: Array) -> Array:
-    """`x @ matrix` as one of two matrices: with more axes XLA transposes in memory for the gradient of `matrix`."""
+    """`x` [..., C] @ `matrix` [C, D], as a product of two matrices.
+
+    With more axes, XLA transposes `x` in memory for the gradient of `matrix`.
+    """
     return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], -1)
 
 
 def _convolve(x: Array, kernel: Array, strides: int, padding: list[tuple[int, int]]) -> Array:
+    """XLA's convolution of `x` [b, H, W, C] with a kernel [h, w, C, features]."""
     layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=layout)
 
 
 def _convolve_in_blocks(x: Array, kernel: Array, padding: list[tuple[int, int]]) -> Array:
-    """`_convolve` with stride 1 as one matrix product, in blocks of 2 x 2 pixels: for few channels, on a CPU.
+    """`_convolve` with stride 1 as one matrix product, in blocks of 2 x 2 pixels; for few channels, on a CPU.
 
-    The four outputs of a block see (h + 1) x (w + 1) pixels between them, so there are a quarter as many patches as
-    outputs, each a little larger, and four times the channels. Where a kernel's or a map's side is no multiple of two,
-    zeros fill the last block.
+    The four outputs of a block see (h + 1) x (w + 1) pixels together, so there are a quarter as many patches as
+    outputs, each a little larger, and four times the channels. If a side of the kernel or of the map is odd, zeros fill
+    the last block.
     """
     h, w, channels, features = kernel.shape
     size = [x.shape[i] + sum(padding[i - 1]) - side + 1 for i, side in ((1, h), (2, w))]
@@ -178,13 +190,13 @@ def _convolve_in_blocks(x: Array, kernel: Array, padding: list[tuple[int, int]])
     before = [pad for pad, _ in padding]
     after = [2 * n - x.shape[i] - pad for i, n, pad in zip((1, 2), blocks, before, strict=True)]
     x = jnp.pad(x, ((0, 0), *zip(before, after, strict=True), (0, 0)))
-    # A block's pixels as channels, ordered (column, row, channel). XLA writes a concatenation to memory; a
-    # transposition it would do again, with all that `x` is made from, for each of the slices below.
+    # The pixels of a block become channels, ordered (column, row, channel). A concatenation is written to memory once;
+    # a transposition, and all that `x` is computed from, would be repeated for each of the slices below.
     x = jnp.concatenate([x[:, ::2], x[:, 1::2]], axis=-1).reshape(-1, *blocks, 4 * channels)
     patches = [x[:, i : i + out[0], j : j + out[1]] for i in range(seen[0]) for j in range(seen[1])]
 
     def moved(i: int, j: int) -> Array:
-        """The kernel of output (i, j) of a block, among all pixels that the block sees."""
+        """The kernel of output (i, j) of a block, padded to all pixels that the block sees."""
         margins = [(shift, 2 * m - side - shift) for shift, m, side in ((i, seen[0], h), (j, seen[1], w))]
         full = jnp.pad(kernel, (*margins, (0, 0), (0, 0)))
         return full.reshape(seen[0], 2, seen[1], 2, channels, features).transpose(0, 2, 3, 1, 4, 5)
@@ -198,7 +210,10 @@ def _convolve_in_blocks(x: Array, kernel: Array, padding: list[tuple[int, int]])
 def _reduce_windows(
     x: Array, operation: _Operation, start: float, window: int, stride: int, padding: int, ceil: bool
 ) -> Array:
-    """`operation` over all windows in XLA's own way, for a TPU: there slices of stride 2 move four times the memory."""
+    """Reduce the windows of `x` [b, H, W, C] by XLA's own operation, for a TPU.
+
+    There, slices of stride 2 would move four times the memory.
+    """
     ends = [(padding, _rest(size, window, stride, padding, ceil)) for size in x.shape[1:3]]
     size, strides = (1, window, window, 1), (1, stride, stride, 1)
     start_of_type = np.array(start, x.dtype)
@@ -208,10 +223,10 @@ def _reduce_windows(
 def _reduce_slices(
     x: Array, operation: _Operation, start: float, window: int, stride: int, padding: int, ceil: bool
 ) -> Array:
-    """`operation` over all windows, as one of shifted strided slices, columns first and then rows.
+    """Reduce the windows of `x` [b, H, W, C] as an operation on shifted strided slices, columns first and then rows.
 
-    The gradient of XLA's own maxima, a select-and-scatter, takes several times as long on a CPU; on a GPU it is a
-    scatter that moves twice the memory.
+    The gradient of XLA's own maximum is a select-and-scatter, which takes several times as long on a CPU, and on a GPU
+    a scatter, which moves twice the memory.
     """
     for axis in (2, 1):
         size = x.shape[axis]
@@ -224,6 +239,7 @@ def _reduce_slices(
 
 
 def _output_size(size: int, window: int, stride: int, padding: int, ceil: bool = False) -> int:
+    """Windows along a side of `size` pixels with `padding` on both sides together; ValueError if there is none."""
     span = size + padding - window
     if span < 0:
         raise ValueError(
@@ -233,7 +249,7 @@ def _output_size(size: int, window: int, stride: int, padding: int, ceil: bool =
 
 
 def _rest(size: int, window: int, stride: int, padding: int, ceil: bool) -> int:
-    """Padding after the last element, so that the last window is whole."""
+    """Padding after the last pixel of a side, so that the last window is whole."""
     out = _output_size(size, window, stride, 2 * padding, ceil)
     return max((out - 1) * stride + window - size - padding, 0)
 
@@ -246,5 +262,5 @@ def _first_maximum(a: Array, b: Array) -> Array:
 @_first_maximum.defjvp
 def _first_maximum_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     a, b = primals
-    # jnp.maximum's own rule gives each of two equal values half of the gradient, and takes longer.
+    # The rule of jnp.maximum gives each of two equal values half of the gradient, and takes longer.
     return jnp.maximum(a, b), jnp.where(a >= b, *tangents)

@@ -1,4 +1,4 @@
-"""ResNet-50 (He et al. 2016) in its v1.5 form, named as in torchvision."""
+"""ResNet-50 v1.5 (He et al. 2016); layers are named as in torchvision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Bottleneck(nn.Module):
     channels: int
     strides: int
     project: bool
-    """The shortcut is a 1x1 convolution instead of the input itself."""
+    """Whether the shortcut is a 1x1 convolution instead of the input itself."""
     train: bool
     frozen: bool = False
     axis_name: str | None = None
@@ -30,7 +30,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Residual block of `x`; the stride is on the 3x3 convolution (v1.5), not on the first (v1)."""
+        """[b, H, W, C] -> [b, H/strides, W/strides, 4 channels]; in v1.5 the 3x3 convolution has the stride."""
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
         norm = partial(BatchNorm, self.frozen, self.axis_name, dtype=self.dtype)
         y = norm(name="bn1")(conv(self.channels, (1, 1), name="conv1")(x), self.train)
@@ -53,7 +53,7 @@ class ResNet50(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool, keys: Array | None = None) -> Array:
-        """Feature map of normalised images; there is no dropout, `keys` are not used."""
+        """Feature map of normalised images [b, H, W, 3]; there is no dropout, so `keys` are not used."""
         del keys
         options = {"frozen": self.frozen, "axis_name": self.axis_name, "dtype": self.dtype}
         x = Conv(64, (7, 7), 2, (3, 3), use_bias=False, dtype=self.dtype, name="conv1")(x)

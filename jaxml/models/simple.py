@@ -1,4 +1,4 @@
-"""The two networks trained from scratch in C. Shah, "Metric learning for clustering images" (Stanford, 2017)."""
+"""The two small networks that Shah 2017, "Metric learning for clustering images", trained from scratch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ XAVIER_NORMAL = jax.nn.initializers.glorot_normal()
 class Simple(nn.Module):
     """Two convolutions and a hidden layer, [b, H, W, 3] -> [b, 512].
 
-    BN, conv, BN, pool 2, ReLU, conv, BN, channel dropout .3, pool 2, ReLU, dense 512, BN, ReLU, dropout .5.
-    The dense layer's input, and so the parameters, depend on H and W.
+    BatchNorm, convolution, BatchNorm, max pooling 2 x 2, ReLU, convolution, BatchNorm, channel dropout 0.3, max pooling
+    2 x 2, ReLU, dense layer of 512, BatchNorm, ReLU, dropout 0.5. The shape of the dense layer's kernel depends on H
+    and W.
     """
 
     kernel_sizes: tuple[int, int] = (5, 5)
@@ -28,11 +29,11 @@ class Simple(nn.Module):
     axis_name: str | None = None
     dtype: Any = jnp.float32
     remat: bool = False
-    """Accepted like every backbone's; these networks are too small to gain from it."""
+    """Has no effect: these networks are too small to gain from it."""
 
     @nn.compact
     def __call__(self, x: Array, train: bool, keys: Array | None = None) -> Array:
-        """Hidden features of normalised images; `keys` [b] are needed if `train`."""
+        """Features [b, 512] of normalised images [b, H, W, 3]; `keys` [b] are needed if `train`."""
 
         def norm(name: str, x: Array) -> Array:
             return BatchNorm(self.frozen, self.axis_name, dtype=self.dtype, name=name)(x, train)

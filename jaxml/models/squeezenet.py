@@ -1,4 +1,4 @@
-"""SqueezeNet 1.0 and 1.1 (Iandola et al. 2016), named as in torchvision."""
+"""SqueezeNet 1.0 and 1.1 (Iandola et al. 2016); layers are named as in torchvision."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxml.models.layers import Conv, max_pool, relu
 
 Array = jax.Array
 
-# torchvision's `features` from index 2 on: a Fire module's (squeeze, expand) channels, or None for a pool.
+# torchvision's `features` from index 2 on: the (squeeze, expand) channels of a Fire module, or None for a pool.
 _Plan = tuple[tuple[int, int] | None, ...]
 _FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
 PLAN_1_0: _Plan = (None, *_FIRES[:3], None, *_FIRES[3:7], None, *_FIRES[7:])
@@ -28,7 +28,7 @@ class Fire(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Both expansions of `x`, concatenated."""
+        """[b, H, W, C] -> [b, H, W, 2 expand]: both expansions of the squeezed `x`, concatenated."""
         x = relu(Conv(self.squeeze, (1, 1), dtype=self.dtype, name="squeeze")(x))
         one = Conv(self.expand, (1, 1), dtype=self.dtype, name="expand1x1")(x)
         three = Conv(self.expand, (3, 3), padding=(1, 1), dtype=self.dtype, name="expand3x3")(x)
@@ -42,14 +42,14 @@ class SqueezeNet(nn.Module):
     """Channels and kernel side of the first convolution."""
     plan: _Plan
     frozen: bool = False
-    """Accepted like every backbone's, without effect, as is `axis_name`."""
+    """Has no effect, and neither has `axis_name`."""
     axis_name: str | None = None
     dtype: Any = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool, keys: Array | None = None) -> Array:
-        """Feature map of normalised images."""
+        """Feature map of normalised images [b, H, W, 3]; `train` and `keys` have no effect."""
         del train, keys
         channels, side = self.stem
         fire = nn.remat(Fire) if self.remat else Fire

@@ -1,1 +1,1 @@
-"""What a training step will need on an accelerator, found by its compiler alone: see `experiments/plan.py`."""
+"""Plans a training step for an accelerator that need not be there, from what its compiler says: experiments/plan.py."""

@@ -1,8 +1,9 @@
-"""An account of a compiled program: traffic with main memory, operations, collectives, gathers and scatters in loops.
+"""Counts what a compiled program does: memory traffic, operations, collectives, gathers and scatters in loops.
 
-XLA's own `cost_analysis` counts a loop's body once and charges a gather for all that it might touch. Here a body counts
-as often as it turns, a gather or slice reads what it takes, an update in place writes what it changes, and what lies in
-a TPU's VMEM is no traffic. Each instruction that is executed reads its operands and writes its results once.
+XLA's own `cost_analysis` counts the body of a loop once and charges a gather for all that it might touch. Here a body
+counts once for each iteration, a gather or slice reads what it takes, an update in place writes what it changes, and
+what lies in a TPU's VMEM is no traffic. Each instruction that is executed reads its operands and writes its results
+once.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jaxml.planning.hlo import Computation, Instruction, Module
-from jaxml.planning.loops import Scope, turns
+from jaxml.planning.loops import Scope, iterations
 from jaxml.planning.operations import operations
 from jaxml.planning.traffic import traffic
 
 PARTS = ("input", "network", "loss", "update", "other")
-"""Parts of a training step: the named scopes of jaxml.training.step, and what belongs to none."""
+"""Parts of a training step: the named scopes that it is traced in, and what belongs to none of them."""
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# What does nothing itself, or is counted where it starts.
+# Instructions that do nothing themselves, or that are counted where they start.
 FREE = {
     *(
         "parameter",
@@ -63,11 +64,11 @@ class Account:
     scatters_in_loops: int = 0
     """Scatters in the bodies of loops, each counted once."""
     open_loops: int = 0
-    """Loops whose length only the data decides: one turn of each is counted."""
+    """Loops whose length only the data decides: one iteration of each is counted."""
 
     @property
     def precisions(self) -> dict[str, float]:
-        """Operations by precision."""
+        """Operations of matrix products by precision, over all parts."""
         found: dict[str, float] = {}
         for counts in self.operations.values():
             _sum(found, counts)
@@ -75,22 +76,23 @@ class Account:
 
 
 def account(module: Module, devices: int = 1) -> Account:
-    """Account of a program, from `hlo.parse(compiled.as_text())`, which runs on this many devices."""
+    """Account of a program that runs on this many devices; `module` is `hlo.parse(compiled.as_text())`."""
     found = Account()
     _walk(found, module, Scope(module.entry), 1.0, False, devices)
     return found
 
 
 def _walk(found: Account, module: Module, scope: Scope, times: float, looped: bool, devices: int) -> None:
+    """Add the instructions of a computation that is executed `times` times, inside of a loop if `looped`."""
     computation = scope.computation
     for i in computation.instructions:
         if i.op in FREE or i.op.endswith("-done"):
             continue
         if i.op == "while":
-            count = turns(module, scope, i)
+            count = iterations(module, scope, i)
             found.open_loops += count is None
             body = Scope(module.computations[i.called("body")], scope, i)
-            # A loop of one turn is none: in such a one `train.resident_steps` puts a single step.
+            # A loop of one iteration is no loop: `resident_steps` puts a single step into such a one.
             times_inside, looped_inside = times * (1 if count is None else count), looped or count != 1
             _walk(found, module, body, times_inside, looped_inside, devices)
         elif i.op == "conditional":
@@ -111,7 +113,7 @@ def _count(
     looped: bool,
     devices: int,
 ) -> None:
-    """Add one instruction that is executed."""
+    """Add one instruction that is executed `times` times."""
     part = _part(module, computation, i)
     _sum(found.hbm_bytes, {part: traffic(module, computation, i)}, times)
     if counts := operations(module, computation, i):
@@ -131,7 +133,7 @@ def _count_collective(found: Account, i: Instruction, times: float, devices: int
         return
     buffers = i.buffers
     if i.op.endswith("-start") and kind != "all-reduce":
-        buffers = buffers[len(i.operands) : 2 * len(i.operands)]  # the operands stand before the results
+        buffers = buffers[len(i.operands) : 2 * len(i.operands)]  # the operands come before the results
     size = sum(buffer.size for buffer in buffers)
     before = found.collectives.get(kind, Collective(0, 0))
     found.collectives[kind] = Collective(before.number + times, before.result_bytes + times * size)
@@ -141,7 +143,7 @@ def _count_collective(found: Account, i: Instruction, times: float, devices: int
 def _dearest_branch(
     module: Module, scope: Scope, i: Instruction, times: float, looped: bool, devices: int
 ) -> Account:
-    """Account of the branch with the most traffic."""
+    """Account of the branch of a conditional that has the most traffic."""
     listed = re.search(r"branch_computations=\{([^}]*)\}", i.attributes)
     names = listed.group(1).split(",") if listed else []
     names = names or [i.called("true_computation"), i.called("false_computation")]
@@ -155,6 +157,7 @@ def _dearest_branch(
 
 
 def _add(found: Account, more: Account) -> None:
+    """Add another account to the first."""
     _sum(found.hbm_bytes, more.hbm_bytes)
     for part, counts in more.operations.items():
         _sum(found.operations.setdefault(part, {}), counts)
@@ -168,12 +171,13 @@ def _add(found: Account, more: Account) -> None:
 
 
 def _sum(found: dict[str, float], more: dict[str, float], times: float = 1.0) -> None:
+    """Add the counts of the second table, times a number, to the first."""
     for key, count in more.items():
         found[key] = found.get(key, 0.0) + times * count
 
 
 def _part(module: Module, computation: Computation, i: Instruction, depth: int = 3) -> str:
-    """The part in whose scope an instruction was traced; what the compiler added belongs to who uses it."""
+    """The part in whose scope an instruction was traced; one that the compiler added, in that of its users."""
     found = SCOPE.search("/" + i.op_name)
     if found:
         return found.group(0)[1:]
@@ -197,7 +201,7 @@ def _part(module: Module, computation: Computation, i: Instruction, depth: int =
 def _users(
     module: Module, computation: Computation, i: Instruction
 ) -> Iterator[tuple[Computation, Instruction]]:
-    """Who takes an instruction's result, in a loop's body too, with the computation in which that is."""
+    """Instructions that take the result of one, in the body of a loop too, each with its computation."""
     for user in computation.users.get(i.name, []):
         loops = [x for x in computation.users.get(user.name, []) if user.op == "tuple" and x.op == "while"]
         for loop in loops:
@@ -211,7 +215,7 @@ def _users(
 
 
 def _number(module: Module, i: Instruction, op: str) -> int:
-    """Instructions of one kind in an instruction and in what it calls."""
+    """Number of instructions of one kind in an instruction and in what it calls."""
     if i.op == "fusion":
         return sum(
             _number(module, inner, op) for inner in module.computations[i.called("calls")].instructions
@@ -220,7 +224,7 @@ def _number(module: Module, i: Instruction, op: str) -> int:
 
 
 def _group(i: Instruction, devices: int) -> int:
-    """Devices among which a collective takes place."""
+    """Number of devices among which a collective takes place."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", i.attributes):
         return listed.group(1).count(",") + 1
     if counted := re.search(r"replica_groups=\[\d+,(\d+)\]", i.attributes):
@@ -233,5 +237,5 @@ def _sent(kind: str, size: int, group: int) -> float:
     if kind == "collective-permute":
         return size
     share = (group - 1) / group
-    # The sum of a scattered result has as many terms as there are devices.
+    # Each device receives a share of the result from each of the others.
     return {"all-reduce": 2 * share, "reduce-scatter": group - 1}.get(kind, share) * size

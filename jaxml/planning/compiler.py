@@ -1,4 +1,4 @@
-"""Compiles a training step in a process of its own, whose environment fits the target and whose crash is one line."""
+"""Compiles a training step in a process of its own, so that a crash of the compiler ends in an error of one line."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Memory:
     state: float
     """Parameters, statistics and the optimiser's state."""
     temporary: float
-    """Activations, gradients, and whatever else lives during a step."""
+    """Activations, gradients, and whatever else is kept during a step."""
     program: float
-    """Instructions, and results that do not take an argument's place."""
+    """Instructions, and results that do not replace an argument."""
 
     @property
     def total(self) -> float:
@@ -56,15 +56,15 @@ class Compiled:
     memory: Memory
     account: Account
     seconds: float
-    """Time that it took."""
+    """Time of the compilation."""
 
 
 @dataclass(frozen=True)
 class TooLarge:
-    """A program that the compiler refused, for want of memory."""
+    """A program that the compiler refused, because memory is too small."""
 
     needed: float
-    """Bytes that it would take, where the compiler says so; else 0."""
+    """Bytes that it would take, if the compiler says so; else 0."""
     seconds: float
 
 
@@ -72,8 +72,8 @@ def run(request: Request) -> Compiled | TooLarge:
     """Compile in a new process.
 
     Raises:
-      ValueError: the compiler is not installed, or the configuration or target is one that there cannot be.
-      RunError: the compiler failed or crashed.
+        ValueError: the compiler is not installed, or the configuration or the target is invalid.
+        RunError: the compiler failed or crashed.
     """
     target = request.target
     target.check_installed()
@@ -144,7 +144,7 @@ def _needed(message: str) -> float:
 
 
 def main(asked: str, answer: str) -> None:
-    """The new process: a pickled request, and the file for what comes of it."""
+    """What the new process does: compile the pickled request in one file, and pickle the answer into another."""
     try:
         found: Any = _compile(pickle.loads(Path(asked).read_bytes()))
     except ValueError as error:
@@ -153,7 +153,7 @@ def main(asked: str, answer: str) -> None:
 
 
 if __name__ == "__main__":
-    # Under its own name, by which the other process reads what is pickled.
+    # Imported under its own name, by which the other process finds the pickled classes.
     from jaxml.planning import compiler
 
     compiler.main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""A picture of where a training step's memory and traffic go."""
+"""Draws a plan: the memory of a chip, the batches that were compiled, and the traffic and operations of each part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOURS = ("#2f6f9f", "#e08a3c", "#4c9a6a", "#8a64a8", "#9aa5b1")
 
 
 def draw(plan: Plan, path: Path) -> None:
-    """Write the picture of a plan as PNG: memory of a chip against what it has, batches, and traffic and operations."""
+    """Write the figure of a plan as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6.4), layout="constrained", dpi=150)

@@ -1,4 +1,4 @@
-"""Reads the text of a compiled XLA program: computations, instructions, shapes with layout and memory space."""
+"""Parses the text of a compiled XLA program: computations, instructions, shapes with layout and memory space."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIZES = {
     **dict.fromkeys(("s32", "u32", "f32"), 4),
     **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
 }
-"""Bytes of an element; types that are not here, such as token, take none."""
+"""Bytes of an element; types that are not listed, such as token, take none."""
 
 HEADER = re.compile(r"(ENTRY )?%?(\S+) \(.*\{\s*$")
 INSTRUCTION = re.compile(r"\s+(ROOT )?%?(\S+) = (?:\((.*?)\)|(\S+)) ([a-z][a-z0-9\-]*)\((.*)$")
@@ -23,7 +23,7 @@ BUFFER = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """One array that an instruction gives."""
+    """One array among the results of an instruction."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -44,7 +44,7 @@ class Buffer:
 
     @property
     def stored(self) -> int:
-        """Bytes that it takes in memory, filled up to whole tiles."""
+        """Bytes that it takes in memory, padded to whole tiles."""
         dims = list(self.dims)
         for dim, tile in zip(self.minor_to_major, reversed(self.tile), strict=False):
             dims[dim] = -(-dims[dim] // tile) * tile
@@ -52,7 +52,7 @@ class Buffer:
 
     @property
     def in_main_memory(self) -> int:
-        """Bytes that it takes in main memory: 0 where it lies in another one."""
+        """Bytes that it takes in main memory: 0 if it lies in another memory."""
         return self.stored if self.space == 0 else 0
 
 
@@ -63,7 +63,7 @@ class Instruction:
     name: str
     op: str
     buffers: tuple[Buffer, ...]
-    """What it gives; a tuple's arrays one after another."""
+    """Its results; the arrays of a tuple one after another."""
     operands: tuple[str, ...]
     attributes: str
     root: bool
@@ -134,7 +134,8 @@ class Module:
 def parse(text: str) -> Module:
     """The program in `compiled.as_text()`.
 
-    Raises ValueError for a text without an entry computation.
+    Raises:
+        ValueError: the text has no entry computation.
     """
     computations: dict[str, Computation] = {}
     entry = current = None
@@ -153,6 +154,7 @@ def parse(text: str) -> Module:
 
 
 def _instruction(line: str) -> Instruction | None:
+    """The instruction on a line; None if there is none."""
     # Comments are of the form /*index=5*/, and only long lists have them.
     found = INSTRUCTION.match(COMMENT.sub("", line) if "/*" in line else line)
     if found is None:
@@ -164,6 +166,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _buffers(text: str) -> tuple[Buffer, ...]:
+    """The arrays in a text such as f32[8,128]{1,0:T(8,128)}."""
     found = []
     for dtype, dims, layout in BUFFER.findall(text):
         order, _, rest = layout.partition(":")

@@ -1,4 +1,4 @@
-"""How often the loops of a compiled program turn."""
+"""Numbers of iterations of the loops in a compiled program."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Scope:
     """The loop or fusion that calls it."""
 
 
-def turns(module: Module, scope: Scope, loop: Instruction) -> int | None:
-    """How often the loop, an instruction of the scope's computation, turns; None where only the data decides it.
+def iterations(module: Module, scope: Scope, loop: Instruction) -> int | None:
+    """Number of iterations of a loop, an instruction of the scope's computation; None if only the data decides it.
 
-    XLA writes the number down, or it follows from a condition i < limit with a constant limit; i counts by ones.
+    XLA states the number, or it follows from a condition i < limit with a constant limit, where i counts by ones.
     """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
@@ -45,7 +45,7 @@ def turns(module: Module, scope: Scope, loop: Instruction) -> int | None:
 
 
 def constant(module: Module, scope: Scope, name: str, start: bool = False) -> int | None:
-    """The integer that an instruction gives, if the text fixes it; with `start` at a loop's first turn."""
+    """The integer that an instruction returns, if the text fixes it; with `start` that of a loop's first iteration."""
     i = scope.computation.by_name.get(name)
     if i is None:
         return None
@@ -66,7 +66,7 @@ def constant(module: Module, scope: Scope, name: str, start: bool = False) -> in
 
 
 def _element(module: Module, scope: Scope, name: str, index: int, start: bool) -> int | None:
-    """The integer in a tuple's place."""
+    """The integer at one place of a tuple, if the text fixes it."""
     i = scope.computation.by_name.get(name)
     if i is None:
         return None
@@ -80,7 +80,7 @@ def _element(module: Module, scope: Scope, name: str, index: int, start: bool) -
     if i.op == "parameter" and scope.call is not None and scope.caller is not None:
         if scope.call.op == "while":
             if start or _unchanged(module, scope.call, index):
-                # Its first turn is at the loop's own start, but not at the start of a loop around that one.
+                # The first iteration of this loop need not be in the first iteration of a loop around it.
                 return _element(module, scope.caller, scope.call.operands[0], index, False)
             return None
         return _element(module, scope.caller, scope.call.operands[int(i.operands[0])], index, start)
@@ -88,7 +88,7 @@ def _element(module: Module, scope: Scope, name: str, index: int, start: bool) -
 
 
 def _unchanged(module: Module, loop: Instruction, index: int) -> bool:
-    """Whether the loop's body hands an element of its tuple on as it was."""
+    """Whether the body of a loop passes an element of its tuple on unchanged."""
     body = module.computations[loop.called("body")]
     if body.root.op != "tuple":
         return False

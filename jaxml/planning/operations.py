@@ -1,4 +1,4 @@
-"""Multiplications and additions of the matrix products and convolutions in a compiled program."""
+"""Counts multiplications and additions of the matrix products and convolutions in a compiled program."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PRODUCTS = ("dot", "convolution", "custom-call")
 
 
 def operations(module: Module, computation: Computation, i: Instruction) -> dict[str, float]:
-    """Operations of an instruction and of what it calls by precision; two for each multiplication with addition.
+    """Operations of an instruction and of what it calls, by precision: two for each multiplication with addition.
 
-    The precision is the type of the factors, and for float32 how exactly they are multiplied: float32 (the device's
-    default), float32_high or float32_highest.
+    The precision is the type of the factors. For float32 it also says how exactly they are multiplied: float32 (the
+    device's default), float32_high or float32_highest.
     """
     if i.op == "fusion":
         inner = module.computations[i.called("calls")]
@@ -46,6 +46,7 @@ def operations(module: Module, computation: Computation, i: Instruction) -> dict
 
 
 def _precision(dtype: str, attributes: str) -> str:
+    """Precision of a product of factors of this type, as a key of `operations`."""
     if dtype != "f32":
         return {"bf16": "bfloat16", "f16": "bfloat16"}.get(dtype, dtype)
     found = re.search(r'operand_precision"?[=:][{\[]"?(\w+)', attributes)
@@ -54,7 +55,7 @@ def _precision(dtype: str, attributes: str) -> str:
 
 
 def _forward(i: Instruction, left: Dims, right: Dims, result: Dims) -> tuple[Dims, Dims, Dims]:
-    """Input, kernel and output of the forward convolution, which is what cuDNN's gradients are described by."""
+    """Shapes of input, kernel and output of the forward convolution, by which cuDNN's gradients are described."""
     if "$convBackwardInput" in i.attributes:
         return result, right, left
     if "$convBackwardFilter" in i.attributes:
@@ -63,7 +64,7 @@ def _forward(i: Instruction, left: Dims, right: Dims, result: Dims) -> tuple[Dim
 
 
 def _convolution(attributes: str, left: Dims, right: Dims, result: Dims) -> int:
-    """Operations on data: those on padding and on the zeros between dilated entries are not counted."""
+    """Operations of a convolution; those on padding and on the zeros between dilated entries are not counted."""
     found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
     if not found:
         return 0
@@ -93,7 +94,7 @@ def _convolution(attributes: str, left: Dims, right: Dims, result: Dims) -> int:
 def _pairs(
     length: int, out: int, size: int, stride: int, low: int, left_dilate: int, right_dilate: int
 ) -> int:
-    """Pairs of an output's place and a kernel's place along one axis whose product holds data."""
+    """Number of pairs of an output's place and a kernel's place along one axis whose product is not of padding."""
     full = (length - 1) * left_dilate + 1
     return sum(
         0 <= place < full and place % left_dilate == 0

@@ -1,4 +1,4 @@
-"""Judges a training step by its compiler's account: does it fit, what does it take, and how large may a batch be."""
+"""Plans a training step: whether it fits into a chip's memory, what it takes, and the largest batch that fits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from jaxml.planning.compiler import Compiled, Request, TooLarge, run
 from jaxml.planning.targets import Target
 
 NEAR = 0.9
-"""A batch is the largest when it takes this share of the memory, or this share of a batch that does not fit."""
+"""A batch counts as the largest if it takes this share of the memory, or is this share of one that does not fit."""
 SEARCH = 5
-"""Compilations for the largest batch."""
+"""Compilations, at most, in the search for the largest batch."""
 LARGEST = 2**17
 """Images of the largest batch that is tried."""
 
@@ -27,7 +27,7 @@ class Batch:
     classes: int
     images: int
     memory: float
-    """Bytes of a chip; 0 where the compiler refused it without saying how much it would take."""
+    """Bytes of a chip's memory; 0 if the compiler refused it without saying how much it would take."""
     fits: bool
 
 
@@ -38,9 +38,9 @@ class Plan:
     config: Config
     target: Target
     images: int
-    """Of the data set."""
+    """Images of the data set."""
     classes: int
-    """To learn from."""
+    """Classes to learn from."""
     step: Compiled | TooLarge
     tried: tuple[Batch, ...]
     """Batches that were compiled, that of the configuration first."""
@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the configuration's batch does."""
+        """Whether the batch of the configuration fits."""
         return self.tried[0].fits
 
     @property
@@ -59,7 +59,7 @@ class Plan:
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Seconds that a step takes at least, by what limits it; from published peaks, empty where there are none."""
+        """Lower bounds of a step's time in seconds, by what limits it; empty where no peaks are published."""
         chip = self.target.chip
         if isinstance(self.step, TooLarge) or not chip.operations:
             return {}
@@ -117,14 +117,24 @@ def plan(
     compile_step: Callable[[Request], Compiled | TooLarge] = run,
     say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """Compile the run's step, and with `search` further batches until the largest that fits is known to a tenth.
+    """Compile the run's step, and larger or smaller batches until the largest that fits is known to a tenth.
 
-    `images` is the size of the data set, `classes` those to learn from. A larger batch has more classes, and is tried
-    although the data set may have fewer. `say` is told of every compilation.
+    Args:
+        config: the run.
+        target: the chips.
+        images: images of the data set.
+        classes: classes to learn from. A larger batch has more classes, and is tried although the data set may have
+            fewer.
+        search: whether to look for the largest batch.
+        compile_step: compiles one request.
+        say: called with a line of text before every compilation.
+
+    Returns:
+        The plan.
 
     Raises:
-      ValueError: a configuration or target that there cannot be, or a missing compiler.
-      RunError: the compiler failed.
+        ValueError: the configuration or the target is invalid, or its compiler is not installed.
+        RunError: the compiler failed.
     """
     tried: list[Batch] = []
     made: list[Compiled | TooLarge] = []
@@ -150,9 +160,9 @@ def plan(
 
 
 def _next(tried: list[Batch], first: Compiled | TooLarge, memory: float, unit: int, most: int) -> int | None:
-    """Number of classes to try next, a multiple of `unit`; None where the largest batch is known well enough.
+    """Number of classes to try next, a multiple of `unit`; None if the largest batch is known well enough.
 
-    Memory is nearly a straight line over the batch, so that two points on it lead to the limit.
+    Memory grows nearly linearly with the batch, so that two batches predict where it reaches the limit.
     """
     low = max((b for b in tried if b.fits), key=lambda b: b.classes, default=None)
     high = min((b for b in tried if not b.fits), key=lambda b: b.classes, default=None)
@@ -163,11 +173,11 @@ def _next(tried: list[Batch], first: Compiled | TooLarge, memory: float, unit: i
         slope = (known[0].memory - known[1].memory) / (known[0].classes - known[1].classes)
         base = known[0].memory - slope * known[0].classes
     else:
-        # What grows with the batch, at most: all that a step needs beside the arguments.
+        # At most what a step needs beside its arguments grows with the batch.
         only = known[0] if known else None
         fixed = first.memory.total - first.memory.temporary if isinstance(first, Compiled) else 0.0
         base, slope = (fixed, (only.memory - fixed) / only.classes) if only else (0.0, 0.0)
-    # A little under the limit, where a straight line errs.
+    # The guess stays a little under the limit, for memory does not grow exactly linearly.
     guess = (0.97 * memory - base) / slope if slope > 0 else math.inf
     bottom, top = (low.classes if low else 0), (high.classes if high else most + 1)
     if not bottom < guess < top:

@@ -1,4 +1,4 @@
-"""The program of a training step, for devices that need not be there: no data set and no pretrained weights."""
+"""Lowers the program of a training step for devices that may be absent, without data set or pretrained weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Shape = jax.ShapeDtypeStruct
 
 
 def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.stages.Lowered:
-    """One step of the run, as `training.inputs.stepper` calls it, for a data set of so many images and classes.
+    """One step of the run, as the training loop calls it, on a data set of this many images and classes to learn from.
 
-    `train.steps_per_call` does not count: its loop's body is this step.
+    `train.steps_per_call` changes nothing here, for the body of its loop is this step.
 
     Raises:
-      ValueError: the configuration is one that cannot be trained, or its batch cannot be divided among the devices.
+        ValueError: the configuration cannot be trained, or its batch cannot be divided among the devices.
     """
     data, count = config.data, len(devices)
     batch = data.classes_per_batch * data.images_per_class
@@ -57,7 +57,8 @@ def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.
 def data_set(config: Config, images: int, classes: int) -> tuple[int, int]:
     """Numbers of images of the data set and of classes to learn from: those given, else those of a known source.
 
-    Raises ValueError for a source whose size is not known.
+    Raises:
+        ValueError: no number is given, and the size of the source is not known.
     """
     from jaxml.data import splits
     from jaxml.data.sources import glyphs

@@ -1,4 +1,4 @@
-"""A plan in lines for people, with what to change where it does not fit."""
+"""Writes a plan as lines of text, with advice if the batch does not fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEMORY = {
     "temporary": "temporary",
     "program": "program and results",
 }
-"""What the fields of `Memory` are called."""
+"""Titles of the fields of `Memory`."""
 
 
 def summary(plan: Plan) -> list[str]:
@@ -38,7 +38,7 @@ def summary(plan: Plan) -> list[str]:
 
 
 def advice(plan: Plan) -> list[str]:
-    """What to change where the batch does not fit, the least costly first."""
+    """What to change if the batch does not fit, the least costly change first."""
     config, found, memory = plan.config, [], plan.target.chip.memory
     pixels = plan.images * config.data.stored_size**2 * 3
     if config.data.input == "resident" and pixels > memory / 4:
@@ -51,7 +51,7 @@ def advice(plan: Plan) -> list[str]:
         found.append("--model.remat: activations are computed again, for about a third more operations")
     share = plan.tried[0].images // plan.target.count
     fitting = plan.largest.images // plan.target.count if plan.largest else share // 4
-    # It has to divide a chip's share of the batch.
+    # A chunk has to divide a chip's share of the batch.
     chunk = max((n for n in range(1, min(fitting, share) + 1) if share % n == 0), default=1)
     if not config.train.chunk:
         found.append(
@@ -119,7 +119,8 @@ def _step(plan: Plan, step: Compiled) -> list[str]:
         lines.append(f"collectives: {kinds}; each chip sends at least {_bytes(found.link_bytes)}")
     loops = f"in loops: {_number(found.gathers_in_loops, 'gather')}, {_number(found.scatters_in_loops, 'scatter')}"
     if found.open_loops:
-        loops += f"; {_number(found.open_loops, 'loop')} of a length that only the data decides, counted as one turn"
+        open_loops = _number(found.open_loops, "loop")
+        loops += f"; {open_loops} of a length that only the data decides, counted as one iteration"
     lines.append(loops)
     if bounds := plan.bounds:
         limit = max(bounds, key=bounds.__getitem__)

@@ -1,4 +1,4 @@
-"""Accelerators to plan for: what a chip has, and how to compile for it where there is none."""
+"""Accelerators to plan for: published figures of their chips, and how to compile for chips that are absent."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NUMBER, ARRANGEMENT = r"[1-9]\d{0,4}", r"[1-9]\d{0,2}(x[1-9]\d{0,2}){1,2}"
 
 
 COMPILE_ONLY = {
-    # The process itself computes on the CPU; a TPU's compiler must look for no TPU, and shares its library with others.
+    # The process itself computes on the CPU. A TPU's compiler must not look for a TPU, and may share its library.
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
 }
-"""Environment of a process that compiles for chips that it does not have."""
+"""Environment of a process that compiles for chips that are absent."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Chip:
     bandwidth: float = math.inf
     """Bytes that main memory reads or writes in a second."""
     operations: dict[str, float] = field(default_factory=dict)
-    """Operations a second of matrix products, by precision as in `operations.operations`."""
+    """Operations per second of matrix products, by precision as in `operations.operations`."""
     link: float = math.inf
     """Bytes that the chip can send to the other chips in a second."""
     example: str = ""
-    """What to give for several chips."""
+    """An example of `--for` with several chips."""
 
 
 def _tpu(title: str, memory: float, bandwidth: float, bfloat16: float, link: float, example: str) -> Chip:
-    """A TPU multiplies float32 as one (default), three (high) or six (highest) products in bfloat16."""
+    """Figures of a TPU, which multiplies float32 as one (default), three (high) or six (highest) bfloat16 products."""
     passes = {"bfloat16": 1, "float32": 1, "float32_high": 3, "float32_highest": 6}
     rates = {precision: bfloat16 / count for precision, count in passes.items()}
     return Chip(title, memory, bandwidth, rates, link, example)
@@ -83,7 +83,7 @@ class Target:
     count: int
 
     def environment(self) -> dict[str, str]:
-        """Environment of a process that compiles for these chips, whatever this machine has."""
+        """Environment of a process that compiles for these chips, whatever devices this machine has."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "TPU_", "LIBTPU_"))}
         return {
             **clean,
@@ -96,7 +96,11 @@ class Target:
         }
 
     def check_installed(self) -> None:
-        """ValueError that says what to install where the compiler is missing."""
+        """Check that the compiler is installed.
+
+        Raises:
+            ValueError: it is not; the message says what to install.
+        """
         module, extra = {"cpu": ("jax", ""), "h100": ("jax_plugins.xla_cuda13", "plan-gpu")}.get(
             self.kind, ("libtpu", "plan-tpu")
         )
@@ -108,9 +112,10 @@ class Target:
             raise ValueError(f"--for {self.name} needs its compiler: pip install -e .[{extra}]")
 
     def devices(self) -> list[Any]:
-        """The chips, for programs to be compiled for; to be called in a process with `environment`.
+        """The chips as devices to compile for; call it in a process with `environment`.
 
-        Raises ValueError for an arrangement that there is not.
+        Raises:
+            ValueError: there is no such arrangement of chips.
         """
         import jax
         from jax.experimental import topologies
@@ -119,12 +124,12 @@ class Target:
             return jax.devices()[: self.count]
         if self.kind == "h100":
             text = resources.files("jaxml.planning").joinpath("h100_sxm.txtpb").read_text()
-            # Hosts of eight.
+            # A host has eight GPUs.
             shape = f"1x{-(-self.count // 8)}x{min(self.count, 8)}"
             topology = topologies.get_topology_desc(platform="cuda", target_config=text, topology=shape)
             return list(topology.devices)
         _, _, shape = self.name.partition(":")
-        if self.count == 1:  # by itself a part of a host of four
+        if self.count == 1:  # one chip of a host of four
             options: dict[str, Any] = {
                 "topology_name": f"{self.kind}:1x1",
                 "chips_per_host_bounds": [1, 1, 1],
@@ -142,7 +147,8 @@ class Target:
 def target(name: str) -> Target:
     """The chips that --for names: v5e or v5e:4x4 (also v5p, v6e), h100 or h100:8, cpu or cpu:4.
 
-    Raises ValueError for another name.
+    Raises:
+        ValueError: the name is another one, or the arrangement of chips has another form.
     """
     kind, colon, shape = name.partition(":")
     if kind == "cpu":
@@ -163,7 +169,9 @@ def target(name: str) -> Target:
     if kind == "h100" and count > 8 and count % 8:
         raise ValueError(f"--for {name}: give at most 8, or a multiple of 8, the GPUs of a host")
     if kind == "cpu":
-        chip = Chip(chip.title, chip.memory / count, example=chip.example)  # they divide the host's
+        chip = Chip(
+            chip.title, chip.memory / count, example=chip.example
+        )  # the devices divide the host's memory
     return Target(name, kind, chip, count)
 
 

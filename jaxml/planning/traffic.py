@@ -1,29 +1,29 @@
-"""Bytes that an instruction of a compiled program reads from and writes to main memory."""
+"""Counts the bytes that an instruction of a compiled program reads from and writes to main memory."""
 
 from __future__ import annotations
 
 from jaxml.planning.hlo import Computation, Instruction, Module
 
 TAKE = ("dynamic-slice", "slice", "gather")
-"""They read of their first operand what they give."""
+"""Instructions that read only a part of their first operand, of the size of their result."""
 CHANGE = ("dynamic-update-slice", "scatter")
-"""They change their first operand in place."""
+"""Instructions that change their first operand in place."""
 
 
 def traffic(module: Module, computation: Computation, i: Instruction) -> float:
-    """Bytes read and written; operands and results in other memories, such as a TPU's VMEM, are none."""
+    """Bytes that an instruction reads and writes; those in other memories, such as VMEM, do not count."""
     if i.op == "copy-start":
         target, source = i.buffers[:2]
         return target.in_main_memory + source.in_main_memory
     if i.op.endswith("-start"):
-        # Operands stand in the result before what is computed; all-reduce-start gives its results alone.
+        # The result lists the operands before what is computed; that of all-reduce-start has only the latter.
         results = i.buffers if i.op == "all-reduce-start" else i.buffers[len(i.operands) :][: len(i.operands)]
         read = sum(_size(computation, name) for name in i.operands)
         if i.op.removesuffix("-start") in TAKE:
             read = min(read, sum(r.stored for r in results))
         return read + sum(r.in_main_memory for r in results)
     if i.op == "custom-call" and "ConcatBitcast" in i.attributes:
-        return 0  # a TPU's name for arrays that were placed side by side from the beginning
+        return 0  # on a TPU, arrays that already lie side by side: nothing is moved
     inner = module.computations[i.called("calls")] if i.op == "fusion" else None
     read = 0.0
     for number, name in enumerate(i.operands):
@@ -43,13 +43,14 @@ def _size(computation: Computation, name: str) -> float:
 
 
 def _read_of_first(i: Instruction, full: float) -> float:
+    """Bytes that an instruction reads of its first operand, which has `full` bytes."""
     if i.op in TAKE:
         return min(full, sum(b.size for b in i.buffers))
     return 0 if i.op in CHANGE else full
 
 
 def _read(module: Module, computation: Computation, number: int, full: float) -> float:
-    """Bytes that a fused computation reads of a parameter: parts of it, if that is all that its users take."""
+    """Bytes that a fused computation reads of a parameter: a part, if its users take no more."""
     if number not in computation.parameters:
         return 0
     total, names = 0.0, [computation.parameters[number].name]
@@ -70,6 +71,7 @@ def _read(module: Module, computation: Computation, number: int, full: float) ->
 
 
 def _written(module: Module, computation: Computation, i: Instruction, inner: Computation | None) -> float:
+    """Bytes that an instruction writes; `inner` is the computation of a fusion."""
     if inner is None:
         return (
             _changed(module, computation, i) if i.op in CHANGE else sum(b.in_main_memory for b in i.buffers)
@@ -87,7 +89,7 @@ def _written(module: Module, computation: Computation, i: Instruction, inner: Co
 
 
 def _changed(module: Module, computation: Computation, i: Instruction) -> float:
-    """Bytes that an instruction writes of its result, with those that a scatter reads in order to add to them."""
+    """Bytes of its result that an instruction writes; for a scatter, with those that it reads to add to them."""
     while i.op == "bitcast" and i.operands[0] in computation.by_name:
         i = computation.by_name[i.operands[0]]
     if i.op == "fusion":

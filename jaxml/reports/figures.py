@@ -1,23 +1,29 @@
-"""Figures as SVG text that sits inside a page and follows its light or dark colours."""
+"""Figures of the pages as SVG, in the page's light or dark colours: curves and maps of embeddings."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 
 from jaxml.reports import page
 
-# matplotlib writes these colours; the page's variables replace them, so that a figure follows light and dark.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Colours that matplotlib writes and `svg` replaces by the page's variables, so that a figure follows light and dark.
 INK, MUTED, LINE, ACCENT = "#010203", "#040506", "#070809", "#0a0b0c"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", ACCENT: "var(--accent)"}
-MAX_MAPPED = 1500
+MAX_MAPPED = 1500  # images
+STEP, SIDE = 46, 42  # of the cells of a map and of the pictures in them, in units of the drawing
 
 
-def svg(figure) -> str:
-    """A matplotlib figure as inline SVG: text stays text, colours become the page's."""
+def svg(figure: Figure) -> Markup:
+    """A matplotlib figure as inline SVG; its text can be selected, and its colours are the page's."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -28,15 +34,20 @@ def svg(figure) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, variable)
-    return text
+    return Markup(text)
 
 
 def curve(
     steps: Sequence[float], values: Sequence[float], title: str, *, best: bool = False, share: bool = False
-) -> str:
-    """One quantity against the step, as SVG; many noisy points get a running mean over them.
+) -> Markup:
+    """One quantity against the step, as SVG; over many points, a running mean is drawn as well.
 
-    `best` marks the highest value, `share` fixes the axis to 0-1. Values that are not finite are left out.
+    Args:
+        steps: n numbers.
+        values: n numbers; those that are not finite are left out.
+        title: heading of the figure.
+        best: mark the highest value.
+        share: fix the axis of values to 0 .. 1.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -83,7 +94,7 @@ def curve(
 
 
 def plane(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Two coordinates for embeddings [N, D], [N, 2]: t-SNE, or PCA below 30 distinct points."""
+    """Two coordinates float [N, 2] for embeddings float [N, D]: t-SNE, or PCA if fewer than 30 points are distinct."""
     x = np.asarray(embeddings, np.float32)
     x = x - x.mean(0, keepdims=True)
     if len(np.unique(x, axis=0)) < 30:
@@ -92,7 +103,7 @@ def plane(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    # Threads that wait for each other in every short iteration made this up to six times slower on a busy machine.
+    # Its iterations are short: on a busy machine, waiting for each other's threads made them up to six times slower.
     with threadpool_limits(1):
         return TSNE(perplexity=min(30, (len(x) - 1) / 3), max_iter=500, random_state=seed).fit_transform(x)
 
@@ -106,11 +117,20 @@ def picture_map(
     seed: int = 0,
     columns: int = 26,
     rows: int = 16,
-) -> str:
-    """A map of embeddings [N, D] with pictures uint8 [N, s, s, 3], as SVG: near means alike.
+) -> Markup:
+    """A map of embeddings as SVG, in which pictures that are alike to the network lie near each other.
 
-    The plane is cut into cells and each cell shows the picture nearest its middle, framed in a colour of its
-    class, so that nothing overlaps; `names` [N] appear on hovering. At most 1,500 random images take part.
+    The plane of the embeddings is cut into cells, and each cell shows the picture nearest to its middle, framed in a
+    colour of its class; so pictures do not overlap. At most 1,500 random images take part.
+
+    Args:
+        embeddings: float [N, D].
+        labels: int [N].
+        images: uint8 [N, s, s, 3].
+        names: N texts that appear on hovering.
+        seed: chooses the images that take part and the plane.
+        columns: of the map.
+        rows: of the map.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(embeddings))[:MAX_MAPPED])
     xy = plane(np.asarray(embeddings)[chosen], seed)
@@ -119,19 +139,18 @@ def picture_map(
     cells = np.rint(place).astype(int)
     order = np.argsort(((place - cells) ** 2).sum(1), kind="stable")
     _, first = np.unique(cells[order], axis=0, return_index=True)
-    step, side = 46, 42
-    classes, hue = np.unique(labels, return_inverse=True)
-    parts = []
-    for i in order[first]:
-        n = chosen[i]
-        x, y = (step * cells[i] + 2).tolist()
-        # The golden angle keeps the hues of successive classes far apart.
-        colour = f"hsl({hue[n] * 137.508 % 360:.0f} 65% 50%)"
-        parts.append(
-            f'<g><title>{page.escape(names[n])}</title><image x="{x}" y="{y}" width="{side}" height="{side}" '
-            f'preserveAspectRatio="xMidYMid slice" href="{page.data_uri(images[n], size=64, quality=75)}"/>'
-            f'<rect x="{x}" y="{y}" width="{side}" height="{side}" rx="2" fill="none" stroke="{colour}" '
-            'stroke-width="3"/></g>'
-        )
+    classes, class_of = np.unique(labels, return_inverse=True)
+    places = [
+        {
+            "x": STEP * int(cells[i][0]) + 2,
+            "y": STEP * int(cells[i][1]) + 2,
+            "name": names[chosen[i]],
+            "source": page.data_uri(images[chosen[i]], size=64, quality=75),
+            # The golden angle keeps the hues of successive classes far apart.
+            "colour": f"hsl({class_of[chosen[i]] * 137.508 % 360:.0f} 65% 50%)",
+        }
+        for i in order[first]
+    ]
     label = f"Map of {len(chosen)} embeddings of {len(classes)} classes"
-    return f'<svg viewBox="0 0 {columns * step} {rows * step}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    size = {"width": columns * STEP, "height": rows * STEP, "side": SIDE}
+    return Markup(page.render("picture_map.svg", places=places, label=label, **size))

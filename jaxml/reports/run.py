@@ -1,20 +1,26 @@
-"""What a run learned, as one self-contained HTML file."""
+"""The report of a run: what its network makes of classes that it has not seen, as one self-contained HTML file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
-from jaxml.evaluation import clustering as evaluate
-from jaxml.evaluation import metrics
+from jaxml.evaluation import clustering, metrics
+from jaxml.evaluation.neighbours import neighbours
+from jaxml.files import write_atomically
 from jaxml.reports import figures, page
+from jaxml.reports.page import Picture
+
+Config = Mapping[str, Mapping[str, Any]]
+Table = tuple[list[str], list[tuple[str, list[str]]]]  # columns, and rows of a name and cells
 
 QUERIES = 10
-NEIGHBOURS = 10
+NEIGHBOURS = 10  # shown of each query
 MISTAKES = 12
 MAPPED_CLASSES = 150
 
@@ -48,10 +54,30 @@ PUBLISHED_LABEL_FREE = {
 OURS = "this run"
 
 
+class _Images(NamedTuple):
+    """The images of the split that is reported."""
+
+    embeddings: np.ndarray
+    """float [N, D]."""
+    labels: np.ndarray
+    """int [N]."""
+    pixels: np.ndarray
+    """uint8 [N, s, s, 3]."""
+    names: Sequence[str]
+    """N names of classes."""
+
+    def picture(self, row: int, note: str = "", kind: str = "") -> Picture:
+        return page.picture(self.pixels[row], self.names[row], note, kind)
+
+    def most_central(self, rows: np.ndarray, centre: np.ndarray) -> int:
+        """The one of `rows` int [n] whose embedding is nearest to `centre` float [D]."""
+        return int(rows[((self.embeddings[rows] - centre[None, :]) ** 2).sum(1).argmin()])
+
+
 def write(
     path: str | Path,
     *,
-    config: Mapping[str, Mapping[str, Any]],
+    config: Config,
     history: Sequence[Mapping[str, float]],
     results: Mapping[str, float],
     embeddings: np.ndarray,
@@ -63,14 +89,24 @@ def write(
     split: str = "test",
     seed: int = 0,
 ) -> None:
-    """Write the report of one run on one split to `path`, one HTML file without external resources.
+    """Write the report of one run on one split to `path`.
 
-    config: nested dict of `config.to_dict`. history: rows of metrics.jsonl, with `step` and any of `loss`,
-    `active_share`, `images_per_second`, `val_nmi`. results: what `evaluate.evaluate` returned; baselines: (name,
-    the same for other embeddings of these images). embeddings [N, D], labels int [N], images uint8
-    [N, s, s, 3], class_names[label]. clusters int [N], by default the first of the K-means runs that
-    `evaluate.evaluate` scores with this seed. Pictures are chosen at random by `seed`, the same for every run.
-    Raises ValueError where lengths differ or a label has no name.
+    Args:
+        path: an HTML file.
+        config: nested dict of `config.to_dict`.
+        history: rows of metrics.jsonl, with `step` and any of `loss`, `active_share`, `images_per_second`, `val_nmi`.
+        results: what `evaluation.clustering.evaluate` returned.
+        embeddings: float [N, D].
+        labels: int [N].
+        images: uint8 [N, s, s, 3].
+        class_names: names of the classes, by label.
+        clusters: int [N]; by default the first of the K-means runs that `evaluate` scores with this seed.
+        baselines: pairs of a name and the results of other embeddings of these images.
+        split: name of the part that the images are of.
+        seed: chooses the pictures that are shown, the same ones for every run.
+
+    Raises:
+        ValueError: lengths differ, the images are not uint8 [N, s, s, 3], or a label has no name.
     """
     labels, embeddings, images = np.asarray(labels), np.asarray(embeddings), np.asarray(images)
     if not len(embeddings) == len(labels) == len(images) > 0:
@@ -84,106 +120,102 @@ def write(
         raise ValueError(f"labels reach {labels.max()}, but class_names has {len(class_names)} names")
     if clusters is None:
         num_clusters = len(np.unique(labels)) * config["eval"]["clusters_per_class"]
-        clusters = evaluate.cluster(embeddings, num_clusters, seed=seed)
-    names = [readable(class_names[label]) for label in labels]
-    title = f"{config['model']['backbone']} on {config['data']['source']}: clusters of unseen classes"
-    parts = [
-        _summary(config, history, results, labels, split, baselines),
-        _tables(config, results, baselines),
-        _curves(history),
-        page.section(
-            "Map of the embeddings",
-            "Near each other means alike to the network. Each place shows one picture; the colour of the frame "
-            "goes by class, and the class name appears on hovering. Scroll sideways on a small screen.",
-            f'<div class="scroll map">{figures.picture_map(embeddings, labels, images, names, seed=seed)}</div>',
-        ),
-        _class_map(embeddings, labels, images, names, seed),
-        _queries(embeddings, labels, images, names, seed),
-        _mistakes(embeddings, labels, images, names, np.asarray(clusters), seed),
-        page.section("Configuration", "", page.options({k: dict(v) for k, v in config.items()})),
-    ]
-    Path(path).write_text(page.document(title, *parts), encoding="utf-8")
+        clusters = clustering.cluster(embeddings, num_clusters, seed=seed)
+    shown = _Images(embeddings, labels, images, [readable(class_names[label]) for label in labels])
+    runs = [(OURS, results), *baselines]
+    cub = config["data"]["source"] in CUB
+    published = list(PUBLISHED_LABEL_FREE.items()) if cub else []
+    text = page.render(
+        "run.html",
+        title=f"{config['model']['backbone']} on {config['data']['source']}: clusters of unseen classes",
+        config=config,
+        cub=cub,
+        ours=OURS,
+        facts=_facts(config, labels, split),
+        numbers=_numbers(history, results, baselines),
+        clustering=_table(CLUSTERING, [*runs, *published]),
+        retrieval=_table(RETRIEVAL, runs),
+        original=_original(runs, cub) if "original_nmi" in results else None,
+        curves=_curves(history),
+        picture_map=figures.picture_map(embeddings, labels, images, shown.names, seed=seed),
+        class_map=_class_map(shown, seed),
+        queries=_queries(shown, seed),
+        mistakes=_mistakes(shown, np.asarray(clusters), seed),
+    )
+    write_atomically(Path(path), text)
 
 
 def readable(class_name: str) -> str:
-    """A class name for people: 001.Black_footed_Albatross becomes Black footed Albatross."""
+    """A class name for people.
+
+    Example:
+        >>> from jaxml.reports.run import readable
+        >>> readable("001.Black_footed_Albatross")
+        'Black footed Albatross'
+    """
     return re.sub(r"^\d{3}\.(?=\D)", "", class_name).replace("_", " ").strip() or class_name
 
 
 def number(values: Mapping[str, float], name: str) -> str:
-    """A metric to three digits with its deviation, or a dash where it was not measured."""
+    """A metric to three digits with its standard deviation, or a dash where it was not measured."""
     if name not in values or np.isnan(values[name]):
         return page.DASH
     deviation = values.get(f"{name}_std")
     return f"{values[name]:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else "")
 
 
-def _summary(config, history, results, labels, split, baselines) -> str:
-    train = config["train"]
-    facts = (
+def _facts(config: Config, labels: np.ndarray, split: str) -> str:
+    """What was trained, and the classes of `labels` int [N] that it is tested on."""
+    data, train = config["data"], config["train"]
+    return (
         f"{len(labels):,} images of {len(np.unique(labels))} {split} classes, none of which was trained on. "
         f"Loss {config['loss']['name']}, {config['model']['feature_size']} dimensions, {train['steps']:,} steps of "
-        f"{config['data']['classes_per_batch']} classes {page.TIMES} {config['data']['images_per_class']} images, "
-        f"seed {train['seed']}."
+        f"{data['classes_per_batch']} classes \u00d7 {data['images_per_class']} images, seed {train['seed']}."
     )
-    against = f"; {baselines[0][0]} {number(baselines[0][1], 'nmi').split(' ±')[0]}" if baselines else ""
-    tiles = [
-        (number(results, "nmi").split(" ±")[0], "NMI of K-means clusters" + against),
-        (number(results, "f1").split(" ±")[0], "pairwise F1 of the clusters"),
-        (number(results, "recall@1").split(" ±")[0], "Recall@1: nearest image is right"),
-        (number(results, "purity").split(" ±")[0], "purity of the clusters"),
+
+
+def _numbers(
+    history: Sequence[Mapping[str, float]],
+    results: Mapping[str, float],
+    baselines: Sequence[tuple[str, Mapping[str, float]]],
+) -> list[tuple[str, str]]:
+    """The main results, without deviations, each with what it is."""
+
+    def mean(values: Mapping[str, float], name: str) -> str:
+        return number(values, name).split(" ±")[0]
+
+    against = f"; {baselines[0][0]} {mean(baselines[0][1], 'nmi')}" if baselines else ""
+    numbers = [
+        (mean(results, "nmi"), f"NMI of K-means clusters{against}"),
+        (mean(results, "f1"), "pairwise F1 of the clusters"),
+        (mean(results, "recall@1"), "Recall@1: nearest image is right"),
+        (mean(results, "purity"), "purity of the clusters"),
     ]
     speeds = [row["images_per_second"] for row in history if "images_per_second" in row]
     if speeds:
-        tiles.append((f"{np.median(speeds):,.0f}", "images per second in training (median)"))
-    return f"<p>{page.escape(facts)}</p>\n{page.tiles(tiles)}"
+        numbers.append((f"{np.median(speeds):,.0f}", "images per second in training (median)"))
+    return numbers
 
 
-def _tables(config, results, baselines) -> str:
-    runs = [(OURS, results), *baselines]
-    cub = config["data"]["source"] in CUB
-    published = list(PUBLISHED_LABEL_FREE.items()) if cub else []
-    quoted = (
-        " Published rows: the state of the art in 2017 as the original's poster quotes it." if cub else ""
-    )
-    parts = [
-        page.section(
-            "Metrics",
-            f"K-means without labels (k-means++), clusters per class: {config['eval']['clusters_per_class']}; mean ± "
-            "standard deviation over its seeds. Recall@K (R@K), R-precision and MAP@R rank the other images by "
-            "distance; images that are alone in their class are left out of them." + quoted,
-            _table(CLUSTERING, [*runs, *published]),
-            _table(RETRIEVAL, runs),
-        )
-    ]
-    if "original_nmi" in results:
-        rows = [(name, values) for name, values in runs if "original_nmi" in values]
-        note = (
-            "NMI and accuracy here start K-means from images chosen by their true label and name clusters by "
-            "majority class, as the original work did. They flatter; compare them with nothing else."
-        )
-        if cub:
-            rows += [
-                (f"Shah 2017: {name}", dict(zip(ORIGINAL, values, strict=True)))
-                for name, values in PUBLISHED.items()
-            ]
-            note += (
-                " Published rows: Inception v3, 64 dimensions, classes 101-200; local: local positives only."
-            )
-            if config["data"]["split"] != "standard":
-                note += " This run was tested on other classes."
-        flag = '<p><span class="flag">⚠ uses labels</span></p>'
-        parts.append(page.section("In the original's way of counting", note, flag, _table(ORIGINAL, rows)))
-    return "\n".join(parts)
+def _original(runs: Sequence[tuple[str, Mapping[str, float]]], cub: bool) -> Table:
+    """The metrics of Shah 2017, which use labels, and on CUB-200-2011 what he published of them."""
+    rows = [(name, values) for name, values in runs if "original_nmi" in values]
+    if cub:
+        rows += [
+            (f"Shah 2017: {name}", dict(zip(ORIGINAL, values, strict=True)))
+            for name, values in PUBLISHED.items()
+        ]
+    return _table(ORIGINAL, rows)
 
 
-def _table(columns: Mapping[str, str], rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    cells = [(name, [number(values, key) for key in columns]) for name, values in rows]
-    return page.table(list(columns.values()), cells, ours=(OURS,))
+def _table(columns: Mapping[str, str], rows: Sequence[tuple[str, Mapping[str, float]]]) -> Table:
+    """The metrics named by the keys of `columns`, of each row."""
+    return list(columns.values()), [(name, [number(values, key) for key in columns]) for name, values in rows]
 
 
-def _curves(history) -> str:
-    charts = ""
+def _curves(history: Sequence[Mapping[str, float]]) -> list[Markup]:
+    """Loss, share of active triplets and validation NMI against the step, as SVG."""
+    curves = []
     for key, title, options in (
         ("loss", "Training loss", {}),
         ("active_share", "Share of triplets that are active", {"share": True}),
@@ -191,87 +223,69 @@ def _curves(history) -> str:
     ):
         points = {row["step"]: row[key] for row in history if key in row}
         steps = sorted(points)
-        charts += f"<figure>{figures.curve(steps, [points[s] for s in steps], title, **options)}</figure>"
-    return page.section("Training", "", f'<div class="charts">{charts}</div>')
+        curves.append(figures.curve(steps, [points[s] for s in steps], title, **options))
+    return curves
 
 
-def _class_map(embeddings, labels, images, names, seed) -> str:
+def _class_map(images: _Images, seed: int) -> dict[str, Any]:
+    """The most central picture of each class in a full grid, near where the plane of class means has it.
+
+    Returns the number of columns, and the pictures by row; None where the grid has more cells than there are classes.
+    """
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
-    classes = np.random.default_rng(seed).permutation(np.unique(labels))[:MAPPED_CLASSES]
-    means, central = [], []
-    for c in classes:
-        members = np.flatnonzero(labels == c)
-        means.append(embeddings[members].mean(0))
-        central.append(members[((embeddings[members] - means[-1][None, :]) ** 2).sum(1).argmin()])
-    xy = figures.plane(np.stack(means), seed)
+    classes = np.random.default_rng(seed).permutation(np.unique(images.labels))[:MAPPED_CLASSES]
+    members = [np.flatnonzero(images.labels == c) for c in classes]
+    means = [images.embeddings[rows].mean(0) for rows in members]
+    central = [images.most_central(rows, mean) for rows, mean in zip(members, means, strict=True)]
+    xy = figures.plane(np.stack(means), seed)  # [C, 2]
     xy = (xy - xy.min(0, keepdims=True)) / np.maximum(np.ptp(xy, axis=0, keepdims=True), 1e-12)
     columns = int(np.ceil(np.sqrt(1.2 * len(classes))))
-    count = -(-len(classes) // columns)
-    cells = np.stack(np.meshgrid(np.linspace(0, 1, columns), np.linspace(0, 1, count)), axis=-1).reshape(
-        -1, 2
-    )
-    placed = dict(zip(*reversed(linear_sum_assignment(cdist(xy, cells, "sqeuclidean"))), strict=True))
-    pictures = "".join(
-        page.picture(images[central[placed[i]]], names[central[placed[i]]])
-        if i in placed
-        else "<span></span>"
-        for i in range(len(cells))
-    )
-    style = f"display:grid;grid-template-columns:repeat({columns},minmax(86px,1fr));gap:.4rem"
-    return page.section(
-        "Map of the classes",
-        "The most central picture of each class. Classes whose mean embeddings are near lie near each other, "
-        "as far as a full grid allows.",
-        f'<div class="scroll"><div style="{style}">{pictures}</div></div>',
-    )
+    rows = -(-len(classes) // columns)
+    grid = np.meshgrid(np.linspace(0, 1, columns), np.linspace(0, 1, rows))
+    cells = np.stack(grid, axis=-1).reshape(-1, 2)
+    class_of = dict(zip(*reversed(linear_sum_assignment(cdist(xy, cells, "sqeuclidean"))), strict=True))
+    return {
+        "columns": columns,
+        "pictures": [
+            images.picture(central[class_of[i]]) if i in class_of else None for i in range(len(cells))
+        ],
+    }
 
 
-def _queries(embeddings, labels, images, names, seed) -> str:
-    classes, sizes = np.unique(labels, return_counts=True)
+def _queries(images: _Images, seed: int) -> list[tuple[Picture, list[Picture]]]:
+    """Random images, each of another class, with their nearest ones."""
+    classes, sizes = np.unique(images.labels, return_counts=True)
     rng = np.random.default_rng(seed)
     asked = np.sort(rng.permutation(classes[sizes > 1])[:QUERIES])
-    queries = np.array([rng.choice(np.flatnonzero(labels == c)) for c in asked], int)
-    rows = ""
-    for block, near in metrics.neighbours(embeddings, NEIGHBOURS, queries):
-        for q, found in zip(block, near, strict=True):
-            strip = "".join(
-                page.picture(images[n], names[n], kind="right" if labels[n] == labels[q] else "wrong")
-                for n in found
-            )
-            query = page.picture(images[q], names[q], "query:", "query")
-            rows += f'<div class="row">{query}<div class="strip">{strip}</div></div>\n'
-    return page.section(
-        "Nearest pictures",
-        "Random queries, one per class, and the nearest pictures in order. Right class: solid green frame and ✓; "
-        "wrong class: dashed red frame and ✗.",
-        f'<div class="rows">{rows or "No class has two images, so there is nothing to find."}</div>',
-    )
+    queries = np.array([rng.choice(np.flatnonzero(images.labels == c)) for c in asked], int)
+    strips = []
+    for block, nearest in neighbours(images.embeddings, NEIGHBOURS, queries):
+        for query, rows in zip(block, nearest, strict=True):
+            right = images.labels[rows] == images.labels[query]
+            pictures = [
+                images.picture(row, kind="right" if same else "wrong")
+                for row, same in zip(rows, right, strict=True)
+            ]
+            strips.append((images.picture(query, "query:", "query"), pictures))
+    return strips
 
 
-def _mistakes(embeddings, labels, images, names, clusters, seed) -> str:
+def _mistakes(images: _Images, clusters: np.ndarray, seed: int) -> dict[str, Any]:
+    """Images in clusters int [N] of another class: how many, and some beside the most central of that class."""
+    labels = images.labels
     majority = metrics.majority_class(clusters, labels)
     misplaced = np.flatnonzero(majority != labels)
-    shown: dict[int, int] = {}
-    for n in np.random.default_rng(seed).permutation(misplaced):
-        shown.setdefault(int(clusters[n]), int(n))
-    cards = ""
-    for cluster, n in list(shown.items())[:MISTAKES]:
+    chosen: dict[int, int] = {}
+    for row in np.random.default_rng(seed).permutation(misplaced):
+        chosen.setdefault(int(clusters[row]), int(row))
+    pairs = []
+    for cluster, row in list(chosen.items())[:MISTAKES]:
         members = np.flatnonzero(clusters == cluster)
-        typical = members[labels[members] == majority[n]]
-        offsets = embeddings[typical] - embeddings[members].mean(0, keepdims=True)
-        centre = typical[(offsets**2).sum(1).argmin()]
+        typical = members[labels[members] == majority[row]]
+        centre = images.most_central(typical, images.embeddings[members].mean(0))
         share = f"put with {len(typical)} of {len(members)}:"
-        cards += (
-            f'<div class="card">{page.picture(images[n], names[n], "this is", "wrong")}'
-            f'<span class="arrow" aria-hidden="true">→</span>{page.picture(images[centre], names[centre], share)}'
-            "</div>\n"
-        )
-    return page.section(
-        "Incorrectly clustered images",
-        f"{len(misplaced):,} of {len(labels):,} images ({len(misplaced) / len(labels):.0%}) are in a cluster whose "
-        "majority is another class. A random one from each of some clusters, and that cluster's majority class: how "
-        "many of its images are of that class, and the most central of them.",
-        f'<div class="cards">{cards or "No image is in a cluster of another class."}</div>',
-    )
+        pairs.append((images.picture(row, "this is", "wrong"), images.picture(centre, share)))
+    share = f"{len(misplaced) / len(labels):.0%}"
+    return {"summary": f"{len(misplaced):,} of {len(labels):,} images ({share})", "pairs": pairs}

@@ -15,8 +15,7 @@ from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.data import Index
 from jaxml.errors import RunError
-from jaxml.files import write_atomically
-from jaxml.names import text
+from jaxml.files import printable, write_atomically
 
 MAY_CHANGE = (
     "data.root",
@@ -112,8 +111,8 @@ def _first_change(before: dict[str, Any], pictures: Pictures, workdir: Path) -> 
     rows = [{json.loads(line)[0]: line for line in part.lines[1:]} for part in (old, pictures)]
     for name, line in rows[0].items():
         if name not in rows[1]:
-            return f", first of all {text(name)} is missing"
+            return f", first of all {printable(name)} is missing"
         if rows[1][name] != line:
-            return f", first of all {text(name)} is another one, or has another label or box"
+            return f", first of all {printable(name)} is another one, or has another label or box"
     added = [name for name in rows[1] if name not in rows[0]]
-    return f", first of all {text(added[0])} is new" if added else ", in another order"
+    return f", first of all {printable(added[0])} is new" if added else ", in another order"

@@ -1,3 +1,5 @@
+"""Augmentation in the step: crops, flips, colours and normalisation against plain loops and statistics."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

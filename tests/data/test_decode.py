@@ -172,7 +172,7 @@ def test_only_regular_files_of_limited_size_are_read(tmp_path, kind):
     wrong = {
         "sparse": "image bird.jpg has 30,000,000,000 bytes, beyond the limit of 100,000,000",
         "/proc": "image bird.jpg was written to while it was read",
-    }.get(kind, "image bird.jpg is no regular file")
+    }.get(kind, "image bird.jpg is not a regular file")
     assert done.stdout.startswith(wrong), done.stdout + done.stderr[-500:]
     assert len(done.stdout.splitlines()) == 1
 

@@ -1,3 +1,5 @@
+"""P x K batches: a pure function of seed and step, balanced, and the same under jit and scan."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

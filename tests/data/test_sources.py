@@ -1,3 +1,6 @@
+"""Data sets: what each source reads, draws and refuses."""
+
+import hashlib
 import io
 import os
 import unicodedata
@@ -206,6 +209,22 @@ def test_an_unknown_source_is_refused():
         ValueError, match=r"'birds' is unknown: give one of glyphs, cub, folder, caltech_birds2011"
     ):
         data.load(Data(source="birds"))
+
+
+def test_a_new_data_set_is_one_row(tmp_path, monkeypatch):
+    """It gets what every data set gets: its images are decoded once, and changes to them are noticed."""
+
+    def load(root):
+        path = Path(root) / "0.png"
+        return data.Index([str(path)], np.zeros(1, np.int32), None, ("bird",), ("0",))
+
+    monkeypatch.setitem(data.SOURCES, "birds", load)
+    config = Data(source="birds", root=str(tmp_path), cache=str(tmp_path / "cache"))
+    write_image(tmp_path / "0.png")
+    assert data.load(config).hashes == (hashlib.sha256((tmp_path / "0.png").read_bytes()).hexdigest(),)
+    write_image(tmp_path / "0.png", "L")
+    with pytest.raises(data.ImageError, match="image 0 has changed"):
+        data.load(config)
 
 
 def test_an_index_whose_parts_do_not_fit_is_refused():

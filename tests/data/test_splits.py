@@ -1,3 +1,5 @@
+"""Splits by class: named and explicit ones, disjoint and complete, and what is refused."""
+
 import numpy as np
 import pytest
 from hypothesis import given

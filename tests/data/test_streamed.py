@@ -22,7 +22,7 @@ from tests.data.test_pipelines import SIDE, make_folder, picture, with_boxes
 pytest.importorskip("tensorflow")
 import tensorflow_datasets
 
-from jaxml.data import streamed as tf_pipeline
+from jaxml.data import streamed
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +42,17 @@ def test_both_paths_give_the_same_pixels(config, index):
     for crop in (True, False):
         cropped = dataclasses.replace(config, crop_to_box=crop)
         pixels = resident.load(index, cropped)
-        for rows, got in zip(ROWS, tf_pipeline.batches(index, cropped, ROWS), strict=True):
+        for rows, got in zip(ROWS, streamed.batches(index, cropped, ROWS), strict=True):
             assert got.dtype == np.uint8
             assert np.array_equal(got, pixels[rows])
 
 
 def test_batches_are_a_pure_function_of_the_rows_asked_for(config, index):
-    whole = list(tf_pipeline.batches(index, config, ROWS))
-    resumed = list(tf_pipeline.batches(index, config, ROWS[2:]))
+    whole = list(streamed.batches(index, config, ROWS))
+    resumed = list(streamed.batches(index, config, ROWS[2:]))
     assert all(np.array_equal(a, b) for a, b in zip(whole[2:], resumed, strict=True))
     assert [len(b) for b in whole] == [4, 4, 4, 2]
-    assert list(tf_pipeline.batches(index, config, [])) == []
+    assert list(streamed.batches(index, config, [])) == []
 
 
 def test_an_endless_stream_is_read_a_few_batches_ahead_only(config, index):
@@ -63,7 +63,7 @@ def test_an_endless_stream_is_read_a_few_batches_ahead_only(config, index):
             asked.append(len(asked))
             yield np.array([asked[-1] % 12, 3])
 
-    stream = tf_pipeline.batches(index, config, endless())
+    stream = streamed.batches(index, config, endless())
     for _ in range(20):
         next(stream)
     stream.close()
@@ -73,7 +73,7 @@ def test_an_endless_stream_is_read_a_few_batches_ahead_only(config, index):
 def test_encoded_bytes_are_items_too(config, index):
     encoded = dataclasses.replace(index, items=[Path(item).read_bytes() for item in index.items])
     for a, b in zip(
-        tf_pipeline.batches(index, config, ROWS), tf_pipeline.batches(encoded, config, ROWS), strict=True
+        streamed.batches(index, config, ROWS), streamed.batches(encoded, config, ROWS), strict=True
     ):
         assert np.array_equal(a, b)
 
@@ -87,7 +87,7 @@ def test_a_corrupt_image_is_named(config, index, tmp_path, content):
     items[6] = str(broken)
     names = (*index.names[:6], "class1/broken.jpg", *index.names[7:])
     with pytest.raises(ImageError, match=r"broken\.jpg"):
-        list(tf_pipeline.batches(dataclasses.replace(index, items=items, names=names), config, ROWS))
+        list(streamed.batches(dataclasses.replace(index, items=items, names=names), config, ROWS))
 
 
 def odd(root):
@@ -113,7 +113,7 @@ def odd(root):
 def test_odd_pictures_have_the_same_pixels_on_both_paths(tmp_path):
     index = odd(tmp_path / "odd")
     config = Data(cache=str(tmp_path / "cache"), stored_size=SIDE)
-    (got,) = tf_pipeline.batches(index, config, [np.arange(6)])
+    (got,) = streamed.batches(index, config, [np.arange(6)])
     for image, item, name in zip(got, index.items, index.names, strict=True):
         with Image.open(item) as opened:
             rgb = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -134,7 +134,7 @@ def test_a_picture_that_changes_in_mid_run_is_named(config, index, tmp_path):
         picture(99).save(changing)
         yield np.array([6, 0])
 
-    stream = tf_pipeline.batches(index, config, rows())
+    stream = streamed.batches(index, config, rows())
     assert next(stream).shape == (2, SIDE, SIDE, 3)
     with pytest.raises(
         ImageError, match=rf"image {index.names[6]} has changed since this data set was opened"
@@ -150,7 +150,7 @@ def test_the_first_of_several_damaged_files_is_named(config, index, tmp_path):
     for rows in ([7, 2, 0, 9], [9, 0, 7, 2]):
         for _ in range(5):
             with pytest.raises(ImageError, match=f"cannot read image .*gone{rows[0]}: No such file"):
-                list(tf_pipeline.batches(index, config, [np.array(rows)]))
+                list(streamed.batches(index, config, [np.array(rows)]))
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="needs two cores")
@@ -163,16 +163,16 @@ def test_pictures_are_decoded_at_the_same_time(config, index, monkeypatch):
         return call(self, row)
 
     monkeypatch.setattr(decode.Decoder, "__call__", together)
-    assert len(list(tf_pipeline.batches(index, config, [np.arange(4)]))) == 1
+    assert len(list(streamed.batches(index, config, [np.arange(4)]))) == 1
 
 
 def test_vectors_of_different_lengths_are_refused(config, index):
     with pytest.raises(ValueError, match="equally long"):
-        list(tf_pipeline.batches(index, config, [ROWS[3], ROWS[0], ROWS[1]]))
+        list(streamed.batches(index, config, [ROWS[3], ROWS[0], ROWS[1]]))
 
 
 def test_tensorflow_sees_no_accelerator():
-    assert tf_pipeline.tf.config.get_visible_devices("GPU") == []
+    assert streamed.tf.config.get_visible_devices("GPU") == []
 
 
 # tensorflow-datasets
@@ -272,7 +272,7 @@ def test_a_tfds_source_gives_pixels_through_both_paths(archives, prepared, tmp_p
     config = Data(source="caltech_birds2011", root=str(archives[0]), cache=str(tmp_path), stored_size=SIDE)
     index = data.load(config)
     pixels = resident.load(index, config)
-    (got,) = tf_pipeline.batches(index, config, [np.arange(12)])
+    (got,) = streamed.batches(index, config, [np.arange(12)])
     assert np.array_equal(got, pixels)
 
 
@@ -317,6 +317,6 @@ def test_both_paths_agree_on_birds(tmp_path):
     grey = [i for i, item in enumerate(index.items) if Image.open(item).mode == "L"]
     assert len(grey) == 8
     rows = np.concatenate([grey, np.random.default_rng(0).permutation(len(index.items))[:248]])
-    (got,) = tf_pipeline.batches(index, config, [rows])
+    (got,) = streamed.batches(index, config, [rows])
     expected = np.stack(list(decode.decode_all(index.take(rows), size=128, crop_to_box=True)))
     assert np.array_equal(got, expected)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxml import names
 from jaxml.config import Config, Data, Eval, Loss, Model, Train
 from jaxml.data.sources import unlabelled
 from jaxml.errors import RunError
 from jaxml.evaluation import grouping as group
 from jaxml.evaluation import metrics
+from jaxml.files import printable
 from jaxml.reports import clusters as gallery
 from jaxml.training import run, train
 
@@ -106,7 +106,7 @@ def table(path):
 
 def labels(truth):
     """Classes by name as the table has it."""
-    return {names.cell(name): label for name, label in truth.items()}
+    return {gallery._cell(name): label for name, label in truth.items()}
 
 
 def test_network_is_loaded_without_its_data_set(trained):
@@ -198,7 +198,7 @@ def test_query_shows_the_nearest_pictures(trained, main, folder, tmp_path, capsy
     near = [line.split(maxsplit=1)[1] for line in lines]
     assert "deep/er/3" not in near
     asked = truth["deep/er/3"]
-    known = {names.text(name): label for name, label in truth.items()}
+    known = {printable(name): label for name, label in truth.items()}
     assert [known[name] == asked for name in near[: EACH - 1]].count(True) >= EACH - 2
     distances = [float(line.split()[0]) for line in lines]
     assert distances == sorted(distances)

@@ -495,11 +495,24 @@ def test_the_result_files_show_the_options_of_the_rows():
         assert f"`{options}`" in table or row.features
 
 
-def test_readme_agrees_with_the_result_files():
-    text = readme.README.read_text(encoding="utf-8")
-    assert readme.inserted(text) == text, "run python -m experiments.paper.readme"
-    for line in readme.results("results"):
-        if line["clusters"] == 1:
+@pytest.mark.parametrize("path", readme.DOCUMENTS, ids=lambda path: path.name)
+def test_documents_agree_with_the_result_files(path):
+    text = path.read_text(encoding="utf-8")
+    assert readme.inserted(text, readme.DOCUMENTS[path]()) == text, "run python -m experiments.paper.readme"
+
+
+def test_documents_show_the_rows_of_the_result_files():
+    lines = [line for line in readme.results("results") if line["clusters"] == 1]
+    assert len(lines) > 30
+    for path, shown in (
+        ("docs/results.md", {line["row"] for line in lines}),
+        ("README.md", set(readme.SHORT)),
+    ):
+        text = (readme.ROOT / path).read_text(encoding="utf-8")
+        for line in lines:
+            cells = f"| {line['title']} | {line['metrics']['nmi']['mean']:.3f}"
+            assert (cells in text) == (line["row"] in shown)
+        for line in readme.results("longest"):
             assert f"| {line['title']} | {line['metrics']['nmi']['mean']:.3f}" in text
 
 

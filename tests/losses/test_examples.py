@@ -1,4 +1,4 @@
-"""The examples in the docstrings of losses and distances: every public function has one, and it prints what it says."""
+"""Every public function of losses and distances has an example in its docstring, which pytest collects and runs."""
 
 import doctest
 import inspect
@@ -7,7 +7,7 @@ import pytest
 
 from jaxml import distances, losses
 
-EXAMPLES = {
+FUNCTIONS = {
     f"{module.__name__}.{name}": function
     for module, names in ((losses, losses.__all__), (distances, vars(distances)))
     for name in names
@@ -18,15 +18,11 @@ EXAMPLES = {
 }
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_has_an_example(name):
+    assert doctest.DocTestParser().get_examples(inspect.getdoc(FUNCTIONS[name]))
+
+
 def test_the_functions_are_found():
-    assert set(losses.LOSSES) <= {name.rpartition(".")[2] for name in EXAMPLES}
-    assert "jaxml.distances.pairwise" in EXAMPLES
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_example(name):
-    function = EXAMPLES[name]
-    test = doctest.DocTestParser().get_doctest(inspect.getdoc(function), {}, name, None, None)
-    assert test.examples
-    result = doctest.DocTestRunner().run(test)
-    assert result.failed == 0
+    assert {f"jaxml.losses.{name}" for name in losses.LOSSES} <= set(FUNCTIONS)
+    assert {"jaxml.distances.pairwise", "jaxml.distances.dot"} <= set(FUNCTIONS)

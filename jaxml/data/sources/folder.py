@@ -1,4 +1,4 @@
-"""Anyone's own pictures: one folder per class."""
+"""A data set of one's own: a folder of pictures per class."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxml.data.index import Index
-from jaxml.files import expand
-from jaxml.names import text
+from jaxml.files import expand, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
@@ -23,16 +22,19 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def _sorted(paths: Iterable[Path]) -> list[Path]:
-    """In natural order; names that differ in leading zeros alone go by their text, not as the disk has them."""
+    """Sort naturally; names that differ only in leading zeros go by their text, not by the order of the disk."""
     return sorted(paths, key=lambda path: (_natural(path), path.name))
 
 
 def load(root: str) -> Index:
-    """Every JPEG, PNG and BMP in the folders of `root`; folders are classes, in natural order.
+    """Every JPEG, PNG and BMP file in the folders of `root`, each of which is a class; in natural order.
 
-    Files with other endings are left out, with a warning that counts them; another counts folders whose names are the
-    same number, such as 1 and 01. Links to nothing, pipes and the like count as images, lest they go unnoticed. Raises
-    ValueError if `root` is no folder, holds no folders, or one of them no images.
+    Files with other endings are left out, with a warning that counts them. Another warning counts folders whose names
+    are the same number, such as 1 and 01. Broken links, pipes and the like are kept as images, so that they are
+    reported as damaged and not left out unnoticed.
+
+    Raises:
+        ValueError: `root` is not a folder or holds no folders, or one of them holds no images.
     """
     top = expand(root, "--data.root")
     if not root or not top.is_dir():
@@ -42,7 +44,7 @@ def load(root: str) -> Index:
     classes = _sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:
         raise ValueError(
-            f"{text(top)} holds no folders; put the images of each class into a folder of its own"
+            f"{printable(top)} holds no folders; put the images of each class into a folder of its own"
         )
     _warn_of_same_numbers(classes)
     items, labels, others = [], [], []
@@ -52,13 +54,13 @@ def load(root: str) -> Index:
         others += [p for p in files if p.suffix.lower() not in SUFFIXES]
         if not images:
             raise ValueError(
-                f"{text(folder)} holds no images ({', '.join(SUFFIXES)}); add some or remove the folder"
+                f"{printable(folder)} holds no images ({', '.join(SUFFIXES)}); add some or remove the folder"
             )
         items += images
         labels += [label] * len(images)
     if others:
         warnings.warn(
-            f"{len(others)} files are not {', '.join(SUFFIXES)} and are left out, such as {text(others[0])}",
+            f"{len(others)} files are not {', '.join(SUFFIXES)} and are left out, such as {printable(others[0])}",
             stacklevel=2,
         )
     return Index(
@@ -75,6 +77,6 @@ def _warn_of_same_numbers(classes: list[Path]) -> None:
     if alike:
         warnings.warn(
             f"{len(alike)} class folder(s) have the name of another but for leading zeros, such as "
-            f"{' and '.join(map(text, alike[0]))}: if they are the same class, join them",
+            f"{' and '.join(map(printable, alike[0]))}: if they are the same class, join them",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""The embedded data set: 200 characters of the DejaVu fonts that matplotlib ships, drawn in 50 ways each."""
+"""The built-in data set: 200 characters of the DejaVu fonts that matplotlib ships, each drawn in 50 ways."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,9 +17,9 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from jaxml.data.index import Index
 
-# Letters, digits and signs that all FACES have, look-alikes left out: no two have a correlation of 0.9 or more
-# between blurred bitmaps scaled to the same size, over faces and rotations up to 20 degrees (the tests measure
-# it). The order is random, so that every split has its share of each script.
+# Letters, digits and signs that all FACES have. Look-alikes are left out: blurred bitmaps of two characters, scaled to
+# one size, correlate by less than 0.9 over faces and rotations up to 20 degrees, as the tests measure. The order is
+# random, so that every part of a split has its share of each script.
 CHARACTERS = (
     "∑¶5ЯԻɐⱵԲWŧџчƊՇƸ7ȹZμŁⱮɅƳ%ʖƦϾᴟՉʮէՐզლӃЮƜ©ЪȿɹЫɮʗʤkɲɿպʣ"
     "ƕƘ£აΞŒPлջФ$ՖփɀЊɕђɤԹλֆʛՆŦЖჴҘϡ∞Ɍmꞑʭʎɚ¥ƝMԵИɠᴗқիԶჷɻ&Ц4"
@@ -37,7 +38,7 @@ CANVAS = 96
 
 @cache
 def _mask(character: str, face: str, stroke: int) -> Image.Image:
-    """The character in white on a black canvas, its larger side 64 pixels, in the middle."""
+    """The character in white in the middle of a black canvas, its larger side 64 pixels."""
     font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / face, 64)
     left, top, right, bottom = font.getbbox(character, stroke_width=stroke)
     glyph = Image.new("L", (int(right - left) + 2, int(bottom - top) + 2))
@@ -67,7 +68,7 @@ def _place(mask: Image.Image, rng: np.random.Generator) -> np.ndarray:
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours in 0 .. 1 whose brightness differs by at least 0.35, either one the brighter."""
+    """Two colours float32 [3] in 0 .. 1 whose brightness differs by at least 0.35; either may be the brighter."""
     pairs = rng.random((64, 2, 3), np.float32)  # a quarter of them differ enough
     brightness = pairs.sum(axis=2) / 3
     first = int(np.argmax(np.abs(brightness[:, 0] - brightness[:, 1]) >= 0.35))
@@ -75,7 +76,7 @@ def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw(mask: Image.Image, rng: np.random.Generator) -> bytes:
-    """One varied image of the character, as PNG."""
+    """One image of the character, in random colours and with noise, as PNG."""
     ink, paper = _colours(rng)
     cloud = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize(
         (SIDE, SIDE), Image.Resampling.BICUBIC
@@ -90,13 +91,14 @@ def _draw(mask: Image.Image, rng: np.random.Generator) -> bytes:
     ):
         image = image + coverage[:, :, None] * (colour - image)
     image = image + rng.uniform(0.02, 0.08) * rng.standard_normal(image.shape, np.float32)
-    out = io.BytesIO()  # not compressed: noise does not shrink
+    out = io.BytesIO()
+    # Compression would cost time and gain nothing, for noise does not shrink.
     Image.fromarray((255 * np.clip(image, 0, 1)).astype(np.uint8)).save(out, "PNG", compress_level=0)
     return out.getvalue()
 
 
 REVISION = "5a8decda0ddaf1020ffa0d0cd395f0f6a3574e61247e917f105d4d40476b82b6"
-"""Names this way of drawing in the images' hashes: any other string where a change alters a pixel."""
+"""Identifies the way of drawing in the hashes of the images; to be changed with every change that alters a pixel."""
 
 
 class Drawings(Sequence[bytes]):
@@ -108,18 +110,18 @@ class Drawings(Sequence[bytes]):
     def __len__(self) -> int:
         return len(CHARACTERS) * IMAGES_PER_CLASS
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         rng = np.random.default_rng((self.seed, range(len(self))[i]))
         face, stroke = FACES[rng.integers(len(FACES))], int(rng.integers(2)) * 2
         return _draw(_mask(CHARACTERS[i // IMAGES_PER_CLASS], face, stroke), rng)
 
 
 def load(seed: int = 0) -> Index:
-    """200 classes x 50 images of 64 x 64 pixels, as PNG bytes; the same for the same seed.
+    """200 classes of 50 images of 64 x 64 pixels, as PNG bytes; the same for the same seed.
 
-    Each class is one character; face, stroke, rotation, shear, scale, place, colours, background, stray lines
-    and noise vary. Classes are in random order, not alphabetical. Images are drawn when read; their hashes are
-    of what they depend on: REVISION, the seed and the versions of the libraries that draw.
+    Each class is one character; face, stroke, rotation, shear, scale, place, colours, background, stray lines and noise
+    vary. Classes are in random order. Images are drawn when they are read. Their hashes are of what they depend on:
+    REVISION, the seed and the versions of the libraries that draw.
     """
     items = Drawings(seed)
     versions = f"{matplotlib.__version__} {PIL.__version__} {features.version('freetype2')} {np.__version__}"

@@ -1,4 +1,4 @@
-"""Data sets prepared by tensorflow-datasets: train and test read together, to be split by class."""
+"""Data sets of tensorflow-datasets; their train and test images are read together, to be split by class."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jaxml.data.index import ImageError, Index
 from jaxml.files import expand
 
 LABELS = {"caltech_birds2011": "label", "cars196": "label", "stanford_online_products": "class_id"}
-"""The feature that holds the class, by name of the data set."""
+"""The data sets by name, with the feature that holds the class."""
 
 
 def _builder(name: str, root: str) -> Any:
-    """The prepared builder: from a prepared copy in `root`, or prepared there from archives found in it."""
+    """The builder of a data set: of the prepared copy in `root`, or prepared there from the archives in it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow_datasets as tfds
 
@@ -36,22 +36,27 @@ def _builder(name: str, root: str) -> Any:
 
 
 def _pixels(box: np.ndarray, data: bytes, name: str) -> tuple[float, float, float, float]:
-    """Relative ymin, xmin, ymax, xmax -> left, top, width, height in pixels."""
+    """A box float [4] from relative ymin, xmin, ymax, xmax to left, top, width, height in pixels."""
     try:
         width, height = decode.size(data, name)
     except ImageError:
-        return 0.0, 0.0, 0.0, 0.0  # `manifest.check` says what is wrong with it
+        return 0.0, 0.0, 0.0, 0.0  # `manifest.check` reports what is wrong with the image
     top, left, bottom, right = (float(v) for v in box)
     return left * width, top * height, (right - left) * width, (bottom - top) * height
 
 
 def load(name: str, root: str) -> Index:
-    """Every image of the data set `name` (a key of LABELS) as encoded bytes, in the order of the prepared files.
+    """Every image of a data set as encoded bytes, in the order of the prepared files.
 
-    `root`: a prepared copy (works offline); or a tfds data folder, where the data set is prepared the first
-    time, from the official archives if they lie there. Masks and other features are not decoded.
+    Masks and other features are not decoded.
 
-    Raises ValueError if the data set is neither prepared nor can be.
+    Args:
+        name: a key of LABELS.
+        root: a prepared copy, which works offline; or a tfds data folder, in which the data set is prepared the first
+            time, from the official archives if they are there.
+
+    Raises:
+        ValueError: the data set is not prepared and cannot be, or has fewer images than it should.
     """
     builder = _builder(name, root)
     import tensorflow_datasets as tfds

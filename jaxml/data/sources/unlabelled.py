@@ -1,4 +1,4 @@
-"""Pictures of unknown classes: any folder, flat or nested; what cannot be read is an error of that picture alone."""
+"""Pictures of unknown classes from any folder, flat or nested; those that cannot be read do not stop the others."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import numpy as np
 
 from jaxml.data.decode import corners, decode, parallel
 from jaxml.data.index import LARGEST, ImageError
-from jaxml.files import expand
-from jaxml.names import text
+from jaxml.files import expand, printable
 
 BOX = ("left", "top", "width", "height")
 
@@ -27,22 +26,22 @@ class Pictures:
     names: tuple[str, ...]
     """Paths within `root`."""
     corners: dict[str, np.ndarray] | None = None
-    """By name, int32 [4]: left, top, right, bottom of the part to look at; None takes whole pictures."""
+    """Crops by name, int32 [4]: left, top, right, bottom in pixels; None for whole pictures."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def take(self, rows: np.ndarray) -> Pictures:
-        """These rows only."""
+        """The pictures `rows` int [n] alone."""
         return replace(self, names=tuple(self.names[i] for i in rows))
 
     def decode(self, size: int) -> Iterator[np.ndarray | ImageError]:
-        """Each picture in order, uint8 [size, size, 3], or what is wrong with it."""
+        """Yield each picture in order, uint8 [size, size, 3], or the error of one that cannot be read."""
 
         def one(i: int) -> np.ndarray | ImageError:
             name = self.names[i]
             if self.corners is not None and name not in self.corners:
-                return ImageError(f"image {text(name)} has no box")
+                return ImageError(f"image {printable(name)} has no box")
             corner = None if self.corners is None else self.corners[name]
             try:
                 return decode(str(self.root / name), name, corner, size)
@@ -53,37 +52,43 @@ class Pictures:
 
 
 def find(root: str | Path, *, boxes: str | Path = "") -> Pictures:
-    """Every file in `root` and its folders, sorted; hidden ones do not count.
+    """Every file in `root` and its subfolders, sorted; hidden files and folders are left out.
 
-    `boxes` is a CSV file with columns file (path within `root`), left, top, width, height, in pixels, to which
-    pictures are then cropped. Raises ValueError if `root` is no folder or holds no file, if a folder in it can not be
-    read, or for a bad file of boxes.
+    Args:
+        root: a folder.
+        boxes: CSV file with the columns file (path within `root`), left, top, width and height in pixels, to which
+            pictures are cropped; empty for whole pictures.
+
+    Raises:
+        ValueError: `root` is not a folder or holds no files, a folder in it cannot be read, or the file of boxes is
+            malformed.
     """
     top = expand(root, "--images")
     if not top.is_dir():
-        raise ValueError(f"{text(root)} is not a folder of pictures")
+        raise ValueError(f"{printable(root)} is not a folder of pictures")
     top = top.resolve()
     names = []
     for place, folders, files in os.walk(top, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        # A link to nothing, a pipe and the like are listed as unreadable later, like any other damage.
+        # Broken links, pipes and the like are kept, and reported as unreadable later like any other damage.
         names += [
             (Path(place) / name).relative_to(top).as_posix() for name in files if not name.startswith(".")
         ]
     if not names:
-        raise ValueError(f"{text(root)} holds no pictures")
+        raise ValueError(f"{printable(root)} holds no pictures")
     return Pictures(top, tuple(sorted(names)), _boxes(boxes) if boxes else None)
 
 
 def _refuse(error: OSError) -> None:
-    """A folder that can not be read would otherwise be left out, with all its pictures."""
-    raise ValueError(f"--images: the folder {text(error.filename)} can not be read ({error.strerror})")
+    """Stop at a folder that cannot be read, which os.walk would leave out with all its pictures."""
+    raise ValueError(f"--images: the folder {printable(error.filename)} can not be read ({error.strerror})")
 
 
 def single(path: str | Path, among: Pictures) -> Pictures:
-    """One picture, by itself: with its own box where it is one of `among`, else whole."""
+    """One picture: cropped to its box if it is one of `among`, else whole."""
     path = expand(path, "--query")
-    file = path.parent.resolve() / path.name  # a link among the pictures is one of them, wherever it leads
+    # The name is not resolved: a link among the pictures is one of them, wherever it leads.
+    file = path.parent.resolve() / path.name
     if among.root in file.parents:
         return Pictures(among.root, (file.relative_to(among.root).as_posix(),), among.corners)
     return Pictures(file.parent, (file.name,))
@@ -95,19 +100,23 @@ def _boxes(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def parse_boxes(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
-    """Corners int32 [4] by file, from a CSV file of boxes; ValueError names the line of `path` that is wrong."""
-    # Excel writes a mark of the encoding at the beginning. A name that is no UTF-8 is that of a file all the same.
+    """Parse a CSV file of boxes that was read from `path`: corners int32 [4] by file.
+
+    Raises:
+        ValueError: a line is malformed; the message names it.
+    """
+    # Excel begins with a byte order mark, and names of files need not be UTF-8.
     lines = io.StringIO(data.decode("utf-8-sig", "surrogateescape"), newline="")
     rows = csv.DictReader(lines)
     try:
         return _corners(rows)
     except (csv.Error, ValueError) as error:
         line = max(rows.reader.line_num, 1)
-        raise ValueError(f"{text(path)}, line {line}: {text(error)}") from None
+        raise ValueError(f"{printable(path)}, line {line}: {printable(error)}") from None
 
 
-def _corners(rows: csv.DictReader) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+def _corners(rows: csv.DictReader[str]) -> dict[str, np.ndarray]:
+    boxes: dict[str, np.ndarray] = {}
     if not {"file", *BOX} <= set(rows.fieldnames or []):
         raise ValueError(f"a file of boxes begins with the line file,{','.join(BOX)}")
     for row in rows:
@@ -117,9 +126,9 @@ def _corners(rows: csv.DictReader) -> dict[str, np.ndarray]:
             box = np.full((1, 4), np.nan)
         if not (np.abs(box) < LARGEST).all() or (box[:, 2:] <= 0).any():
             raise ValueError(f"{', '.join(BOX)} must be numbers of pixels, the last two above 0")
-        if not row["file"] or row["file"] in found:
+        if not row["file"] or row["file"] in boxes:
             raise ValueError(
                 f"a second box of {row['file']}" if row["file"] else "the name of the file is missing"
             )
-        found[row["file"]] = corners(box)[0]
-    return found
+        boxes[row["file"]] = corners(box)[0]
+    return boxes

@@ -1,1 +1,1 @@
-"""Pretrained weights: readers of foreign files, the hub, and the import into a network's variables."""
+"""Pretrained weights: readers of weight files, downloads from the hub, and import into a network's variables."""

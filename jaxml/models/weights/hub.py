@@ -1,4 +1,4 @@
-"""Weight files on the Hugging Face hub, pinned by commit."""
+"""Downloads weight files from the Hugging Face hub, pinned by commit."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ _ADDRESS = re.compile(
 
 
 def fetch(address: str) -> Path:
-    """Local copy of `hf://owner/repo/path/file@commit`; needs huggingface_hub (extra `hub`).
+    """The local copy of `hf://owner/repo/path/file@commit`, downloaded if it is not in the hub's cache.
 
-    The commit is the full hash of 40 digits: a branch or tag could change under a finished run. ValueError for
-    another form, ImportError without huggingface_hub, WeightFormatError for a file whose hash is not the hub's.
+    The commit is the full hash of 40 digits, because a branch or tag may change after a run is finished.
+
+    Raises:
+        ValueError: the address has another form.
+        ImportError: huggingface_hub is not installed (extra `hub`).
+        WeightFormatError: the file is damaged, its hash is not the hub's.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise ValueError(
-            f"model.weights: {address!r} is not of the form hf://owner/repo/file@<commit, 40 digits>"
+            f"--model.weights {address!r} is not of the form hf://owner/repo/file@<commit, 40 digits>"
         )
     try:
         from huggingface_hub import hf_hub_download
@@ -36,16 +40,17 @@ def fetch(address: str) -> Path:
 
 
 def _check(path: Path, address: str) -> None:
-    """Compare a download with the hash by which the hub's cache names it: SHA-256 of large files, git's of others."""
-    name = path.resolve().name  # the cache links to it from the file's own name
+    """Compare a file with the hash that is its name in the hub's cache: SHA-256 of a large file, else git's SHA-1."""
+    name = path.resolve().name  # the name by which we know the file is a link to it
     data = path.read_bytes()
     if re.fullmatch("[0-9a-f]{64}", name):
-        found = hashlib.sha256(data).hexdigest()
+        digest = hashlib.sha256(data).hexdigest()
     elif re.fullmatch("[0-9a-f]{40}", name):
-        found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        digest = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     else:
-        return  # a file system without links keeps no such name
-    if found != name:
+        return  # on a file system without links, the file does not have that name
+    if digest != name:
         raise WeightFormatError(
-            f"{address}: {path} is damaged: its hash is {found}, not {name}; delete {path.resolve()} and fetch it again"
+            f"{address}: {path} is damaged: its hash is {digest}, not {name}; delete {path.resolve()} and fetch it "
+            f"again"
         )

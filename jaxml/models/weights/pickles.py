@@ -1,4 +1,4 @@
-"""PyTorch's pickled weight files, read once for conversion; the only file that imports torch, and never in training."""
+"""Reads PyTorch's pickled weight files for conversion; only this file imports torch, and no training does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from jaxml.models.weights.readers import MAX_FILE, WeightFile, WeightFormatError
 
 
 def read_pickle(path: Path) -> WeightFile:
-    """Contents of a `.pth` file by `torch.load(weights_only=True)`, which builds tensors and runs nothing else.
+    """Read a `.pth` file by `torch.load(weights_only=True)`, which builds tensors and executes nothing.
 
-    WeightFormatError for anything but a plain table of named tensors, ImportError without torch.
+    Raises:
+        ImportError: torch is not installed.
+        WeightFormatError: the file is damaged, or holds something else than a table of named tensors.
     """
     try:
         import torch  # noqa: F401
@@ -31,14 +33,19 @@ def read_pickle(path: Path) -> WeightFile:
 
 
 def parse_pickle(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays of a `.pth` file of `size` bytes, and no metadata."""
+    """Read the arrays of a `.pth` file of `size` bytes; there is no metadata.
+
+    Raises:
+        WeightFormatError: the file is damaged, holds something else than a table of named tensors, or claims more than
+            it can hold.
+    """
     import torch
 
     _check_stored(file, size)
     file.seek(0)
     try:
         table = torch.load(file, map_location="cpu", weights_only=True)
-    # Whatever a damaged pickle makes torch raise, from KeyError to MemoryError, it means the same to a user.
+    # A damaged pickle makes torch raise anything from KeyError to MemoryError; it all means the same to a user.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightFormatError(f"not a file of weights alone: {reason}") from None
@@ -52,22 +59,23 @@ def parse_pickle(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], dict
         for name, value in table.items()
     ):
         raise WeightFormatError("not a plain table of named tensors; save `model.state_dict()`")
-    # A tensor's shape may claim more elements than are stored (stride 0).
+    # With a stride of 0, the shape of a tensor may claim more elements than are stored.
     if sum(value.numel() * value.element_size() for value in table.values()) > min(size, MAX_FILE):
         raise WeightFormatError("tensors larger than the file")
     return {name: _to_numpy(value) for name, value in table.items()}, {}
 
 
 def _check_stored(file: BinaryIO, size: int) -> None:
+    """Raise WeightFormatError for a zip archive that would inflate."""
     try:
         if not zipfile.is_zipfile(file):
-            return  # the format before PyTorch 1.6
+            return  # a file of PyTorch before 1.6
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
     # On damaged archives zipfile raises a dozen types, some undocumented.
     except Exception as error:
         raise WeightFormatError(f"damaged: {error}") from None
-    # torch stores without compression, so whatever inflates is a zip bomb.
+    # torch does not compress its files, so a compressed one may be a zip bomb.
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise WeightFormatError("compressed, which torch's own files are not")
     if sum(member.file_size for member in members) > size:
@@ -75,6 +83,6 @@ def _check_stored(file: BinaryIO, size: int) -> None:
 
 
 def _to_numpy(value: Any) -> np.ndarray:
-    # NumPy has no bfloat16.
+    # torch cannot hand bfloat16 to NumPy, so floats become float32.
     value = value.detach()
     return np.ascontiguousarray((value.float() if value.is_floating_point() else value).numpy())

@@ -1,4 +1,4 @@
-"""Pretrained weights, named as torchvision or timm name them, brought into a network's variables."""
+"""Imports pretrained weights, with the names of torchvision or timm, into the variables of a network."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from tyro.extras import subcommand_cli_from_dict
 from jaxml import config
 from jaxml.models.backbones import BACKBONES
 from jaxml.models.embedder import build
-from jaxml.models.weights import hub
-from jaxml.models.weights import readers as weight_files
+from jaxml.models.weights import hub, readers
 from jaxml.models.weights.pickles import read_pickle
 from jaxml.models.weights.readers import PICKLES, WeightFile, WeightFormatError
 
@@ -30,17 +29,28 @@ _STATISTICS = {"running_mean": "mean", "running_var": "var"}
 def load(
     path: str | Path, variables: Mapping[str, Any], backbone_name: str, *, classifier: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Variables {"params", "batch_stats"} with the backbone taken from a weight file, and a report for the log.
+    """Take the backbone's variables from a weight file.
 
-    `path` is a .safetensors or .npz file, or hf://owner/repo/file@commit. The head stays as it is, unless
-    `classifier` asks for the file's. Missing, extra, misshapen and non-finite arrays are listed together in one
-    WeightFormatError. The report holds source, sha256, metadata, loaded (number of parameters and statistics)
-    and fresh (names of the parameters that are not from the file), and can be written as JSON.
+    Args:
+        path: a .safetensors or .npz file, or hf://owner/repo/file@commit.
+        variables: {"params", "batch_stats"} of a network.
+        backbone_name: a name from BACKBONES.
+        classifier: take the head from the file as well; otherwise it stays as it is.
+
+    Returns:
+        The variables, and a report that can be written as JSON: source, sha256, metadata, loaded (the number of
+        parameters and statistics from the file) and fresh (names of the parameters that are not from it).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightFormatError: the file is damaged, or arrays are missing, unknown, of another shape or not finite; the
+            message lists all of them.
+        ValueError: there are no pretrained weights for this backbone.
     """
     source = str(path)
-    file = weight_files.read(hub.fetch(source) if source.startswith(hub.PREFIX) else path)
+    file = readers.read(hub.fetch(source) if source.startswith(hub.PREFIX) else path)
     wanted = flatten_dict(dict(variables), sep="/")
-    found, fresh, problems = _match(file.tensors, wanted, backbone_name, classifier)
+    taken, fresh, problems = _match(file.tensors, wanted, backbone_name, classifier)
     if problems:
         listing = "\n  ".join(problems)
         raise WeightFormatError(
@@ -51,10 +61,10 @@ def load(
         "source": source,
         "sha256": file.sha256,
         "metadata": file.metadata,
-        "loaded": sum(math.prod(value.shape) for value in found.values()),
+        "loaded": sum(math.prod(value.shape) for value in taken.values()),
         "fresh": [name.removeprefix("params/") for name in fresh],
     }
-    return unflatten_dict(wanted | found, sep="/"), report
+    return unflatten_dict(wanted | taken, sep="/"), report
 
 
 def inspect(file: Positional[Path]) -> None:
@@ -102,12 +112,12 @@ def convert(file: Positional[Path], output: Path | None = None) -> None:
 def _match(
     tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any], backbone_name: str, classifier: bool
 ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
-    """Arrays of the file by their path among `wanted`, paths left fresh, and everything that does not fit."""
+    """Arrays of a file by their path among the variables `wanted`, paths that stay fresh, and what does not fit."""
     prefix = BACKBONES[backbone_name].classifier
     if prefix is None:
-        raise ValueError(f"model.weights: there are no pretrained weights for {backbone_name}")
+        raise ValueError(f"--model.weights: there are no pretrained weights for {backbone_name}")
     fresh = [] if classifier else sorted(path for path in wanted if path.startswith("params/head/"))
-    found: dict[str, np.ndarray] = {}
+    taken: dict[str, np.ndarray] = {}
     problems = []
     for name, array in tensors.items():
         layer = name.rpartition(".")[0]
@@ -116,25 +126,26 @@ def _match(
         if layer == prefix and not classifier:
             continue
         path, value = _place(name, array, prefix)
-        if path not in wanted or path in found:
+        if path not in wanted or path in taken:
             problems.append(f"extra: {name} {list(array.shape)}")
             continue
-        found[path] = value
+        taken[path] = value
         if value.shape != wanted[path].shape:
             problems.append(
                 f"misshapen: {name} gives {list(value.shape)}, {path} is {list(wanted[path].shape)}"
             )
         elif not np.all(np.isfinite(value)):
             problems.append(f"not finite: {name}")
-    missing = wanted.keys() - found.keys() - set(fresh)
+    missing = wanted.keys() - taken.keys() - set(fresh)
     return (
-        found,
+        taken,
         fresh,
         problems + [f"missing: {path} {list(wanted[path].shape)}" for path in sorted(missing)],
     )
 
 
 def _shapes(backbone_name: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes by path of the variables that weights of a backbone fill."""
     row = BACKBONES[backbone_name]
     module = build(config.Model(backbone=backbone_name, head="none", feature_size=row.features))
     images = jax.ShapeDtypeStruct((1, row.size, row.size, 3), jnp.float32)
@@ -143,11 +154,11 @@ def _shapes(backbone_name: str) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _read_any(path: Path) -> WeightFile:
-    return read_pickle(path) if path.suffix in PICKLES else weight_files.read(path)
+    return read_pickle(path) if path.suffix in PICKLES else readers.read(path)
 
 
 def _place(name: str, array: np.ndarray, classifier: str) -> tuple[str, np.ndarray]:
-    """Path among the variables, and value, for an array of torchvision's name and layout."""
+    """Path among the variables, and value in their layout, of an array with torchvision's name and layout."""
     layer, _, kind = name.rpartition(".")
     value = array.astype(np.float32)
     collection, leaf = "params", kind
@@ -167,7 +178,7 @@ def _place(name: str, array: np.ndarray, classifier: str) -> tuple[str, np.ndarr
 
 
 def main() -> None:
-    """Command line: `python -m jaxml.models.weights.pretrained inspect|convert FILE`."""
+    """Run the command line `python -m jaxml.models.weights.pretrained inspect|convert FILE`."""
     try:
         subcommand_cli_from_dict({"inspect": inspect, "convert": convert})
     except (OSError, ValueError, ImportError) as error:

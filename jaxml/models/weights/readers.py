@@ -1,35 +1,39 @@
-"""Strict readers for weight files from strangers: nothing is executed, memory is bounded by the file's size."""
+"""Readers of untrusted weight files: safetensors and NumPy parse them, behind checks of size that bound the memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import re
 import stat
 import zipfile
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, deserialize
+
+from jaxml.files import printable
 
 MAX_FILE = 2**30
+"""Bytes of a file, and of the arrays in it."""
 MAX_HEADER = 2**22
+"""Bytes of the header of a safetensors file."""
+MAX_INFLATION = 20
+"""Bytes that one byte of a compressed file may become; weights hardly compress."""
 PICKLES = (".pth", ".pt", ".bin")
-_SAFETENSORS_DTYPES: dict[str, np.dtype] = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),  # NumPy has none, and safetensors.numpy does not read it
     "I64": np.dtype("<i8"),
 }
-_NPY_START = re.compile(
-    rb"\x93NUMPY\x01\x00(?s:..)\{'descr': '(<f8|<f4|<f2|<i8)', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:\d{1,12}, ?)*(?:\d{1,12})?)\), \} *\n"
-)
+"""The types of arrays that are read, by their names in safetensors files."""
+_ENTRY = {"dtype", "shape", "data_offsets"}
 
 
 class WeightFormatError(ValueError):
@@ -48,10 +52,11 @@ class WeightFile:
 
 
 def read(path: str | Path) -> WeightFile:
-    """Contents of a `.safetensors` or `.npz` file; WeightFormatError if there is anything wrong with it.
+    """Read a `.safetensors` or `.npz` file; nothing in it is executed, and the memory is bounded by its size.
 
-    Sizes that a header claims are checked against the file's own before memory is taken; gaps, overlaps, unknown
-    types and names given twice are refused. FileNotFoundError if there is no such file.
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightFormatError: the file is too large, damaged, or of another format; the message names it.
     """
     path = Path(path)
     if path.suffix in PICKLES:
@@ -72,7 +77,12 @@ def read(path: str | Path) -> WeightFile:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open `path` for reading; WeightFormatError if it is a folder, a device, a pipe, or larger than 1 GiB."""
+    """Open a file to read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightFormatError: `path` is a folder, a device or a pipe, or larger than 1 GiB.
+    """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise WeightFormatError(f"{path}: not a regular file")
@@ -82,64 +92,77 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def parse_safetensors(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays and metadata of a safetensors file of `size` bytes (huggingface.co/docs/safetensors, "Format")."""
+    """Read the arrays and the metadata of a safetensors file of `size` bytes.
+
+    Raises:
+        WeightFormatError: the file is damaged, or uses what the format does not define.
+
+    Source: huggingface.co/docs/safetensors, "Format".
+    """
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, MAX_HEADER):
         raise WeightFormatError(f"not a safetensors file: a header of {length} bytes in a file of {size}")
+    file.seek(0)
+    data = file.read(size)
     try:
-        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise WeightFormatError(f"not a safetensors file: its header is no JSON object ({error})") from None
-    if not isinstance(header, dict):
-        raise WeightFormatError("not a safetensors file: its header is no JSON object")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise WeightFormatError("__metadata__ is not a table of strings")
-
-    entries = [(name, *_safetensors_entry(name, entry)) for name, entry in header.items()]
-    position = 0
-    for name, _, _, begin, end in sorted(entries, key=lambda entry: entry[3:]):
-        if begin != position:
-            raise WeightFormatError(f"{name}: starts at byte {begin}, where {position} is expected")
-        position = end
-    if position != size - 8 - length:
-        raise WeightFormatError(
-            f"arrays of {position} bytes in a file that holds {size - 8 - length}: truncated?"
-        )
-    data = file.read(position)
-    return {
-        name: np.frombuffer(data[begin:end], dtype).reshape(shape)
-        for name, dtype, shape, begin, end in entries
-    }, metadata
+        entries = deserialize(data)
+        # The library returns no metadata, takes the last of several entries of one name, and ignores unknown keys.
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_without_duplicates)
+        metadata = header.pop("__metadata__", None) or {}
+        if not all(isinstance(entry, dict) and entry.keys() == _ENTRY for entry in header.values()):
+            raise ValueError(f"an entry is not a table of {', '.join(sorted(_ENTRY))}")
+        if unknown := {entry["dtype"] for _, entry in entries} - DTYPES.keys():
+            raise ValueError(f"dtype {', '.join(sorted(unknown))} is not one of {', '.join(DTYPES)}")
+        return {
+            name: np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in entries
+        }, metadata
+    except (SafetensorError, ValueError) as error:
+        raise WeightFormatError(f"damaged, truncated or no safetensors file: {printable(error)}") from None
 
 
 def parse_npz(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays of an `.npz` file of `size` bytes; object arrays are refused, and so is what inflates too far."""
+    """Read the arrays of an `.npz` file of `size` bytes; there is no metadata.
+
+    Raises:
+        WeightFormatError: the file is damaged, holds something else than arrays of numbers, or claims more than it can
+            hold.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
-            return _read_members(archive, size), {}
-    except WeightFormatError:
-        raise
+            _check_members(archive, size)
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as table:
+            return dict(table), {}
     # On damaged archives zipfile raises a dozen types, some undocumented; they all mean the same.
     except Exception as error:
-        raise WeightFormatError(f"not an .npz file: {error}") from None
+        raise WeightFormatError(f"damaged or no .npz file: {printable(error)}") from None
 
 
-def _read_members(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
+def _check_members(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise ValueError unless every member is an array of numbers that fills the bytes it claims."""
     members = archive.infolist()
-    # Weights hardly compress; a zip bomb is all about claiming more than the file could hold.
     claimed = sum(member.file_size for member in members)
-    if claimed > min(20 * size, MAX_FILE):
-        raise WeightFormatError(f"{claimed} bytes claimed by a file of {size}")
-    tensors: dict[str, np.ndarray] = {}
+    if claimed > min(MAX_INFLATION * size, MAX_FILE):
+        raise ValueError(f"{claimed} bytes claimed by a file of {size}")
+    if len({member.filename.removesuffix(".npy") for member in members}) < len(members):
+        raise ValueError("a name is given twice")
     for member in members:
-        name = member.filename.removesuffix(".npy")
-        if name in tensors:
-            raise WeightFormatError(f"{name}: given twice")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise WeightFormatError(f"{name}: compressed in a way that NumPy does not use")
-        tensors[name] = _parse_npy(name, archive.read(member))
-    return tensors
+            raise ValueError(f"{member.filename}: compressed in a way that NumPy does not use")
+        with archive.open(member) as file:
+            _check_array(file, member)
+
+
+def _check_array(file: IO[bytes], member: zipfile.ZipInfo) -> None:
+    """Compare the header of an array with its size: NumPy takes the memory that a header claims before it reads on."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError(f"{member.filename}: not an array in version 1.0 of NumPy's format")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype not in DTYPES.values():
+        raise ValueError(f"{member.filename}: {dtype} is not float16, float32, float64 or int64")
+    if member.file_size - file.tell() != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{member.filename}: {member.file_size} bytes do not hold shape {list(shape)}")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -147,41 +170,3 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) != len(pairs):
         raise ValueError("a name is given twice")
     return table
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value <= MAX_FILE
-
-
-def _safetensors_entry(name: str, entry: Any) -> tuple[np.dtype, list[int], int, int]:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise WeightFormatError(f"{name!r}: an entry has dtype, shape and data_offsets")
-    dtype = _SAFETENSORS_DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
-    if dtype is None:
-        raise WeightFormatError(
-            f"{name!r}: dtype {entry['dtype']!r} is not one of {', '.join(_SAFETENSORS_DTYPES)}"
-        )
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    for field in (shape, offsets):
-        if not isinstance(field, list) or len(field) > 8 or not all(map(_is_size, field)):
-            raise WeightFormatError(f"{name!r}: {field!r} is not a list of sizes")
-    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
-        raise WeightFormatError(
-            f"{name!r}: shape {shape} of {entry['dtype']} does not fit into bytes {offsets}"
-        )
-    return dtype, shape, offsets[0], offsets[1]
-
-
-def _parse_npy(name: str, data: bytes) -> np.ndarray:
-    # NumPy evaluates this header as Python; a pattern allows what numpy.save writes and nothing else.
-    start = _NPY_START.match(data)
-    if start is None:
-        raise WeightFormatError(f"{name!r}: not an array of float16, float32, float64 or int64")
-    dtype = np.dtype(start[1].decode())
-    shape = [int(size) for size in start[3].decode().split(",") if size.strip()]
-    if start.end() != 10 + int.from_bytes(data[8:10], "little") or len(shape) > 8:
-        raise WeightFormatError(f"{name!r}: damaged header")
-    if len(data) - start.end() != math.prod(shape) * dtype.itemsize:
-        raise WeightFormatError(f"{name!r}: {len(data) - start.end()} bytes do not hold shape {shape}")
-    order = "F" if start[2] == b"True" else "C"
-    return np.frombuffer(data, dtype, offset=start.end()).reshape(shape, order=order)  # type: ignore[call-overload]

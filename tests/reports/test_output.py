@@ -1,16 +1,12 @@
-"""What jaxml removes or replaces: its own folders and files, and nothing else."""
+"""The folder for results: appears complete, and only earlier results in it are replaced."""
 
-import fcntl
 import json
-import multiprocessing
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from jaxml import folders
+from jaxml.files import MARKER
+from jaxml.reports import output
 
 
 def tree(root):
@@ -21,7 +17,7 @@ def tree(root):
 
 
 def write(out, names, text="ours", kind="results", **options):
-    with folders.output(out, kind, **options) as place:
+    with output.output_folder(out, kind, **options) as place:
         for name in names:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             (place / name).write_text(text)
@@ -29,77 +25,14 @@ def write(out, names, text="ours", kind="results", **options):
 
 def write_half(out):
     before = tree(out)
-    with folders.output(out, "results") as place:
+    with output.output_folder(out, "results") as place:
         (place / "page.html").write_text("half")
         assert {name: text for name, text in tree(out).items() if "jaxml-part-" not in name} == before
         raise InterruptedError
 
 
 def listed(out):
-    return sorted(set(tree(out)) - {folders.MARKER})
-
-
-# Folders under way
-
-
-def leave_over(parent, pipe):
-    with folders.part(Path(parent), "test") as folder:
-        (folder / "big").write_text("x")
-        pipe.send(folder.name)
-        time.sleep(600)
-
-
-def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
-    ours, theirs = multiprocessing.Pipe()
-    living = multiprocessing.get_context("spawn").Process(target=leave_over, args=(str(tmp_path), theirs))
-    living.start()
-    name = ours.recv()
-    with folders.part(tmp_path, "test") as folder:
-        assert folder.is_dir()
-        assert (tmp_path / name / "big").exists()
-    assert not folder.exists()
-    os.kill(living.pid, signal.SIGKILL)
-    living.join()
-    assert (tmp_path / name / "big").exists()
-    with folders.part(tmp_path, "test"):
-        assert not (tmp_path / name).exists()
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "name", ["part-1", "jaxml-part-1", "jaxml-part-" + "0" * 32, "jaxml-part-" + "g" * 32]
-)
-def test_a_folder_that_only_looks_like_ours_is_left_alone(tmp_path, name):
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "thesis.txt").write_text("years of work")
-    with_marker = tmp_path / "jaxml-part-mine"
-    with_marker.mkdir()
-    (with_marker / folders.MARKER).write_text("{}")
-    aside = tmp_path / "aside"
-    aside.mkdir()
-    (aside / folders.MARKER).write_text("{}")
-    (tmp_path / ("jaxml-part-" + "1" * 32)).symlink_to(aside)
-    for path in (tmp_path, *tmp_path.iterdir()):
-        os.utime(path, (0, 0))
-    before = tree(tmp_path)
-    with folders.part(tmp_path, "test"):
-        pass
-    assert tree(tmp_path) == before
-
-
-def test_where_locks_are_not_supported_nothing_is_removed(tmp_path, monkeypatch):
-    def unsupported(file, operation):
-        raise OSError("no locks here")
-
-    monkeypatch.setattr(fcntl, "flock", unsupported)
-    with folders.part(tmp_path, "test") as first:
-        (first / "file").write_text("x")
-        with folders.part(tmp_path, "test") as second:
-            assert (first / "file").exists()
-            assert second != first
-
-
-# Outputs
+    return sorted(set(tree(out)) - {MARKER})
 
 
 def test_an_output_appears_whole_or_not_at_all(tmp_path):
@@ -175,8 +108,8 @@ def test_a_marker_cannot_name_files_elsewhere(tmp_path, listed):
     out = tmp_path / "out"
     write(out, ["page.html"])
     (out / "link").symlink_to(tmp_path)
-    digest = folders._hash(tmp_path / "thesis.txt")
-    (out / folders.MARKER).write_text(json.dumps({"kind": "results", "files": {listed: digest}}))
+    digest = output._hash(tmp_path / "thesis.txt")
+    (out / MARKER).write_text(json.dumps({"kind": "results", "files": {listed: digest}}))
     before = tree(tmp_path)
     with pytest.raises(ValueError, match="--out"):
         write(out, ["page.html"])
@@ -188,7 +121,7 @@ def test_a_marker_cannot_name_files_elsewhere(tmp_path, listed):
 )
 def test_a_damaged_marker_is_named(tmp_path, content):
     write(tmp_path / "out", ["page.html"])
-    (tmp_path / "out" / folders.MARKER).write_text(content)
+    (tmp_path / "out" / MARKER).write_text(content)
     with pytest.raises(ValueError, match="out"):
         write(tmp_path / "out", ["page.html"])
     assert (tmp_path / "out/page.html").read_text() == "ours"

@@ -1,0 +1,165 @@
+"""Metrics of the nearest images of every image, computed on the host with NumPy.
+
+Every image is a query against all other images, the nearest by Euclidean distance. The search goes block by block, so
+that 60,000 embeddings need no memory of N x N. A query whose class has no other image has no right answer; it is left
+out of the mean, and `retrieval` says how many queries counted.
+
+To add a metric, write one function and add one row to `RETRIEVAL`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from jaxml import arguments
+from jaxml.evaluation.neighbours import neighbours
+
+KS = (1, 2, 4, 8, 16, 32)
+"""Numbers of neighbours at which recall and precision are taken."""
+
+
+def recall(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
+    """Recall@K of each query: 1 if any of its k nearest shares its class, else 0.
+
+    Takes hits bool [Q, depth] and relevant int [Q] (see `RETRIEVAL`), returns float64 [Q]. Source: Song et al. 2016
+    (arXiv:1511.06452).
+
+    Example:
+        >>> recall(np.array([[False, True, False], [True, False, False]]), np.array([2, 2]), k=1).tolist()
+        [0.0, 1.0]
+    """
+    return np.any(hits[:, :k], axis=1).astype(np.float64)
+
+
+def precision(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
+    """Precision@K of each query, the neighbour accuracy: the share of its k nearest that share its class.
+
+    Takes hits bool [Q, depth] and relevant int [Q] (see `RETRIEVAL`), returns float64 [Q].
+
+    Example:
+        >>> precision(np.array([[False, True, False], [True, False, False]]), np.array([2, 2]), k=2).tolist()
+        [0.5, 0.5]
+    """
+    return np.mean(hits[:, :k], axis=1)
+
+
+def r_precision(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """R-precision of each query: the share of its R nearest that share its class, R being how many images do.
+
+    Takes hits bool [Q, depth] and relevant int [Q] (see `RETRIEVAL`), returns float64 [Q].
+
+    Example:
+        >>> r_precision(np.array([[False, True, True], [True, False, False]]), np.array([2, 1])).tolist()
+        [0.5, 1.0]
+    """
+    within = np.arange(hits.shape[1])[None, :] < relevant[:, None]
+    return (hits & within).sum(1) / relevant
+
+
+def map_at_r(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """Mean average precision at R of each query, R being how many images share its class.
+
+        (1 / R) sum_{i <= R} P(i) [the i-th nearest shares the class], P(i) the precision of the i nearest
+
+    Takes hits bool [Q, depth] and relevant int [Q] (see `RETRIEVAL`), returns float64 [Q]. Source: Musgrave et al. 2020
+    (arXiv:2003.08505).
+
+    Example:
+        >>> map_at_r(np.array([[False, True, True], [True, False, False]]), np.array([2, 1])).tolist()
+        [0.25, 1.0]
+    """
+    ranks = np.arange(1, hits.shape[1] + 1)[None, :]
+    within = ranks <= relevant[:, None]
+    return (hits.cumsum(1) / ranks * (hits & within)).sum(1) / relevant
+
+
+RETRIEVAL: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    **{f"recall@{k}": partial(recall, k=k) for k in KS},
+    **{f"precision@{k}": partial(precision, k=k) for k in KS},
+    "r_precision": r_precision,
+    "map@r": map_at_r,
+}
+"""Metrics of Q queries, by their names in results: each takes hits bool [Q, depth], whether the i-th nearest image
+shares the query's class, and relevant int [Q], how many other images do (from 1 to depth), and returns float64
+[Q]."""
+
+
+def retrieval(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    rows: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] | None = None,
+) -> dict[str, float]:
+    """Means of retrieval metrics over all queries that have a right answer.
+
+    Args:
+        embeddings: float [N, D].
+        labels: int [N].
+        rows: metrics in the form of `RETRIEVAL`, which is the default.
+
+    Returns:
+        The mean of each metric, and as `queries` how many queries counted: the images whose class has another image.
+        With none (one image, or all classes of one image) there is nothing to measure and every metric is NaN.
+
+    Raises:
+        ValueError: embeddings or labels have another shape, or embeddings are not finite.
+
+    Example:
+        >>> found = retrieval(np.array([[0.0], [1.0], [5.0], [6.0], [9.0]]), np.array([0, 0, 1, 1, 2]))
+        >>> found["recall@1"], found["map@r"], found["queries"]
+        (1.0, 1.0, 4.0)
+    """
+    rows = RETRIEVAL if rows is None else rows
+    embeddings = arguments.matrix("embeddings", embeddings)
+    labels = arguments.labels("labels", labels, len(embeddings))
+    _, positions, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    relevant = sizes[positions] - 1
+    depth = max(max(KS), int(relevant.max(initial=0)))
+    totals = dict.fromkeys(rows, 0.0)
+    count = 0
+    for queries, near in neighbours(embeddings, depth):
+        answerable = relevant[queries] > 0
+        if not answerable.any():
+            continue
+        queries, near = queries[answerable], near[answerable]
+        hits = positions[near] == positions[queries][:, None]
+        count += len(queries)
+        for name, metric in rows.items():
+            totals[name] += float(metric(hits, relevant[queries]).sum())
+    means = {name: total / count if count else float("nan") for name, total in totals.items()}
+    return {**means, "queries": float(count)}
+
+
+def _depths(ks: Sequence[int]) -> list[int]:
+    """The numbers of neighbours as a list, checked."""
+    if not isinstance(ks, Sequence | np.ndarray) or len(ks) == 0:
+        raise ValueError(f"ks must be whole numbers of at least 1, got {ks!r}")
+    return [arguments.whole("ks", k) for k in ks]
+
+
+def recall_at_k(embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int] = KS) -> dict[int, float]:
+    """Recall@K for each k: the share of queries with an image of their class among their k nearest.
+
+    Takes embeddings float [N, D] and labels int [N]; queries count and errors are raised as by `retrieval`.
+
+    Example:
+        >>> recall_at_k(np.array([[0.0], [1.0], [5.0], [3.0]]), np.array([0, 0, 1, 1]), ks=[1, 2])
+        {1: 0.75, 2: 1.0}
+    """
+    found = retrieval(embeddings, labels, {str(k): partial(recall, k=k) for k in _depths(ks)})
+    return {k: found[str(k)] for k in ks}
+
+
+def precision_at_k(embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int] = KS) -> dict[int, float]:
+    """Precision@K for each k, the neighbour accuracy: the share of the k nearest that are of the query's class.
+
+    Takes embeddings float [N, D] and labels int [N]; queries count and errors are raised as by `retrieval`.
+
+    Example:
+        >>> precision_at_k(np.array([[0.0], [1.0], [5.0], [3.0]]), np.array([0, 0, 1, 1]), ks=[1, 2])
+        {1: 0.75, 2: 0.5}
+    """
+    found = retrieval(embeddings, labels, {str(k): partial(precision, k=k) for k in _depths(ks)})
+    return {k: found[str(k)] for k in ks}

@@ -1,0 +1,217 @@
+"""What the documents say: their code runs, their commands parse, their links and paths lead somewhere."""
+
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from jaxml import config as configs
+from jaxml import metrics
+from jaxml.cli import parse, parse_train
+from jaxml.config.presets import PRESETS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if not {"_build", "generated"} & {*path.parts})
+DOCUMENTS = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "BUILD_NOTES")), *PAGES]
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
+EXTRAS = {*tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]}
+
+
+def module(path):
+    """A script, imported under its own path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = found  # where dataclasses look for their annotations
+    spec.loader.exec_module(found)
+    return found
+
+
+def name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(path, language):
+    """Code blocks of a document in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.S | re.M)
+
+
+def commands(path):
+    """Commands in the shell blocks of a document, without the variables before them."""
+    lines = "\n".join(blocks(path, "sh")).replace("\\\n", " ").splitlines()
+    found = [shlex.split(part) for line in lines for part in line.split("#")[0].split("&&") if part.strip()]
+    return [[word for word in words if not re.match("[A-Z_]+=", word)] for words in found]
+
+
+COMMANDS = sorted({tuple(words) for path in DOCUMENTS for words in commands(path)})
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path, "python")], ids=name)
+def test_python_runs_as_printed(path):
+    space = {}
+    for block in blocks(path, "python"):
+        exec(compile(block, str(path), "exec"), space)
+
+
+def test_there_are_commands_of_every_kind():
+    assert {"make", "pip", "python", "uv"} <= {words[0] for words in COMMANDS}
+    assert {"train", "evaluate", "cluster", "tune", "plan"} <= {
+        Path(words[1]).stem for words in COMMANDS if len(words) > 1
+    }
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_commands_are_ones_that_there_are(words, tmp_path, monkeypatch):
+    program, *rest = words
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert rest[0] in targets
+    elif program == "pip":
+        assert rest[:2] == ["install", "-e"]
+        assert {*re.findall(r"[a-z0-9-]+", rest[2].removeprefix("."))} <= EXTRAS
+    elif program == "uv":
+        assert rest[0] == "run"
+        assert (ROOT / rest[1]).exists()
+    elif program == "python" and rest[0] == "-m":
+        assert importlib.util.find_spec(rest[1])
+    elif program == "python":
+        monkeypatch.chdir(tmp_path)
+        check_script(ROOT / rest[0], rest[1:])
+    else:
+        assert (ROOT / program).is_file() or program.startswith(".venv/bin/"), program
+
+
+def check_script(path, words):
+    """The script takes these options; `--help` is printed by a process of its own."""
+    if "--help" in words:
+        command = [sys.executable, str(path), *words]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        assert "--help" in done.stdout
+    elif path.stem == "train":
+        for word in words:
+            if word.endswith(".json"):
+                Path(word).parent.mkdir(parents=True)
+                configs.save(word, PRESETS["glyphs_simple"])
+        parse_train(words, "")
+    elif path.stem == "plan":
+        module(path).parse_plan(words)
+    else:
+        parse(module(path).Arguments, words, "")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_links_resolve(path):
+    text = re.sub(r"^```(?!\{).*?^```$", "", path.read_text(encoding="utf-8"), flags=re.S | re.M)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match("https?:", target):
+            file, _, anchor = target.partition("#")
+            found = path.parent / file
+            assert found.exists(), target
+            assert not anchor or found.suffix == ".md", target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_paths_and_modules_exist(path):
+    text = path.read_text(encoding="utf-8")
+    for found in re.findall(r"(?<![\w/.-])(?:jaxml|experiments|tests|docs|\.ci)/[\w./-]*[\w/]", text):
+        if not found.startswith(("docs/_build", "docs/generated")):
+            assert (ROOT / found).exists(), found
+    for found in re.findall(r"python -m ((?:jaxml|experiments)[\w.]*\w)", text):
+        assert importlib.util.find_spec(found), found
+    for found in re.findall(r"`(jaxml\.[\w.]*\w)", text):
+        assert resolves(found), found
+
+
+def resolves(dotted):
+    """Whether a dotted name is a module, or an attribute of one."""
+    parts = dotted.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:end]))
+        except ImportError:
+            continue
+        for part in parts[end:]:
+            found = getattr(found, part, None)
+        return found is not None
+    return False
+
+
+def test_the_page_of_options_says_all_of_every_option(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    text = importlib.import_module("pages").options()
+    rows = {}
+    for line in text.splitlines():
+        if line.startswith("| `--"):
+            option, *cells = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
+            rows[option.strip("`").removeprefix("--")] = cells
+    wanted = {
+        f"{section}.{key}" for section, part in configs.to_dict(configs.Config()).items() for key in part
+    }
+    assert rows.keys() == wanted
+    assert all(all(cells) for cells in rows.values())
+    assert rows["train.steps"][1] == "`1000`"
+    assert rows["data.input"][0] == "`resident`, `tf_data`"
+
+
+@pytest.mark.parametrize("name", [x for x in metrics.__all__ if x.islower()])
+def test_every_metric_has_an_example(name):
+    assert ">>> " in getattr(metrics, name).__doc__
+
+
+def test_docstrings_become_restructured_text(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    converted = importlib.import_module("docstrings").converted
+    docstring = """Distance |x - y|, of *all* rows x_ and `a * b`.
+
+        |x - y|^2
+
+    Args:
+        x: float [B, D], |x| > 0.
+
+    Example:
+        >>> 2 * 3
+        6
+    """
+    assert converted(inspect.cleandoc(docstring).splitlines()) == [
+        r"Distance \|x - y\|, of \*all\* rows x\_ and `a * b`.",
+        "",
+        "",
+        "::",
+        "",
+        "    |x - y|^2",
+        "",
+        "Args:",
+        r"    x: float [B, D], \|x\| > 0.",
+        "",
+        "Example:",
+        "    >>> 2 * 3",
+        "    6",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TUTORIALS, ids=name)
+def test_tutorials_run(path, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(path)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    if path.stem == "flax_loop":
+        scores = re.findall(r"pixels ([\d.]+), embeddings ([\d.]+)", done.stdout)
+        assert len(scores) == 3
+        assert all(float(learned) > float(pixels) for pixels, learned in scores)
+    else:
+        assert float(re.search(r"NMI of the clusters: ([\d.]+)", done.stdout).group(1)) > 0.3
