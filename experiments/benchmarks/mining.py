@@ -20,7 +20,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks.mining_peers import MARGIN, needed, peers
 from experiments.benchmarks.timing import memory, reset_peak
-from experiments.benchmarks.torchvision_import import import_torchvision
 from jaxml import losses
 from jaxml.losses.kernels import mining
 from jaxml.losses.kernels.blocks import block_rows
 
-WIDTH, MARGIN = 64, 0.2
+WIDTH = 64
 QUICK = [("hinge", "all", b, k) for b, k in ((64, 16), (256, 2), (1024, 16), (4096, 4))]
 QUICK += [("soft", "all", 1024, 16)]
 FIELDS = ("formula", "mining", "B", "K", "who", "ms", "runs", "compile_s", "peak_MiB", "note")
@@ -75,79 +74,6 @@ def ours(formula: str, mined: str) -> Callable[..., Any]:
     key = jax.random.key(0) if mined == "distance_weighted" else None
     loss = partial(losses.triplet, formula=formula, mining=mined, margin=MARGIN, key=key)
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
-
-
-def peers(formula: str, mined: str) -> dict[str, Callable[[Any, Any], Any]]:
-    """The same loss in other libraries, as functions of torch tensors; those that are installed."""
-    try:
-        import torch
-    except ImportError:
-        return {}
-    if formula == "soft":
-        return {"straight PyTorch": straight_soft} if mined == "all" else {}
-    found: dict[str, Callable[[Any, Any], Any]] = {}
-    if formula != "hinge":
-        return found
-    try:
-        from pytorch_metric_learning import distances, miners
-        from pytorch_metric_learning.losses import TripletMarginLoss
-
-        distance = distances.LpDistance(normalize_embeddings=False)
-        loss = TripletMarginLoss(margin=MARGIN, distance=distance)
-        makers = {
-            "semi_hard": lambda: miners.TripletMarginMiner(MARGIN, "semihard", distance=distance),
-            "original_semi_hard": lambda: miners.TripletMarginMiner(MARGIN, "hard", distance=distance),
-            "batch_hard": lambda: miners.BatchHardMiner(distance=distance),
-            "easy_positive": lambda: miners.BatchEasyHardMiner("easy", "all", distance=distance),
-            "distance_weighted": lambda: miners.DistanceWeightedMiner(),
-        }
-        if mined == "all":
-            found["pytorch-metric-learning"] = loss
-        elif mined in makers:
-            miner = makers[mined]()
-            found["pytorch-metric-learning"] = lambda x, y: loss(x, y, miner(x, y))
-    except ImportError:
-        pass
-    names = {
-        "all": ("BatchAllTripletLoss", "batch_all_triplet_loss"),
-        "semi_hard": ("BatchSemiHardTripletLoss", "batch_semi_hard_triplet_loss"),
-        "batch_hard": ("BatchHardTripletLoss", "batch_hard_triplet_loss"),
-    }
-    if mined in names:
-        try:
-            with suppress(ImportError):
-                import_torchvision()  # sentence-transformers imports it if it is installed
-            from sentence_transformers import losses as sentence_losses
-
-            class_name, method = names[mined]
-            kind = getattr(sentence_losses, class_name)
-            module = kind.__new__(kind)  # its constructor wants a text model
-            torch.nn.Module.__init__(module)
-            module.triplet_margin = MARGIN
-            module.distance_metric = sentence_losses.BatchHardTripletLossDistanceFunction.eucledian_distance
-            found["sentence-transformers"] = lambda x, y: getattr(module, method)(y, x)
-        except ImportError:
-            pass
-    return found
-
-
-def straight_soft(x: Any, y: Any) -> Any:
-    """d_ap + log(e^{m - d_an} + e^{m - d_pn}), one row of negatives for each pair of anchor and positive."""
-    import torch
-
-    d = torch.cdist(x, x)
-    same = y[:, None] == y[None, :]
-    a, p = torch.nonzero(same & ~torch.eye(len(y), dtype=torch.bool, device=x.device), as_tuple=True)
-    terms = d[a, p][:, None] + torch.logaddexp(MARGIN - d[a], MARGIN - d[p])
-    return terms[~same[a]].mean()
-
-
-def needed(who: str, size: int, per_class: int) -> float:
-    """GiB that a peer's own arrays take at the least: a float cube, or lists of triplets."""
-    if who == "sentence-transformers":
-        return 3 * size**3 * 4 / 2**30
-    triplets = size * (per_class - 1) * (size - per_class)
-    return triplets * (3 * 8 + 4 * 4) / 2**30
 
 
 def timed(call: Callable[[], Any], seconds: float) -> tuple[float, int]:

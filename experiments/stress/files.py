@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import io
-import json
 import logging
 import re
 import shutil
@@ -20,8 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from experiments.stress import parsers
-from experiments.stress.damage import hostile_weights, hurt, links, mutate, png, tarred, zipped
+from experiments.stress.damage import hostile_weights, hurt, links, png, tarred, zipped
 from experiments.stress.runs import Outcome, fresh
 
 
@@ -216,106 +213,6 @@ def _peak() -> float:
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 
 
-def _parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, ...]]]:
-    """A sound input, the parser, and the errors that it may raise, by name."""
-    from safetensors.numpy import save
-
-    from jaxml.data import manifest
-    from jaxml.data.decode import open_image
-    from jaxml.data.index import ImageError
-    from jaxml.data.sources import unlabelled
-    from jaxml.models.weights import readers
-    from jaxml.models.weights.readers import WeightFormatError
-
-    tensors = {"w": np.ones((3, 2), "<f4"), "b": np.arange(5, dtype="<i8"), "c": np.zeros((0, 2), "<f2")}
-    npz = io.BytesIO()
-    np.savez(npz, **tensors)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
-    encoded = {kind: io.BytesIO() for kind in ("JPEG", "PNG", "BMP")}
-    for kind, buffer in encoded.items():
-        picture.save(buffer, kind)
-
-    def parse(function: Callable) -> Callable[[bytes], object]:
-        return lambda data: function(io.BytesIO(data), len(data))
-
-    found = {
-        "safetensors": (save(tensors), parse(readers.parse_safetensors), (WeightFormatError,)),
-        "npz": (npz.getvalue(), parse(readers.parse_npz), (WeightFormatError,)),
-    }
-    found |= parsers.of_runs()
-    for kind, buffer in encoded.items():
-        found[kind] = (buffer.getvalue(), lambda data: open_image(data, "x"), (ImageError,))
-    hashes = {f"class/{i}.jpg": hashlib.sha256(bytes([i])).hexdigest() for i in range(3)}
-    manifest_file = json.dumps(hashes, indent=0).encode()
-    found["manifest"] = (
-        manifest_file,
-        _naming("m.json", lambda data: manifest.parse(data, "m.json")),
-        (ValueError,),
-    )
-    boxes = b'file,left,top,width,height\na.jpg,1,2.5,30,40\n"b,\n.jpg",0,0,1e3,7\n'
-    found["boxes"] = (
-        boxes,
-        _naming("b.csv", lambda data: unlabelled.parse_boxes(data, "b.csv")),
-        (ValueError,),
-    )
-    try:
-        import torch
-    except ImportError:
-        return found
-    from jaxml.models.weights.pickles import parse_pickle
-
-    pth = io.BytesIO()
-    torch.save({"w": torch.ones(3, 2), "b": torch.arange(5)}, pth)
-    found["pickle"] = (pth.getvalue(), parse(parse_pickle), (WeightFormatError,))
-    return found
-
-
-def _naming(name: str, parse: Callable[[bytes], object]) -> Callable[[bytes], object]:
-    """A parser whose errors must be one line with the name of the file."""
-
-    def parsed(data: bytes) -> object:
-        try:
-            return parse(data)
-        except ValueError as error:
-            if name not in str(error) or len(str(error).splitlines()) > 1:
-                raise AssertionError(f"not one line with {name}: {error}") from error
-            raise
-
-    return parsed
-
-
-def fuzz_one(name: str, count: int, seed: int) -> tuple[int, list[str]]:
-    """How many damaged inputs a parser has refused, and errors that it should not raise."""
-    data, parse, allowed = _parsers()[name]
-    rng, refused, wrong = np.random.default_rng(seed), 0, []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for _ in range(count):
-            damaged = mutate(data, rng)
-            try:
-                parse(damaged)
-            except allowed:
-                refused += 1
-            except Exception as error:
-                wrong.append(f"{type(error).__name__}: {error}"[:200])
-    return refused, wrong
-
-
-def fuzz(out: Path, quick: bool) -> Outcome:
-    """Every parser of foreign files with randomly damaged inputs."""
-    count = 10_000 if quick else 100_000
-    figures: dict[str, object] = {"inputs for each": count}
-    passed = True
-    for name in _parsers():
-        begin = time.monotonic()
-        refused, wrong = fuzz_one(name, count, 5)
-        passed &= not wrong and refused > 0
-        figures[name] = f"{refused} refused in {time.monotonic() - begin:.0f} s" + (
-            f", {wrong[0]}" if wrong else ""
-        )
-    return Outcome(passed, figures)
-
-
 def archives(out: Path, quick: bool) -> Outcome:
     """Archives that would be unpacked elsewhere, given to tensorflow-datasets as its downloads are."""
     if find_spec("tensorflow") is None:
@@ -355,6 +252,5 @@ CHECKS = {
     "checkpoints": checkpoints,
     "images": images,
     "weights": weights,
-    "fuzz": fuzz,
     "archives": archives,
 }

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from experiments.stress import files
+from experiments.stress import parsers
 from jaxml import cli, config
 
 # In parts of about equal time, for as many workers.
@@ -49,7 +49,7 @@ def test_stress(checks, tmp_path):
 
 @pytest.mark.parametrize("name", ["config", "metrics", "triplets"])
 def test_damaged_files_of_a_run_are_refused_by_name(name):
-    refused, wrong = files.fuzz_one(name, 2000, 5)
+    refused, wrong = parsers.fuzz_one(name, 2000, 5)
     assert not wrong
     assert refused > 1500
 
