@@ -145,7 +145,7 @@ def _study(path: Path) -> Study:
     except (sqlite3.Error, SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
         problem = str(error)
     problem = " ".join(problem.split())[:200]
-    raise RunError(f"{path} can not be used ({problem}); put a copy of it back, or choose another --workdir")
+    raise RunError(f"{path} cannot be used ({problem}); put a copy of it back, or choose another --workdir")
 
 
 def _try_one(study: Study, space: Space, blind: Config, workdir: Path) -> None:

@@ -62,7 +62,7 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
     `pairwise(x, x)`, with the very same array, computes the cheaper gradient of a symmetric matrix.
     Gradients are zero where two points coincide. Points nearer than the rounding error of |x|^2 + |y|^2 - 2 x . y
     (about 7e-4 between unit vectors of up to 64 dimensions) count as coinciding. Distances of points that are not
-    finite, and those that float32 can not hold, are NaN or infinite, and so are their gradients.
+    finite, and those that float32 cannot hold, are NaN or infinite, and so are their gradients.
 
     Args:
         x: [B, D], any float type.
@@ -135,7 +135,7 @@ def rowwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
 def largest(x: Array, y: Array, distance: str) -> Array:
     """A number that no distance within or between the rows of x and y exceeds; in O((B + M) D), without gradient.
 
-    It is NaN or infinite where x or y is not finite, and where float32 can not hold the square of a distance.
+    It is NaN or infinite where x or y is not finite, and where float32 cannot hold the square of a distance.
 
     Args:
         x: float32 [B, D].

@@ -5,7 +5,7 @@
     python -m experiments.stress --only killed signals
 
 Prints a line per check and writes stress.json and stress.md to --out; exit code 1 if one of them failed. A check that
-can not be run here, such as mounting a small disk without being root, says "not run".
+cannot be run here, such as mounting a small disk without being root, says "not run".
 """
 
 from __future__ import annotations

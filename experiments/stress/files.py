@@ -129,7 +129,7 @@ def images(out: Path, quick: bool) -> Outcome:
     left, listed = _skipping(dataclasses.replace(config, on_error="skip"))
     figures["skip: listed"] = listed
     passed = strict == listed == len(really) and left == len(paths) - len(really)
-    # No manifest: only what can not be decoded can be known.
+    # No manifest: only what cannot be decoded can be known.
     fresh_config = dataclasses.replace(config, cache=str(place.parent / "cache2"), on_error="skip")
     undecodable = [path for path in chosen if not _decodes(path)]
     left, listed = _skipping(fresh_config)

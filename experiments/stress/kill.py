@@ -195,7 +195,7 @@ def disk_full(out: Path, quick: bool) -> Outcome:
     place = fresh(out, "tmpfs").parent
     command = ["mount", "-t", "tmpfs", "-o", f"size={12 * size + 2**20}", "tmpfs", str(place)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        return Outcome(None, {"why": "a tmpfs can not be mounted here"})
+        return Outcome(None, {"why": "a tmpfs cannot be mounted here"})
     try:
         rng = np.random.default_rng(2)
         workdir, good, messages = start(config, place / "run"), 0, set()

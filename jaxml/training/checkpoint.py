@@ -44,7 +44,7 @@ class Checkpoints:
         self.writer = writer
 
     def steps(self) -> list[int]:
-        """Steps that can be restored, oldest first; CheckpointError if the folder is there but can not be read."""
+        """Steps that can be restored, oldest first; CheckpointError if the folder is there but cannot be read."""
         return sorted(int(name) for name in self._folders() if STEP.fullmatch(name))
 
     def save(self, step: int, state: Any, *, score: float | None, meta: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ class Checkpoints:
             DamagedCheckpoint: files are missing or changed; names the step's folder and the arrays.
             MissingCheckpoint: it is not there, or was deleted or replaced meanwhile.
             CheckpointError: the state is that of another network or optimiser (the arrays that differ are listed), or
-                a file can not be read.
+                a file cannot be read.
         """
         expected, folder = flatten(target), self._folder(step)
         with checkpoint_folder.reading(folder):
@@ -129,7 +129,7 @@ class Checkpoints:
         """`restore` of the newest sound checkpoint, with a warning for each one that is damaged.
 
         Raises:
-            CheckpointError: there is none, none is sound, or one can not be read.
+            CheckpointError: there is none, none is sound, or one cannot be read.
         """
         return self._restore_first(lambda: self.steps()[::-1], target, check, part)
 

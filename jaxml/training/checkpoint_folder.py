@@ -89,7 +89,7 @@ def named(folder: Path) -> str:
 
 def unreadable(error: OSError) -> CheckpointError:
     """The error for a file or folder that the system refuses to read."""
-    return CheckpointError(f"{error.filename} can not be read: {error.strerror}; nothing was changed")
+    return CheckpointError(f"{error.filename} cannot be read: {error.strerror}; nothing was changed")
 
 
 def reason(error: BaseException | None) -> str:

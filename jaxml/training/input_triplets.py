@@ -183,6 +183,6 @@ def _load(path: Path, count: int, images: int) -> np.ndarray:
         return found
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path} is missing or damaged ({error}), and without it the run can not go on as it began: "
+            f"{path} is missing or damaged ({error}), and without it the run cannot go on as it began: "
             f"start a new run in another --workdir"
         ) from error

@@ -39,7 +39,7 @@ def locked(workdir: Path) -> Iterator[None]:
             raise RunError(f"{workdir} is being trained by {holder}; wait for it, or stop it") from None
         except OSError as error:
             log.warning(
-                "%s can not be locked (%s): see to it that no other process trains in this directory",
+                "%s cannot be locked (%s): see to it that no other process trains in this directory",
                 path,
                 error.strerror,
             )

@@ -25,13 +25,13 @@ def held(workdir: Path) -> Iterator[None]:
     """Hold the lock of a study's or table's folder, which is made if need be.
 
     Raises:
-        ValueError: the path can not be a folder.
+        ValueError: the path cannot be a folder.
         RunError: another process holds the lock.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"--workdir {workdir} can not be a folder: there is a file of that name") from None
+        raise ValueError(f"--workdir {workdir} cannot be a folder: there is a file of that name") from None
     with locked(workdir):
         yield
 

@@ -139,7 +139,7 @@ def _devices(config: Config, to_train: bool) -> list[Any]:
     batch = config.data.classes_per_batch * config.data.images_per_class
     if to_train and batch % (whole := count * jax.process_count()):
         raise RunError(
-            f"the batch of {batch} can not be divided among {whole} devices; set --train.devices to a number that "
+            f"the batch of {batch} cannot be divided among {whole} devices; set --train.devices to a number that "
             f"divides it"
         )
     return devices[:count]

@@ -32,7 +32,7 @@ def embeddings(kind, n, rng):
     if kind == "far from the origin":
         return 1e3 + 1e-6 * rng.normal(size=(n, 4))
     if kind == "nearly equal":
-        # Two points, and differences that their matrix product can not hold.
+        # Two points, and differences that their matrix product cannot hold.
         return rng.integers(0, 2, (n, 1)) + 1e-9 * rng.integers(0, 3, (n, 4))
     if kind == "outlier":
         return np.concatenate([np.array([[1e6, 0, 0, 0]]), embeddings("duplicates", n - 1, rng)])

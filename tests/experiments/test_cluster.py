@@ -397,6 +397,6 @@ def test_a_folder_that_can_not_be_read_is_an_error_and_not_left_out(tmp_path, mo
 
     monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(
-        ValueError, match=r"^--images: the folder .*secret can not be read \(Permission denied\)$"
+        ValueError, match=r"^--images: the folder .*secret cannot be read \(Permission denied\)$"
     ):
         unlabelled.find(tmp_path)

@@ -331,7 +331,7 @@ def test_tables_hold_every_finished_row_and_no_copy_of_one(quick, tmp_path):
         (["--seeds", "4294967296"], "--seeds has 4294967296; it must be at most 4294967295"),
         (["--devices", "-1"], "--devices is -1; it must be at least 0"),
         (["--workdir", ""], "--workdir is empty"),
-        (["--workdir", "{}/file"], "--workdir {}/file can not be a folder"),
+        (["--workdir", "{}/file"], "--workdir {}/file cannot be a folder"),
         (["--only", "frozen"], "--weights is missing"),
         ([], "--weights is missing"),
         (["--only", "pixels", "--data.root", "{}/none", "--train.devices", "1"], "{}/none"),

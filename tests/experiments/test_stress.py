@@ -65,7 +65,7 @@ def run(main, words, monkeypatch, capsys):
 
 
 def wrong_options():
-    """For each option of a run one word that it can not take."""
+    """For each option of a run one word that it cannot take."""
     for name, schema in config.options().items():
         if schema["type"] in ("integer", "number") or "enum" in schema:
             yield name, "nonsense"

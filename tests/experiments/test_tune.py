@@ -248,7 +248,7 @@ def test_a_damaged_study_is_one_line(small, tried, tmp_path, name):
 def test_only_training_that_fails_counts_as_a_trial(small, tmp_path, monkeypatch):
     """Neither a folder with another run nor a wrong number of devices says anything of a trial's options."""
     devices = replace(small, train=replace(small.train, devices=3))
-    with pytest.raises(RunError, match=r"8 can not be divided among 3 .*--train\.devices"):
+    with pytest.raises(RunError, match=r"8 cannot be divided among 3 .*--train\.devices"):
         tune.tune(devices, SPACE, tmp_path, trials=1)
     another = replace(small, model=replace(small.model, feature_size=9))
     configs.save(tmp_path / "trial_000/config.json", another)
@@ -300,8 +300,8 @@ def test_a_study_may_have_any_name(small, tried, tmp_path, name):
         ),
         (["--model.weights", "{}/none.npz"], "{}/none.npz"),
         (["--workdir", ""], "--workdir is empty"),
-        (["--workdir", "{}/file"], "--workdir {}/file can not be a folder"),
-        (["--workdir", "{}/file/below"], "--workdir {}/file/below can not be a folder"),
+        (["--workdir", "{}/file"], "--workdir {}/file cannot be a folder"),
+        (["--workdir", "{}/file/below"], "--workdir {}/file/below cannot be a folder"),
         (["--preset", "cub_squeezenet", "--data_root", "{}/none"], "{}/none"),
     ],
 )

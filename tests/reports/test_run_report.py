@@ -237,7 +237,7 @@ def test_degenerate_splits(tmp_path, classes, per_class, noise):
 
 
 def test_large_report_stays_small(tmp_path):
-    """1,600 noise pictures of 160 pixels, which JPEG can not compress well."""
+    """1,600 noise pictures of 160 pixels, which JPEG cannot compress well."""
     values = inputs(classes=40, per_class=40)
     values["images"] = np.random.default_rng(0).integers(0, 256, (1600, 160, 160, 3), np.uint8)
     text, parsed = written(tmp_path, **values)

@@ -57,7 +57,7 @@ def files(directory: Path) -> list[Path]:
 # A restore that fails inside orbax leaves futures of a closed event loop behind.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_every_flipped_bit_is_noticed(checkpoints):
-    """In whichever file it is: the values come back unchanged, or an error says that they can not."""
+    """In whichever file it is: the values come back unchanged, or an error says that they cannot."""
     checkpoints.save(1, state(0.5), score=0.5, meta={"config": {"rate": 0.125}})
     rng = np.random.default_rng(0)
     outcomes = []

@@ -136,7 +136,7 @@ def test_what_may_not_be_read_is_named_and_stays(place, writer):
         before = contents(saved.directory.parent)
         closed = saved.directory / place
         closed.chmod(0)
-        named = f"{closed}.* can not be read: Permission denied"
+        named = f"{closed}.* cannot be read: Permission denied"
         for restore in (saved.restore_newest, saved.restore_best):
             with without_rights(), pytest.raises(CheckpointError, match=named):
                 restore(state())

@@ -56,7 +56,7 @@ def test_a_file_system_without_locks_is_said_to_be_one(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr("fcntl.flock", flock)
     with locked(tmp_path):
-        assert "run.lock can not be locked (No locks available)" in caplog.text
+        assert "run.lock cannot be locked (No locks available)" in caplog.text
 
 
 def test_a_new_run_does_not_take_over_what_lies_in_its_directory(config, tmp_path):

@@ -220,7 +220,7 @@ def test_scoring_needs_no_batch_that_divides_among_the_devices(config, tmp_path)
     config = replace(config, data=replace(config.data, classes_per_batch=3))
     untrained(config, tmp_path / "run", [3])
     assert len(run.load(tmp_path / "run").devices) == 4
-    with pytest.raises(RunError, match="the batch of 6 can not be divided among 4 devices"):
+    with pytest.raises(RunError, match="the batch of 6 cannot be divided among 4 devices"):
         train.train(replace(config, train=replace(config.train, devices=0)), tmp_path / "run", resume=True)
 
 
@@ -272,7 +272,7 @@ def test_evaluate_runs_on_any_number_of_devices(config, tmp_path):
     values = [[float(x) for x in re.findall(r" (\d\.\d{4})", text)] for text in printed]
     assert len(values[0]) > 10
     np.testing.assert_allclose(*values, atol=2e-4)
-    with pytest.raises(RunError, match=r"batch of 8 can not be divided among 3 devices.*--train\.devices"):
+    with pytest.raises(RunError, match=r"batch of 8 cannot be divided among 3 devices.*--train\.devices"):
         train.learn(replace(config, train=replace(config.train, devices=3)), tmp_path / "other")
 
 

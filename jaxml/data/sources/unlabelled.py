@@ -81,7 +81,7 @@ def find(root: str | Path, *, boxes: str | Path = "") -> Pictures:
 
 def _refuse(error: OSError) -> None:
     """Stop at a folder that cannot be read, which os.walk would leave out with all its pictures."""
-    raise ValueError(f"--images: the folder {printable(error.filename)} can not be read ({error.strerror})")
+    raise ValueError(f"--images: the folder {printable(error.filename)} cannot be read ({error.strerror})")
 
 
 def single(path: str | Path, among: Pictures) -> Pictures:
