@@ -19,6 +19,13 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_freed():
+    """Forget a module's compiled programs: each maps memory, of which a process may have 65,530 pieces."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def heeded_signals():
     """Signals as at a terminal, where nohup or a shell has not told this process and its children to ignore them."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from jaxml import losses
@@ -18,6 +18,7 @@ from tests import loops
 
 B, M, D, CLASSES = 12, 10, 4, 4
 KEY = jax.random.key(7)
+BALANCED = [i % CLASSES for i in range(B + M)]
 HINGES = {name for name, formula in FORMULAS.items() if formula.kind == "hinge"}
 EXAMPLES = int(os.environ.get("JAXML_EXAMPLES", "16"))
 
@@ -83,7 +84,17 @@ def test_agrees_with_loop(case):
 
     shares = []
 
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    # Batches of all classes, for some triplets must lie on either side of their limit.
+    @example(0, BALANCED)
+    @example(1, BALANCED)
+    @example(2, BALANCED)
+    @example(3, BALANCED)
     @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, CLASSES - 1), min_size=B + M, max_size=B + M))
     def check(seed, labels):
         rng = np.random.default_rng(seed)
