@@ -62,12 +62,12 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
         params["loss"] = init(loss_key, num_classes, width, **options)
     backbone = models.BACKBONES[config.model.backbone]
     if config.eval.size and not backbone.spatial:
-        raise ValueError(f"eval.size: {config.model.backbone} takes images of one size only; leave it at 0")
+        raise ValueError(f"--eval.size: {config.model.backbone} takes images of one size only; leave it at 0")
     optimizer = optimizers.make(config.optim, config.train.steps, params)
     stats = variables.get("batch_stats", {})
     if config.train.chunk and stats and config.model.batch_norm != "frozen":
         raise ValueError(
-            "train.chunk needs model.batch_norm frozen: statistics of a chunk are not the batch's"
+            "--train.chunk needs --model.batch_norm frozen: statistics of a chunk are not the batch's"
         )
     state = TrainState(jnp.int32(0), params, stats, optimizer.init(params))
     return Learner(config, module, loss, optimizer), state
@@ -98,7 +98,7 @@ def loss_function(config: Config) -> Loss:
     """
     name, options = config.loss.name, dict(config.loss.options)
     if name not in losses.LOSSES:
-        raise ValueError(f"loss.name is {name!r}; allowed: {', '.join(losses.LOSSES)}")
+        raise ValueError(f"--loss.name is {name!r}; it must be one of {', '.join(losses.LOSSES)}")
     function: Loss = losses.LOSSES[name]
     if config.train.mode == "input_triplets":
         function = losses.input_triplets
@@ -106,7 +106,7 @@ def loss_function(config: Config) -> Loss:
     own = [p for p in taken if p not in ("axis_name", "key") and not p.startswith("reference")]
     allowed = [*own, *(_keywords(losses.PARAMETERS[name]) if name in losses.PARAMETERS else ())]
     if unknown := sorted(set(options) - set(allowed)):
-        raise ValueError(f"loss.options: {name} has no {', '.join(unknown)}; it takes {', '.join(allowed)}")
+        raise ValueError(f"--loss.options: {name} has no {', '.join(unknown)}; it takes {', '.join(allowed)}")
     bound = {key: value for key, value in options.items() if key in own}
 
     def loss(*args: Any, key: Array) -> tuple[Array, Metrics]:

@@ -135,7 +135,7 @@ def _devices(config: Config, to_train: bool) -> list[Any]:
     devices = jax.local_devices()
     count = config.train.devices or len(devices)
     if count > len(devices):
-        raise RunError(f"train.devices is {count}, but this machine has {len(devices)}")
+        raise RunError(f"--train.devices is {count}, but this machine has {len(devices)}")
     batch = config.data.classes_per_batch * config.data.images_per_class
     if to_train and batch % (whole := count * jax.process_count()):
         raise RunError(

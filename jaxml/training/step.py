@@ -95,7 +95,7 @@ def _chunked_gradients(
     embed every chunk again and pull that gradient back to the parameters.
     """
     if images.shape[0] % chunk:
-        raise ValueError(f"train.chunk {chunk} does not divide the {images.shape[0]} images of a device")
+        raise ValueError(f"--train.chunk {chunk} does not divide the {images.shape[0]} images of a device")
     chunks = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), (images, keys))
 
     def embed(params: Any, inputs: tuple[Array, Array]) -> Array:
