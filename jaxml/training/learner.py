@@ -98,7 +98,7 @@ def loss_function(config: Config) -> Loss:
     """
     name, options = config.loss.name, dict(config.loss.options)
     if name not in losses.LOSSES:
-        raise ValueError(f"--loss.name is {name!r}; it must be one of {', '.join(losses.LOSSES)}")
+        raise ValueError(f"--loss.name is {name!r}; allowed: {', '.join(losses.LOSSES)}")
     function: Loss = losses.LOSSES[name]
     if config.train.mode == "input_triplets":
         function = losses.input_triplets
