@@ -1,9 +1,9 @@
-"""Losses once more, as plain loops over triplets and pairs in float64, with gradients by complex steps.
+"""The references of the losses: plain loops over triplets and pairs in float64, with gradients by complex steps.
 
 Arrays carry a leading axis of perturbations: entry i of the flattened inputs gets an imaginary part of 1e-30 in
 copy i, so that the imaginary part of the result is the derivative with respect to it, exact to rounding.
-Decisions (who is nearest, who is active) look at the real part. `Result.edge` is the least distance of such a
-decision from tipping: where it is tiny, float32 may decide otherwise.
+Decisions, such as which negative is nearest or whether a triplet is active, use the real part. `Result.edge` is the
+smallest change of a number that would change a decision: where it is tiny, float32 may decide otherwise.
 """
 
 from __future__ import annotations
@@ -62,12 +62,8 @@ def log_sum(terms):
     return top + np.log(sum(np.exp(t - top) for t in terms))
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
 class Sets:
-    """Who is whose positive and negative."""
+    """The positives and negatives of each anchor."""
 
     def __init__(self, x, labels, references=None, reference_labels=None):
         self.own = references is None
@@ -86,16 +82,19 @@ class Sets:
         return [[function(self.x[:, a], self.r[:, j]) for j in range(self.r.shape[1])] for a in self.anchors]
 
 
-def formula_value(formula, ap, an, pn, margin):
-    if formula in ("hinge", "squared_hinge"):
-        return ap - an + margin
-    s = np.exp(ap) / (np.exp(ap) + np.exp(an))
-    return {
-        "soft": lambda: ap + np.log(np.exp(margin - an) + np.exp(margin - pn)),
-        "ratio": lambda: s**2 + (1 - (1 - s)) ** 2,
-        "ratio_original": lambda: s**2 + 1 - (1 - s) ** 2,
-        "softplus": lambda: np.log(1 + np.exp(ap - an)),
-    }[formula]()
+def share(ap, an):
+    return np.exp(ap) / (np.exp(ap) + np.exp(an))
+
+
+FORMULAS = {
+    "hinge": lambda ap, an, pn, margin: ap - an + margin,
+    "squared_hinge": lambda ap, an, pn, margin: ap - an + margin,
+    "soft": lambda ap, an, pn, margin: ap + np.log(np.exp(margin - an) + np.exp(margin - pn)),
+    "ratio": lambda ap, an, pn, margin: share(ap, an) ** 2 + (1 - (1 - share(ap, an))) ** 2,
+    "ratio_original": lambda ap, an, pn, margin: share(ap, an) ** 2 + 1 - (1 - share(ap, an)) ** 2,
+    "softplus": lambda ap, an, pn, margin: np.log(1 + np.exp(ap - an)),
+}
+"""Values of a triplet, from the distances of anchor and positive, anchor and negative, positive and negative."""
 
 
 def gap(values):
@@ -105,7 +104,7 @@ def gap(values):
 
 
 def kept(values, quantile):
-    """Places of values within a quantile, by sorting, and how near the cut was to going elsewhere."""
+    """Places of the values within a quantile, by sorting, and the gap between the values on either side of the cut."""
     order = np.argsort(values)
     n = int(np.floor(quantile * (len(values) - 1) + 1e-4)) + 1
     ordered = np.sort(values)
@@ -113,7 +112,7 @@ def kept(values, quantile):
 
 
 def draws(key, a, positives, group, weights):
-    """The negative drawn for each positive, as the library's keys have it."""
+    """The negative drawn for each positive, with the random keys that the library uses."""
     seed = jax.random.key(jax.random.bits(jax.random.fold_in(key, a)))
     total = np.cumsum(weights)
     out = {}
@@ -135,54 +134,96 @@ def wu_weights(sets, a, cutoff=0.5, upper=1.4):
     return weights
 
 
+@dataclasses.dataclass
+class Anchor:
+    """What a way of mining may look at: an anchor with its positives and negatives, and the options of the loss."""
+
+    place: int
+    pos: dict[int, float]  # distance by place among the candidates
+    neg: dict[int, float]
+    sets: Sets
+    distances: list[list[float]]
+    margin: float
+    quantile: float
+    key: jax.Array | None
+
+
+def every_pair(anchor):
+    return [(p, n) for p in anchor.pos for n in anchor.neg], np.inf
+
+
+def semi_hard(anchor):
+    pairs = [
+        (p, n) for p, ap in anchor.pos.items() for n, an in anchor.neg.items() if ap < an < ap + anchor.margin
+    ]
+    limits = [ap + m for ap in anchor.pos.values() for m in (0, anchor.margin)]
+    return pairs, min(abs(limit - an) for limit in limits for an in anchor.neg.values())
+
+
+def original_semi_hard(anchor):
+    pairs = [(p, n) for p, ap in anchor.pos.items() for n, an in anchor.neg.items() if an < ap]
+    return pairs, min(abs(ap - an) for ap in anchor.pos.values() for an in anchor.neg.values())
+
+
+def hardest(anchor):
+    nearest = min(anchor.neg, key=anchor.neg.get)
+    return [(p, nearest) for p in anchor.pos], gap(anchor.neg.values())
+
+
+def batch_hard(anchor):
+    farthest, nearest = max(anchor.pos, key=anchor.pos.get), min(anchor.neg, key=anchor.neg.get)
+    return [(farthest, nearest)], min(gap(anchor.neg.values()), gap(-v for v in anchor.pos.values()))
+
+
+def easy_positive(anchor):
+    nearest = min(anchor.pos, key=anchor.pos.get)
+    return [(nearest, n) for n in anchor.neg], gap(anchor.pos.values())
+
+
+def local(anchor):
+    places, edge = kept(np.array(list(anchor.pos.values())), anchor.quantile)
+    return [(p, n) for i, p in enumerate(anchor.pos) if i in places for n in anchor.neg], edge
+
+
+def local_class(anchor):
+    sets = anchor.sets
+    of_class = [a for a in sets.anchors if sets.labels[a] == sets.labels[anchor.place]]
+    # Both ends of a pair have one distance in the batch; float32 may part them by a rounding.
+    values = np.round([anchor.distances[a][p] for a in of_class for p in sets.pos[a]], 6)
+    limit = max(values[i] for i in kept(values, anchor.quantile)[0])
+    pairs = [(p, n) for p, ap in anchor.pos.items() if np.round(ap, 6) <= limit for n in anchor.neg]
+    return pairs, min((v - limit for v in values if v > limit), default=np.inf)
+
+
+def distance_weighted(anchor):
+    sets, a = anchor.sets, anchor.place
+    return list(draws(anchor.key, a, anchor.pos, sets.group[a], wu_weights(sets, a)).items()), np.inf
+
+
+MINING = {
+    "all": every_pair,
+    "semi_hard": semi_hard,
+    "original_semi_hard": original_semi_hard,
+    "hardest": hardest,
+    "batch_hard": batch_hard,
+    "easy_positive": easy_positive,
+    "local": local,
+    "local_class": local_class,
+    "distance_weighted": distance_weighted,
+}
+"""Ways of mining: from an anchor that has positives and negatives to its pairs (positive, negative), and their edge."""
+
+
 def mined(sets, d, mining, margin, quantile, key):
     """Triplets (a, p, n), and the edge of the decisions."""
     real = [[entry.flat[0].real for entry in row] for row in d]
     edge, out = np.inf, []
-    if mining == "local_class":
-        by_class = {}
-        for a in sets.anchors:
-            by_class.setdefault(sets.labels[a], []).extend((a, p) for p in sets.pos[a])
-        chosen = set()
-        for pairs in by_class.values():
-            if pairs:
-                # Both ends of a pair have one distance in the batch; float32 may part them by a rounding.
-                values = np.round([real[a][p] for a, p in pairs], 6)
-                places, near = kept(values, quantile)
-                limit = max(values[i] for i in places)
-                chosen |= {pairs[i] for i, v in enumerate(values) if v <= limit}
-                rest = [v for v in values if v > limit]
-                edge = min(edge, min(rest) - limit if rest else np.inf)
     for a in sets.anchors:
-        pos, neg, row = sets.pos[a], sets.neg[a], real[a]
-        if not pos or not neg:
-            continue
-        nearest = min(neg, key=lambda j: row[j])
-        if mining == "all":
-            out += [(a, p, n) for p in pos for n in neg]
-        elif mining == "semi_hard":
-            out += [(a, p, n) for p in pos for n in neg if row[p] < row[n] < row[p] + margin]
-            edge = min([edge, *(abs(row[p] + m - row[n]) for p in pos for n in neg for m in (0, margin))])
-        elif mining == "original_semi_hard":
-            out += [(a, p, n) for p in pos for n in neg if row[n] < row[p]]
-            edge = min([edge, *(abs(row[p] - row[n]) for p in pos for n in neg)])
-        elif mining == "hardest":
-            out += [(a, p, nearest) for p in pos]
-            edge = min(edge, gap([row[j] for j in neg]))
-        elif mining == "batch_hard":
-            out.append((a, max(pos, key=lambda j: row[j]), nearest))
-            edge = min(edge, gap([row[j] for j in neg]), gap([-row[j] for j in pos]))
-        elif mining == "easy_positive":
-            out += [(a, min(pos, key=lambda j: row[j]), n) for n in neg]
-            edge = min(edge, gap([row[j] for j in pos]))
-        elif mining == "local":
-            places, near = kept(np.array([row[p] for p in pos]), quantile)
-            out += [(a, pos[i], n) for i in places for n in neg]
+        pos, neg = ({j: real[a][j] for j in places} for places in (sets.pos[a], sets.neg[a]))
+        if pos and neg:
+            pairs, near = MINING[mining](Anchor(a, pos, neg, sets, real, margin, quantile, key))
+            out += [(a, p, n) for p, n in pairs]
             edge = min(edge, near)
-        elif mining == "local_class":
-            out += [(a, p, n) for p in pos if (a, p) in chosen for n in neg]
-        elif mining == "distance_weighted":
-            out += [(a, p, n) for p, n in draws(key, a, pos, sets.group[a], wu_weights(sets, a)).items()]
     return out, edge
 
 
@@ -196,7 +237,7 @@ def triplet(
     triplets, out.edge = mined(sets, d, mining, margin, quantile, key)
     for a, p, n in triplets:
         pn = dist(sets.r[:, p], sets.r[:, n], distance)
-        value = formula_value(formula, d[a][p], d[a][n], pn, margin)
+        value = FORMULAS[formula](d[a][p], d[a][n], pn, margin)
         out.valid += 1
         if formula in ("hinge", "squared_hinge"):
             out.edge = min(out.edge, abs(value[0].real))

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from jaxml import losses
+from jaxml.losses.kernels import windows
 from jaxml.losses.kernels.formulas import FORMULAS, log1p
 from jaxml.losses.kernels.mining import MINING
 from tests import loops
@@ -58,6 +59,12 @@ CASES += [(name, options, True) for name, options in AGAINST_REFERENCES]
 
 def test_every_loss_is_compared():
     assert {name for name, _, _ in CASES} == set(losses.LOSSES)
+    assert set(loops.MINING) == set(MINING)
+    assert set(loops.FORMULAS) == set(FORMULAS)
+
+
+def takes_a_key(options):
+    return MINING[options.get("mining", "all")].negatives.drawn
 
 
 def label(case):
@@ -69,7 +76,7 @@ def label(case):
 def test_agrees_with_loop(case):
     name, options, references = case
     loss = losses.LOSSES[name]
-    if options.get("mining") == "distance_weighted":
+    if takes_a_key(options):
         options = {**options, "key": KEY}
     parameters = name in losses.PARAMETERS
     # Five anchors at a time: two full blocks and a part of one.
@@ -122,8 +129,9 @@ def test_agrees_with_loop(case):
         shares.append(want.active / max(want.valid, 1))
 
     check()
-    windowed = options.get("mining") in ("semi_hard", "original_semi_hard")
-    if options.get("formula") in HINGES and not windowed:
+    # In a window, all triplets are active.
+    window = MINING[options.get("mining", "all")].negatives.window
+    if options.get("formula") in HINGES and window in (None, windows.anywhere):
         assert any(0 < share < 1 for share in shares)
     assert any(share > 0 for share in shares)
 
@@ -142,7 +150,7 @@ def test_given_distances(formula):
         out = loops.Result(np.zeros(d.shape[0], complex))
         for t in range(50):
             ap, an, pn = (d[:, i, t] ** (2 if formula == "squared_hinge" else 1) for i in range(3))
-            value = loops.formula_value(formula, ap, an, pn, 0.2)
+            value = loops.FORMULAS[formula](ap, an, pn, 0.2)
             out.valid += 1
             if formula not in HINGES or value[0].real > 0:
                 out.active += 1
@@ -173,7 +181,7 @@ def test_hyperparameters_have_gradients(case):
     name, options = case
     numbers = {k: v for k, v in options.items() if isinstance(v, float) and k != "quantile"}
     fixed = {k: v for k, v in options.items() if k not in numbers}
-    if fixed.get("mining") == "distance_weighted":
+    if takes_a_key(fixed):
         fixed["key"] = KEY
     rng = np.random.default_rng(1)
     y = rng.integers(0, CLASSES, B)
