@@ -1,4 +1,4 @@
-"""What the documents say: their code runs, their commands parse, their links and paths lead somewhere."""
+"""The documents: their code runs, their commands parse, and their links and paths exist."""
 
 import importlib
 import importlib.util
@@ -29,7 +29,7 @@ def module(path):
     """A script, imported under its own path."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     found = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = found  # where dataclasses look for their annotations
+    sys.modules[spec.name] = found  # where dataclasses look up their annotations
     spec.loader.exec_module(found)
     return found
 

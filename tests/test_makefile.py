@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 
 @pytest.fixture
 def checkout(tmp_path):
-    """The Makefile beside a run, and a virtual environment whose Python writes down what it is asked to do."""
+    """The Makefile beside a run, and a virtual environment whose Python records its arguments."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / ".venv/bin").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The decoder with odd and hostile files: Pillow's pixels or one ImageError with the name, with bounds."""
+"""The decoder with odd and hostile files: Pillow's pixels, or one ImageError that names the file, within limits."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def by_pillow(content):
         return None
 
 
-# Sound files
+# Valid files
 
 
 def sound():
@@ -137,7 +137,7 @@ def test_a_hostile_image_does_not_stop_skipping(tmp_path):
     assert [line.split("\t")[0] for line in listing] == ["a/1.png", "b/2.png", "c/3.png"]
 
 
-# Files that are none
+# Things that are not regular files
 
 
 # At most 1 GB, so that a failing test does not take the machine with it.

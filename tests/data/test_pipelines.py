@@ -26,7 +26,7 @@ SIDE = 16
 
 
 def picture(seed: int, width: int = 60, height: int = 44) -> Image.Image:
-    """Something smooth enough to survive JPEG."""
+    """An image that is smooth enough to change little in JPEG."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
     return small.resize((width, height), Image.Resampling.BICUBIC)
@@ -247,7 +247,7 @@ def test_a_root_that_is_no_utf8_has_a_manifest(tmp_path):
 
 
 def test_no_home_folder_is_one_clear_error(config, monkeypatch):
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does where there is none
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it raises if there is no home folder
     with pytest.raises(ValueError, match=r"--data\.cache is '~/x'"):
         data.load(dataclasses.replace(config, cache="~/x"))
     with pytest.raises(ValueError, match=r"--data\.root is '~/x'"):

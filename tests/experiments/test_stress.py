@@ -11,7 +11,7 @@ import pytest
 from experiments.stress import parsers
 from jaxml import cli, config
 
-# In parts of about equal time, for as many workers.
+# Parts that take about as long as each other, one for each worker.
 STOPPED = ("killed", "signals")
 HURT = ("disk_full", "devices", "numbers", "memory")
 FILES = ("checkpoints", "images", "weights", "archives")
@@ -41,7 +41,7 @@ def test_stress(checks, tmp_path):
     assert set(outcomes) == set(checks)
     for name, outcome in outcomes.items():
         assert outcome["figures"], name
-        # A small disk needs the right to mount one, archives tensorflow, another user root.
+        # A full disk needs the right to mount one, archives need tensorflow, and another user needs root.
         may_not_run = name in ("disk_full", "archives", "other_user")
         assert outcome["passed"] is True or (outcome["passed"] is None and may_not_run), outcome
     assert (tmp_path / "stress.md").read_text().count("\n") == 2 + len(checks)
@@ -55,7 +55,7 @@ def test_damaged_files_of_a_run_are_refused_by_name(name):
 
 
 def run(main, words, monkeypatch, capsys):
-    """Exit code and what a script has printed."""
+    """Exit code and output of a script."""
     monkeypatch.setattr(sys, "argv", ["script.py", *words])
     with pytest.raises(SystemExit) as stopped:
         cli.command(main)
@@ -65,7 +65,7 @@ def run(main, words, monkeypatch, capsys):
 
 
 def wrong_options():
-    """For each option of a run one word that it cannot take."""
+    """For each option of a run, a value that it cannot have."""
     for name, schema in config.options().items():
         if schema["type"] in ("integer", "number") or "enum" in schema:
             yield name, "nonsense"
@@ -102,7 +102,7 @@ def test_an_unknown_option_of_a_script_is_named(script, monkeypatch, capsys):
         ("train", ["--workdir", "{}/none", "--resume"], "none holds no run to resume"),
         ("evaluate", ["--workdir", "{}/none"], "none holds no run"),
         ("cluster", ["--workdir", "{}/none", "--images", "{}/nowhere"], "nowhere is not a folder"),
-        ("stress.__main__", ["--only", "nothing"], "--only nothing: there are killed"),
+        ("stress.__main__", ["--only", "nothing"], "--only nothing: unknown; the checks are killed"),
     ],
 )
 def test_mistakes_end_in_one_line(script, words, named, tmp_path, monkeypatch, capsys):

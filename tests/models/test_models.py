@@ -1,4 +1,4 @@
-"""What every backbone and every option of the embedding network must hold."""
+"""The contract of every backbone and every option of the embedding network."""
 
 import dataclasses
 from functools import partial

@@ -38,7 +38,7 @@ def config(tmp_path_factory):
     return Config(
         data=Data(**look, classes_per_batch=4, images_per_class=4, cache=cache),
         model=Model(feature_size=8),
-        # A bias that a BatchNorm cancels has gradient 0 but for rounding, which Adam would blow up to whole steps.
+        # A bias that BatchNorm cancels has a gradient of 0 up to rounding, which Adam would scale up to a whole step.
         optim=Optim(groups=(("backbone/(bn0|conv1|conv2|fc1)/bias", 0.0),)),
         train=Train(steps=STEPS, log_every=1, eval_every=10, save_every=10),
         eval=Eval(batch_size=16, kmeans_seeds=2),

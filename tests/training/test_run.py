@@ -1,4 +1,4 @@
-"""A whole run on a small folder of pictures: results, resuming, killing, and what a user can get wrong."""
+"""A whole run on a small folder of pictures: results, resuming, crashes, and mistakes of users."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def final_state(workdir):
 
 
 def rows(workdir):
-    """The record without what depends on the clock."""
+    """The record without columns that hold times."""
     found = history.read(Path(workdir) / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in found]
 
@@ -98,7 +98,7 @@ def test_directory_holds_everything(config, tmp_path):
 
 
 class Stop(Exception):
-    """What `StopAt` raises."""
+    """The exception that `StopAt` raises."""
 
 
 class StopAt(Callback):
