@@ -431,3 +431,202 @@ def soft_voting(x, key_points, labels, weight=1.0, temperature=0.1, margin=0.2):
         own = log_sum([v for (c, _), v in votes.items() if c == y])
         out.value = out.value + weight * (log_sum(list(votes.values())) - own) / len(labels)
     return out
+
+
+def classification(x, points, labels, scale, target, class_weights=None, by_length=False):
+    """Cross entropies with the own class's cosine replaced by target(cosine); `points` are [P, classes, K, D]."""
+    _, classes, centres, _ = points.shape
+    out = Result(np.zeros(x.shape[0], complex), len(labels), len(labels))
+    for a, y in enumerate(labels):
+        length = np.sqrt((x[:, a] ** 2).sum(-1)) if by_length else 1
+        logits = []
+        for c in range(classes):
+            s = sorted((cosine(x[:, a], points[:, c, k]) for k in range(centres)), key=lambda v: -v[0].real)
+            out.edge = min([out.edge, *(s[0][0].real - v[0].real for v in s[1:])])
+            logits.append(scale * length * (target(s[0], out) if c == y else s[0]))
+        weight = 1 if class_weights is None else class_weights[y]
+        out.value += weight * (log_sum(logits) - logits[y]) / len(labels)
+    return out
+
+
+def normalized_softmax(x, proxies, labels, scale=20.0, **options):
+    return classification(x, proxies[:, :, None], labels, scale, lambda s, out: s, **options)
+
+
+def cosface(x, proxies, labels, scale=64.0, margin=0.35, **options):
+    return classification(x, proxies[:, :, None], labels, scale, lambda s, out: s - margin, **options)
+
+
+def widened(s, out, margin):
+    angle, limit = np.arccos(s), np.pi - np.real(margin)
+    out.edge = min(out.edge, abs(limit - angle[0].real))
+    return np.cos(angle + margin) if angle[0].real <= limit else s - margin * np.sin(margin)
+
+
+def arcface(x, proxies, labels, scale=64.0, margin=0.5, **options):
+    target = lambda s, out: widened(s, out, margin)  # noqa: E731
+    return classification(x, proxies[:, :, None], labels, scale, target, **options)
+
+
+def subcenter_arcface(x, centres, labels, scale=64.0, margin=0.5, **options):
+    target = lambda s, out: widened(s, out, margin)  # noqa: E731
+    return classification(x, centres, labels, scale, target, **options)
+
+
+def sphereface(x, proxies, labels, scale=1.0, margin=4.0, **options):
+    def target(s, out):
+        angle = np.arccos(s)
+        k = int(angle[0].real // (np.pi / np.real(margin)))
+        return (-1) ** k * np.cos(margin * angle) - 2 * k
+
+    return classification(x, proxies[:, :, None], labels, scale, target, by_length=True, **options)
+
+
+def circle(x, labels, *refs, scale=80.0, margin=0.4):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(cosine)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if sets.pos[a] and sets.neg[a]:
+            out.valid += 1
+            pull, push = [], []
+            for p in sets.pos[a]:
+                weight = 1 + margin - s[a][p].real
+                out.edge = min(out.edge, abs(np.real(weight).flat[0]))
+                pull.append(-scale * weight * (np.real(weight) > 0) * (s[a][p] - 1 + margin))
+            for n in sets.neg[a]:
+                weight = s[a][n].real + margin
+                out.edge = min(out.edge, abs(np.real(weight).flat[0]))
+                push.append(scale * weight * (np.real(weight) > 0) * (s[a][n] - margin))
+            out.value += log_sum([np.zeros(x.shape[0]), log_sum(pull) + log_sum(push)])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def tuplet_margin(x, labels, *refs, scale=64.0, margin=0.1):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(cosine)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        for p in sets.pos[a]:
+            if sets.neg[a]:
+                out.valid += 1
+                nearer = np.cos(np.arccos(s[a][p]) - margin)
+                terms = [scale * (s[a][n] - nearer) for n in sets.neg[a]]
+                out.value += log_sum([np.zeros(x.shape[0]), *terms])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def nca(x, labels, *refs, scale=1.0, distance="squared"):
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(lambda u, v: scale * dist(u, v, distance))
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if sets.pos[a]:
+            out.valid += 1
+            out.value += log_sum([-d[a][j] for j in sets.pos[a] + sets.neg[a]])
+            out.value -= log_sum([-d[a][p] for p in sets.pos[a]])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def ranked_list(
+    x,
+    labels,
+    *refs,
+    boundary=1.2,
+    margin=0.4,
+    positive_temperature=0.0,
+    negative_temperature=10.0,
+    balance=0.5,
+    distance="euclidean",
+):
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(lambda u, v: dist(u, v, distance))
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        out.valid += len(sets.pos[a]) + len(sets.neg[a])
+        for share, temperature, short in (
+            (1 - balance, positive_temperature, [d[a][p] - boundary + margin for p in sets.pos[a]]),
+            (balance, negative_temperature, [boundary - d[a][n] for n in sets.neg[a]]),
+        ):
+            out.edge = min([out.edge, *(abs(v[0].real) for v in short)])
+            violating = [v for v in short if v[0].real > 0]
+            out.active += len(violating)
+            if violating:
+                weights = [np.exp(temperature * v) for v in violating]
+                out.value += (
+                    share * sum(w * v for w, v in zip(weights, violating, strict=True)) / sum(weights)
+                )
+    out.value /= len(labels)
+    return out
+
+
+def smooth_rank(s, p, others):
+    return 1 + sum(sigmoid(s[i] - s[p]) for i in others if i != p)
+
+
+def smooth_ap(x, labels, *refs, temperature=0.01, with_anchor=False):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(lambda u, v: cosine(u, v) / temperature)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if sets.pos[a]:
+            out.valid += 1
+            positives = sets.pos[a] + ([a] if with_anchor else [])
+            everyone = positives + sets.neg[a]
+            terms = [smooth_rank(s[a], p, positives) / smooth_rank(s[a], p, everyone) for p in positives]
+            out.value += 1 - sum(terms) / len(positives)
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def fast_ap(x, labels, *refs, num_bins=10):
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(lambda u, v: dist(unit(u), unit(v), "squared"))
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if not sets.pos[a]:
+            continue
+        out.valid += 1
+        positives = others = total = np.zeros(x.shape[0], complex)
+        for j in range(num_bins + 1):
+            here = np.zeros(x.shape[0], complex)
+            for i in sets.pos[a] + sets.neg[a]:
+                away = (d[a][i] - 4 * j / num_bins) * num_bins / 4
+                away = away if away[0].real > 0 else -away
+                out.edge = min(out.edge, abs(away[0].real), abs(1 - away[0].real))
+                if away[0].real < 1:
+                    if i in sets.pos[a]:
+                        here = here + 1 - away
+                    else:
+                        others = others + 1 - away
+            positives = positives + here
+            if here[0].real > 0:
+                total = total + here * positives / (positives + others)
+        out.value += 1 - total / len(sets.pos[a])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def recall_at_k(x, labels, *refs, ks=(1, 2, 4, 8, 16), temperature=0.01, rank_temperature=1.0):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(lambda u, v: cosine(u, v) / temperature)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if sets.pos[a]:
+            out.valid += 1
+            ranks = [smooth_rank(s[a], p, sets.pos[a] + sets.neg[a]) - 1 for p in sets.pos[a]]
+            shares = [
+                sum(sigmoid((k - r) / rank_temperature) for r in ranks) / min(k, len(sets.pos[a])) for k in ks
+            ]
+            out.value += 1 - sum(shares) / len(ks)
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
