@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
-from tqdm import tqdm
 
 from jaxml.data import essential
 from jaxml.data.index import ImageError, Index
 from jaxml.files import printable
+from jaxml.progress import Progress
 
 FORMATS = ("JPEG", "PNG", "BMP")
 MAX_BYTES = 100_000_000
@@ -245,7 +245,7 @@ def decode_all(index: Index, *, size: int, crop_to_box: bool) -> Iterator[np.nda
 
 
 def parallel(function: Callable[[int], _Result], count: int, title: str) -> Iterator[_Result]:
-    """Yield function(0) ... function(count - 1) in order, computed by one thread per core, with a progress bar.
+    """Yield function(0) ... function(count - 1) in order, computed by one thread per core, and show how far it is.
 
     For functions that release Python's lock, as Pillow and hashlib do. Only a few results are computed ahead, so that
     they need not all fit into memory.
@@ -253,7 +253,7 @@ def parallel(function: Callable[[int], _Result], count: int, title: str) -> Iter
     workers = os.cpu_count() or 1
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=count, desc=title, unit="image", leave=False, disable=None) as bar,
+        Progress(title, count, "image") as progress,
     ):
         waiting: deque[Future[_Result]] = deque()
         try:
@@ -261,10 +261,10 @@ def parallel(function: Callable[[int], _Result], count: int, title: str) -> Iter
                 waiting.append(pool.submit(function, i))
                 if len(waiting) >= 8 * workers:
                     yield waiting.popleft().result()
-                    bar.update()
+                    progress.update()
             while waiting:
                 yield waiting.popleft().result()
-                bar.update()
+                progress.update()
         finally:
             for future in waiting:
                 future.cancel()
