@@ -50,7 +50,7 @@ def test_quickstart_goes_on_with_a_run_that_is_there(checkout):
     (workdir / "notes.txt").write_text("mine")
     make(checkout, "quickstart")
     assert (workdir / "notes.txt").read_text() == "mine"
-    command = "experiments/train.py --preset glyphs_simple --workdir runs/quickstart"
+    command = "-m jaxml train --preset glyphs_simple --workdir runs/quickstart"
     assert (checkout / "asked").read_text().splitlines() == [command, f"{command} --resume"]
 
 

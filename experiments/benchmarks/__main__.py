@@ -20,7 +20,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jaxml.cli import command
+from jaxml.commands.process import command
 from jaxml.reports.output import output_folder
 
 SCRIPTS = ("backbones", "mining", "scaling", "training")

@@ -23,7 +23,7 @@ import tyro
 
 from experiments.benchmarks import training_parts as part
 from experiments.benchmarks.timing import Row, in_turn, ratio, table, write
-from jaxml.cli import command
+from jaxml.commands.process import command
 from jaxml.config import Config, Data
 from jaxml.data.images import open_images
 from jaxml.training.learner import create

@@ -48,7 +48,7 @@ from experiments.benchmarks.timing import (
 )
 from experiments.benchmarks.training_parts import Program
 from jaxml import models
-from jaxml.cli import command
+from jaxml.commands.process import command
 from jaxml.config import Config, Data, Train
 from jaxml.data.images import Images, open_images
 

@@ -17,7 +17,8 @@ from typing import Any
 from experiments.paper.readme import RESULTS
 from experiments.paper.tables import over_seeds
 from jaxml import config as configs
-from jaxml.cli import command, parse, train_options
+from jaxml.commands.options import parse, train_options
+from jaxml.commands.process import command
 from jaxml.config.presets import PRESETS
 from jaxml.files import parse_json, write_atomically
 from jaxml.training.records import PLACES

@@ -27,7 +27,8 @@ from annotated_types import Ge
 
 from experiments.paper.rows import BUDGETS, PRESET, ROWS, Row, changes
 from jaxml import config as configs
-from jaxml.cli import also, command, parse, preset
+from jaxml.commands.options import also, parse, preset
+from jaxml.commands.process import command
 from jaxml.config import Config
 from jaxml.config.checks import options
 from jaxml.config.values import Int, Seed

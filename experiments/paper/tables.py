@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from experiments.paper import plots
 from experiments.paper.rows import PRESET, Row, changes
-from jaxml.cli import train_options
+from jaxml.commands.options import train_options
 from jaxml.files import write_atomically
 from jaxml.reports import figures, page
 from jaxml.reports.run import PUBLISHED

@@ -20,7 +20,7 @@ from pathlib import Path
 import tyro
 
 from experiments.stress import files, kill, parsers, pictures, runs, steps, together
-from jaxml.cli import command
+from jaxml.commands.process import command
 from jaxml.reports.output import output_folder
 
 GROUPS = (kill, steps, files, parsers, pictures, together)

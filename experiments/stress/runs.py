@@ -1,7 +1,7 @@
 """Tiny runs in processes of their own, for stress.py: started, hurt, resumed and compared.
 
 A process is forked from a server that has everything imported, which saves seconds each time; it is otherwise the
-script train.py with its options, its exit codes and its last line on stderr.
+command `jaxml train` with its options, its exit codes and its last line on stderr.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def tiny(out: Path, *, source: str = "resident", groups: tuple = (), **train: An
 
 
 class Child:
-    """train.py --resume, or another script, in a process of its own.
+    """`jaxml train --resume`, or another verb, in a process of its own.
 
     `hook` is called there first, with `args`; what it returns, if anything, are callbacks of the run.
     """
@@ -108,7 +108,7 @@ class Child:
         self,
         workdir: Path,
         *words: str,
-        script: str = "train",
+        verb: str = "train",
         resume: bool = True,
         hook: Callable | None = None,
         args: tuple = (),
@@ -123,7 +123,7 @@ class Child:
         self.workdir = workdir
         words = ("--workdir", str(workdir), *(("--resume",) if resume else ()), *words)
         self.process = context.Process(
-            target=_main, args=(script, words, str(self.log), hook, args, devices), daemon=True
+            target=_main, args=(verb, words, str(self.log), hook, args, devices), daemon=True
         )
         self.process.start()
 
@@ -153,7 +153,7 @@ class Child:
         return self.process.is_alive()
 
 
-def _main(script: str, words: tuple, log: str, hook: Callable | None, args: tuple, devices: int) -> None:
+def _main(verb: str, words: tuple, log: str, hook: Callable | None, args: tuple, devices: int) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -162,12 +162,12 @@ def _main(script: str, words: tuple, log: str, hook: Callable | None, args: tupl
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    from jaxml.cli import command
+    from jaxml.commands.process import command
 
-    main = importlib.import_module(f"experiments.{script}").main
+    main = importlib.import_module(f"jaxml.commands.{verb}").main
     if found := hook(*args) if hook else None:
         main = partial(main, callbacks=found if isinstance(found, list) else [found])
-    sys.argv = [f"{script}.py", *words]
+    sys.argv = [f"jaxml {verb}", *words]
     command(main)
 
 

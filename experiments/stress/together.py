@@ -138,7 +138,7 @@ def readers(out: Path, quick: bool) -> Outcome:
 
 def become_nobody(workdir: str) -> None:
     """Score the run once, so that all is imported, then give up all rights."""
-    from experiments import evaluate
+    from jaxml.commands import evaluate
 
     with contextlib.redirect_stdout(io.StringIO()):
         evaluate.main(["--workdir", workdir])
@@ -172,22 +172,20 @@ def other_user(out: Path, quick: bool) -> Outcome:
     cases = [("evaluate", None, 0), ("train", None, 1)]
     cases += [("evaluate", place, 1) for place in (closed[-1:] if quick else closed)]
     good, otherwise = 0, []
-    for script, place, code in cases:
+    for verb, place, code in cases:
         workdir = copy(sound, fresh(out, "other"))
         workdir.parent.chmod(0o755)
         if place is not None:
             (workdir / place).chmod(0o700 if (workdir / place).is_dir() else 0o600)
         before = everything(workdir)
-        child = Child(
-            workdir, script=script, resume=script == "train", hook=become_nobody, args=(str(workdir),)
-        )
+        child = Child(workdir, verb=verb, resume=verb == "train", hook=become_nobody, args=(str(workdir),))
         ended = child.wait()
         line = child.last_line()
         refused = line.startswith("error: ") and "ermission denied" in line
         if ended == code and refused == (code == 1) and everything(workdir) == before:
             good += 1
         else:
-            otherwise.append(f"{script}, {place} closed: code {ended}, {line[-300:]}")
+            otherwise.append(f"{verb}, {place} closed: code {ended}, {line[-300:]}")
     figures = {
         "every byte as it was, and the code and line that there should be": f"{good} of {len(cases)}",
         **({"otherwise": otherwise} if otherwise else {}),

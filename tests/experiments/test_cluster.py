@@ -1,7 +1,6 @@
 """Clustering a folder of unlabelled pictures with a small trained run whose own pictures are gone."""
 
 import csv
-import importlib.util
 import math
 import os
 import re
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxml.commands import cluster
 from jaxml.config import Config, Data, Eval, Loss, Model, Train
 from jaxml.data.sources import unlabelled
 from jaxml.errors import RunError
@@ -21,7 +21,6 @@ from jaxml.files import printable
 from jaxml.reports import clusters as gallery
 from jaxml.training import run, train
 
-SCRIPT = Path(__file__).parents[2] / "experiments/cluster.py"
 CLASSES, EACH = 4, 9
 
 
@@ -67,10 +66,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("cluster", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *words: module.main([str(word) for word in words])
+    return lambda *words: cluster.main([str(word) for word in words])
 
 
 @pytest.fixture

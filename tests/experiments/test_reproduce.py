@@ -15,7 +15,8 @@ import pytest
 from experiments.paper import longest, plots, readme, reproduce, tables
 from experiments.paper.rows import BUDGETS, PRESET, ROWS, Row, changes
 from jaxml import config as configs
-from jaxml.cli import parse_train, preset, train_options
+from jaxml.commands.options import preset, train_options
+from jaxml.commands.train import parse_train
 from jaxml.errors import RunError
 from jaxml.evaluation import clustering as evaluate
 from jaxml.reports.run import PUBLISHED
@@ -40,7 +41,7 @@ def test_rows_are_configurations_that_see_as_many_images(budget):
         found = configs.override(preset(PRESET), changes(row, budget))
         # What the table shows to be pasted is the same.
         words = shlex.split(train_options(PRESET, changes(row, budget)))
-        assert parse_train(words, "").config == found
+        assert parse_train(words).config == found
         if not row.features:
             loss_function(found)
             images[row.name] = found.train.steps * found.data.classes_per_batch * found.data.images_per_class
@@ -404,7 +405,7 @@ def test_figure_of_classes_needs_no_data_set(tmp_path):
 
 
 def test_longest_training_is_a_row_with_the_words_that_repeat_it(config, tmp_path):  # noqa: F811
-    base = parse_train(["--preset", "cub_squeezenet", "--data.root", "birds"], "").config
+    base = parse_train(["--preset", "cub_squeezenet", "--data.root", "birds"]).config
     base = replace(
         base,
         data=replace(base.data, flip=False),
@@ -435,7 +436,7 @@ def test_longest_training_is_a_row_with_the_words_that_repeat_it(config, tmp_pat
     assert line["seeds"] == [0, 1]
     assert line["metrics"]["nmi"]["mean"] == pytest.approx(0.55)
     assert "long" in tables.markdown([line])
-    again = parse_train([*shlex.split(line["train"]), "--data.root", "birds"], "").config
+    again = parse_train([*shlex.split(line["train"]), "--data.root", "birds"]).config
     assert again == base
     configs.save(tmp_path / "1/config.json", replace(base, train=replace(base.train, steps=7)))
     with pytest.raises(ValueError, match=r"no other seed of .*train\.steps: 600 -> 7"):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import tune
 from jaxml import config as configs
-from jaxml.cli import parse_train
+from jaxml.commands import tune
+from jaxml.commands.train import parse_train
 from jaxml.config.presets import PRESETS, SPACES
 from jaxml.data import images, resident
 from jaxml.errors import RunError
@@ -64,7 +64,7 @@ def test_study_goes_on_after_a_stop_and_never_sees_a_test_class(small, tmp_path,
     assert best == max(scores)
 
     winner = configs.load(tmp_path / folders[int(np.argmax(scores))] / "config.json")
-    chosen = parse_train(["--preset", str(tmp_path / "best.json")], "").config
+    chosen = parse_train(["--preset", str(tmp_path / "best.json")]).config
     assert chosen.data.split == small.data.split
     assert configs.differences(winner, chosen) == ["data.split: '0-4/5-6' -> '0-4/5-6/7-9'"]
     assert chosen.loss.options[0][0] == "margin"

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -27,7 +26,6 @@ from jaxml.training import devices as on_devices
 from jaxml.training import distributed, inputs
 from jaxml.training.learner import create
 
-SCRIPT = Path(__file__).parents[2] / "experiments/plan.py"
 MIB = 2**20
 
 
@@ -245,7 +243,11 @@ def test_devices_that_are_not_there_are_taken_as_they_are():
 
 def script(*words, **options):
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, env={**os.environ}, **options
+        [sys.executable, "-m", "jaxml", "plan", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ},
+        **options,
     )
 
 

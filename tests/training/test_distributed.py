@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from jaxml import config as configs
 from jaxml.config import Config, Data, Eval, Model, Optim, Train, Triplets
 from jaxml.training import distributed, history, run, train
 
-ROOT = Path(__file__).parents[2]
 STEPS = 20
 
 
@@ -63,7 +61,7 @@ def start(config, workdir, *words):
             "JAX_NUM_PROCESSES": "2",
             "JAX_PROCESS_ID": str(i),
         }
-        script = [sys.executable, str(ROOT / "experiments/train.py"), "--distributed", "--resume"]
+        script = [sys.executable, "-m", "jaxml", "train", "--distributed", "--resume"]
         command = [*script, "--workdir", str(place), *words]
         processes.append(
             subprocess.Popen(

@@ -162,7 +162,7 @@ def test_a_closed_terminal_does_not_keep_a_run_from_saving(tmp_path):
 
 INTERRUPTED = """
 import gc, signal, sys, time
-from jaxml import cli
+from jaxml.commands.process import command
 from jaxml.training import preemption
 preemption.GRACE = 0.3
 def dropped(words):
@@ -171,7 +171,7 @@ def dropped(words):
     time.sleep(30)
 def raised(words):
     signal.raise_signal(signal.SIGINT)
-cli.command(globals()[sys.argv[1]])
+command(globals()[sys.argv[1]])
 """
 
 
