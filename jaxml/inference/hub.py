@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxml.files import MARKER
 from jaxml.inference import saving
+from jaxml.models.weights.hub import PREFIX
 
 _NAME = r"\w[\w.-]*"
 _REPO = re.compile(f"{_NAME}/{_NAME}")
@@ -40,15 +40,10 @@ def upload(folder: Path, repo: str, private: bool) -> str:
     """
     if not _REPO.fullmatch(repo):
         raise ValueError(f"the repository {repo!r} is not of the form owner/repo")
-    api = _library(f"hf://{repo}").HfApi()
+    api = _library(f"{PREFIX}{repo}").HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=repo,
-        folder_path=folder,
-        ignore_patterns=[MARKER],
-        commit_message="Network trained with jaxml",
-    )
-    return f"hf://{repo}"
+    api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Network trained with jaxml")
+    return f"{PREFIX}{repo}"
 
 
 def _library(address: str) -> Any:

@@ -17,10 +17,11 @@ import numpy as np
 from jaxml import models
 from jaxml.config import Config
 from jaxml.data.index import ImageError
-from jaxml.inference import export, hub, saving
+from jaxml.inference import card, export, hub, saving
 from jaxml.inference.index import Index
 from jaxml.inference.pictures import Source, given
 from jaxml.inference.program import Program
+from jaxml.models.weights.hub import PREFIX
 from jaxml.training.checkpoint import flatten
 from jaxml.training.learner import Network
 from jaxml.training.step import embed_step, prepare
@@ -170,7 +171,7 @@ class Model:
             ValueError: the folder holds something else than a saved network.
         """
         with saving.whole_folder(folder, "model") as part:
-            saving.write(part, self.config, self.arrays(), self.about)
+            self._write(part)
 
     def index(self, pictures: Any, boxes: Any = None) -> Index:
         """Embed pictures for exact search among them.
@@ -212,8 +213,13 @@ class Model:
             ImportError: huggingface_hub is not installed (extra `hub`).
         """
         with TemporaryDirectory() as place:
-            self.save(Path(place) / "model")
-            return hub.upload(Path(place) / "model", repo, private)
+            self._write(Path(place), f"{PREFIX}{repo}")
+            return hub.upload(Path(place), repo, private)
+
+    def _write(self, folder: Path, address: str = card.PLACE) -> None:
+        saving.write(folder, self.config, self.arrays(), self.about)
+        text = card.render(self.config, self.dimensions, self.about, address)
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
     @cached_property
     def _network(self) -> Network:
