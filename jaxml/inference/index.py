@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -59,7 +60,7 @@ class Index:
         embeddings: float32 [N, D].
         made_by: the model's fingerprint.
         model: the model itself, by which pictures are added and asked for.
-        root: the folder in which the names are paths; empty if they are paths themselves or no paths at all.
+        root: the folder from which the names are paths; empty if they are no paths.
         left_out: the errors, by name, of files that could not be read.
 
     Raises:
@@ -105,23 +106,31 @@ class Index:
         if isinstance(pictures, str | Path) and expand(pictures, "the folder").is_dir():
             if boxes is not None:
                 raise ValueError("boxes: give a list of the files to which they belong, not a folder")
-            found = unlabelled.find(pictures)
-            embeddings, rows, errors = model.embed_readable(found)
-            first = next(iter(errors.values()), "")
-            if not len(rows):
-                raise ImageError(
-                    f"none of the {len(found)} files in {printable(pictures)} can be read: {first}"
-                )
-            if errors:
-                warnings.warn(
-                    f"{len(errors)} of {len(found)} files left out of the index: {first}", stacklevel=3
-                )
-            names = [found.names[i] for i in rows]
-            return cls(
-                names, embeddings, model.fingerprint, model=model, root=str(found.root), left_out=errors
-            )
+            index = cls.of_folder(model, unlabelled.find(pictures))
+            if index.left_out:
+                count, first = len(index.left_out), next(iter(index.left_out.values()))
+                warnings.warn(f"{count} files left out of the index: {first}", stacklevel=3)
+            return index
         source = given(pictures, boxes)
-        return cls(source.names, model.embed(source), model.fingerprint, model=model)
+        files = all(isinstance(item, str) for item in source.items)
+        root = os.getcwd() if files else ""  # to find relative paths again
+        return cls(source.names, model.embed(source), model.fingerprint, model=model, root=root)
+
+    @classmethod
+    def of_folder(cls, model: Embeds, pictures: unlabelled.Pictures) -> Index:
+        """The index of the pictures of a folder that can be read.
+
+        Raises:
+            ImageError: there are none.
+        """
+        embeddings, rows, errors = model.embed_readable(pictures)
+        if not len(rows):
+            raise ImageError(
+                f"none of the {len(pictures)} files in {printable(pictures.root)} can be read: "
+                f"{next(iter(errors.values()))}"
+            )
+        names, root = [pictures.names[i] for i in rows], str(pictures.root)
+        return cls(names, embeddings, model.fingerprint, model=model, root=root, left_out=errors)
 
     def add(self, pictures: Any, boxes: Any = None) -> None:
         """Add pictures, anything that `Model.embed` takes; those without a path are numbered on.
