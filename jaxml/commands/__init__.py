@@ -20,6 +20,8 @@ VERBS = {
         "Find the classes in a folder of unlabelled pictures with a trained run.",
         "jaxml.commands.cluster",
     ),
+    "embed": ("Embed pictures with a trained network.", "jaxml.commands.embed"),
+    "search": ("Find the pictures that are nearest to one picture.", "jaxml.commands.search"),
     "tune": ("Search a preset's options for the highest NMI of validation classes.", "jaxml.commands.tune"),
     "plan": ("Say what a run needs on an accelerator before one is rented.", "jaxml.commands.plan"),
     "weights": ("Look into files of pretrained weights, and convert them.", "jaxml.commands.weights"),

@@ -4,9 +4,9 @@
     jaxml cluster --workdir runs/cub_squeezenet --images pictures --clusters 100
     jaxml cluster --workdir runs/cub_squeezenet --images pictures --query bird.jpg
 
-The folder may be flat or nested, and files may have any names. JPEG, PNG and BMP files are read; all others are listed
-in OUT/skipped.txt. Only the run's directory is needed, not its data set. If the run learned from pictures cropped to
-their boxes, as runs on birds do, crop these pictures as well or give --boxes.
+The folder may be flat or nested, and files may have any names. Files that are no pictures are listed in
+OUT/skipped.txt. Only the run's directory is needed, not its data set. If the run learned from pictures cropped to their
+boxes, as runs on birds do, crop these pictures as well or give --boxes.
 
 Writes clusters.html (the most central and the most doubtful pictures of each cluster), clusters.csv and a contact sheet
 for each cluster; with --query it writes nearest.html instead. The results go to a new folder, or to that of an earlier

@@ -34,11 +34,17 @@ class TrainState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Learner:
-    """What does not change: the network, the loss and the optimiser, as the configuration names them."""
+class Network:
+    """What embeds: the module that a configuration names, and how the configuration prepares images for it."""
 
     config: Config
     module: nn.Module
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner(Network):
+    """What does not change: the network, the loss and the optimiser, as the configuration names them."""
+
     loss: Loss
     optimizer: optax.GradientTransformation
 

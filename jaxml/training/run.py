@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxml import config as configs
+from jaxml import models
 from jaxml.config import Config
 from jaxml.data.images import Images, open_images
 from jaxml.errors import Interrupted, RunError
@@ -27,7 +29,7 @@ from jaxml.progress import Progress
 from jaxml.training import distributed, provenance, start
 from jaxml.training.checkpoint import Check, Checkpoints
 from jaxml.training.devices import parallel
-from jaxml.training.learner import Learner, TrainState, create
+from jaxml.training.learner import Learner, Network, TrainState, create
 from jaxml.training.preemption import StopSignals
 from jaxml.training.step import embed_step
 
@@ -107,12 +109,12 @@ class Run:
         return pixel_embedder(self.learner, self.devices)
 
 
-def pixel_embedder(learner: Learner, devices: list[Any]) -> Callable[[TrainState, np.ndarray], np.ndarray]:
+def pixel_embedder(network: Network, devices: list[Any]) -> Callable[[TrainState, np.ndarray], np.ndarray]:
     """Function (state, pixels uint8 [n, S, S, 3]) -> embeddings float32 [n, D], by batches of one shape."""
     count = len(devices)
-    share = -(-learner.config.eval.batch_size // (count * jax.process_count()))
+    share = -(-network.config.eval.batch_size // (count * jax.process_count()))
     step = parallel(
-        lambda images, params, stats: embed_step(learner, params, stats, images),
+        lambda images, params, stats: embed_step(network, params, stats, images),
         in_axes=(0, None, None),
         out_axes=0,
         devices=devices,
@@ -185,8 +187,16 @@ def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False) 
 def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np.ndarray]]:
     """A run's configuration, and its network: pixels uint8 [n, S, S, 3] -> embeddings float32 [n, D].
 
-    The checkpoint is the one that `load` takes, S is `data.stored_size`. Needs the run's directory only: its data set
-    may be gone.
+    S is `data.stored_size`. Raises as `load_variables` does.
+    """
+    network, state = load_variables(workdir)
+    return network.config, partial(pixel_embedder(network, jax.local_devices()), state)
+
+
+def load_variables(workdir: str | Path) -> tuple[Network, TrainState]:
+    """A run's network, and its state without that of the loss and of the optimiser.
+
+    The checkpoint is the one that `load` takes. Needs the run's directory only: its data set may be gone.
 
     Raises:
         RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration.
@@ -194,14 +204,14 @@ def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np
     workdir, config = Path(workdir), _saved_config(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     _check_saved(checkpoints, workdir)
-    # The shapes of a loss's parameters would need the number of classes; embedding needs neither.
-    learner, state = create(replace(config, loss=configs.Loss(), optim=configs.Optim()), 1)
+    module = models.build(config.model)
+    variables = models.shapes(module, config.data.size)
+    blank = TrainState(jnp.int32(0), variables["params"], variables.get("batch_stats", {}), ())
     best = config.data.train_on == "train"
     restore = checkpoints.restore_best if best else checkpoints.restore_newest
-    check = partial(provenance.check_config, config=config)
-    state, meta = restore(state._replace(opt_state=()), check, part=True)
+    state, meta = restore(blank, partial(provenance.check_config, config=config), part=True)
     say_changes(int(state.step), meta, config)
-    return config, partial(pixel_embedder(learner, jax.local_devices()), state)
+    return Network(config, module), state
 
 
 def say_changes(step: int, meta: dict[str, Any], config: Config) -> None:

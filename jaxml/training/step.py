@@ -18,20 +18,21 @@ from jaxml.data.augment import augment, center
 from jaxml.distances import l2_normalize
 from jaxml.training import optimizer
 from jaxml.training.devices import AXIS
-from jaxml.training.learner import Array, Learner, Metrics, TrainState, without_loss
+from jaxml.training.learner import Array, Learner, Metrics, Network, TrainState, without_loss
 
 
 def features(
-    learner: Learner, params: Any, batch_stats: Any, images: Array, keys: Array | None
+    network: Network, params: Any, batch_stats: Any, images: Array, keys: Array | None
 ) -> tuple[Array, Any]:
-    """Head outputs [b, D] of uint8 images [b, S, S, 3], and new statistics; augmented where there are `keys` [b]."""
-    data, backbone = learner.config.data, models.BACKBONES[learner.config.model.backbone]
-    size = (learner.config.eval.size if keys is None else 0) or data.size
-    normalisation: dict[str, Any] = {"size": size, "mean": backbone.mean, "std": backbone.std}
+    """Head outputs [b, D] of uint8 images [b, S, S, 3], and new statistics; augmented where there are `keys` [b].
+
+    Without keys, images may also be float [b, s, s, 3], normalised already.
+    """
+    data = network.config.data
     variables = {"params": without_loss(params)[0], "batch_stats": batch_stats}
     if keys is None:
-        inputs = center(images, **normalisation)
-        return jnp.asarray(learner.module.apply(variables, inputs, train=False)), batch_stats
+        inputs = images if jnp.issubdtype(images.dtype, jnp.floating) else prepare(network, images)
+        return jnp.asarray(network.module.apply(variables, inputs, train=False)), batch_stats
     with jax.named_scope("input"):
         augment_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         inputs = augment(
@@ -40,13 +41,23 @@ def features(
             crop_area=data.crop_area,
             flip=data.flip,
             jitter=data.jitter,
-            **normalisation,
+            **_normalisation(network, data.size),
         )
     with jax.named_scope("network"):
-        outputs, changed = learner.module.apply(
+        outputs, changed = network.module.apply(
             variables, inputs, train=True, keys=dropout_keys, mutable=["batch_stats"]
         )
     return outputs, changed.get("batch_stats", batch_stats)
+
+
+def prepare(network: Network, images: Array) -> Array:
+    """What the network takes when it embeds, float32 [b, s, s, 3] of uint8 images [b, S, S, 3], not augmented."""
+    return center(images, **_normalisation(network, network.config.eval.size or network.config.data.size))
+
+
+def _normalisation(network: Network, size: int) -> dict[str, Any]:
+    backbone = models.BACKBONES[network.config.model.backbone]
+    return {"size": size, "mean": backbone.mean, "std": backbone.std}
 
 
 @jax.named_scope("loss")
@@ -149,13 +160,16 @@ def train_step(
     return TrainState(state.step + 1, params, stats, opt_state), metrics
 
 
-def embed_step(learner: Learner, params: Any, batch_stats: Any, images: Array) -> Array:
-    """Embeddings [b, D] of uint8 images [b, S, S, 3], not augmented; with `eval.mirror` the mean of both ways round."""
-    normalize = l2_normalize if learner.config.model.normalize else lambda outputs: outputs
+def embed_step(network: Network, params: Any, batch_stats: Any, images: Array) -> Array:
+    """Embeddings [b, D] of images, not augmented; with `eval.mirror` the mean of both ways round.
+
+    Images are uint8 [b, S, S, 3], or float [b, s, s, 3] as `prepare` returns them.
+    """
+    normalize = l2_normalize if network.config.model.normalize else lambda outputs: outputs
 
     def embed(images: Array) -> Array:
-        return normalize(features(learner, params, batch_stats, images, keys=None)[0])
+        return normalize(features(network, params, batch_stats, images, keys=None)[0])
 
-    if not learner.config.eval.mirror:
+    if not network.config.eval.mirror:
         return embed(images)
     return normalize((embed(images) + embed(images[:, :, ::-1])) / 2)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
@@ -18,7 +17,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from jaxml import config
 from jaxml.models.backbones import BACKBONES
-from jaxml.models.embedder import build
+from jaxml.models.embedder import build, shapes
 from jaxml.models.weights import hub, readers
 from jaxml.models.weights.pickles import read_pickle
 from jaxml.models.weights.readers import PICKLES, WeightFile, WeightFormatError
@@ -151,9 +150,7 @@ def _shapes(backbone_name: str) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes by path of the variables that weights of a backbone fill."""
     row = BACKBONES[backbone_name]
     module = build(config.Model(backbone=backbone_name, head="none", feature_size=row.features))
-    images = jax.ShapeDtypeStruct((1, row.size, row.size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), images)
-    return flatten_dict(variables, sep="/")
+    return flatten_dict(shapes(module, row.size), sep="/")
 
 
 def _read_any(path: Path) -> WeightFile:
