@@ -566,6 +566,10 @@ def ranked_list(
     return out
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
 def smooth_rank(s, p, others):
     return 1 + sum(sigmoid(s[i] - s[p]) for i in others if i != p)
 

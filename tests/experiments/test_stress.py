@@ -109,7 +109,11 @@ def test_an_unknown_option_of_a_script_is_named(script, monkeypatch, capsys):
             ["--workdir", "{}/none", "--images", "{}/nowhere"],
             "nowhere is not a folder",
         ),
-        ("experiments.stress.__main__", ["--only", "nothing"], "--only nothing: unknown; the checks are killed"),
+        (
+            "experiments.stress.__main__",
+            ["--only", "nothing"],
+            "--only nothing: unknown; the checks are killed",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(script, words, named, tmp_path, monkeypatch, capsys):
