@@ -98,7 +98,9 @@ def tune(base: Config, space: Space, workdir: Path, *, trials: int) -> float:
         from optuna.trial import TrialState
     except ImportError as error:
         raise ValueError("tuning needs Optuna: install jaxml with the extra `tune`") from error
+    from jaxml.training import start
 
+    base = start.from_anywhere(base)
     wanted = {
         **records.contents(base),
         **{f"space.{name}": values for name, values in space.items()},

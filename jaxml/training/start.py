@@ -63,8 +63,12 @@ def check_network(config: Config, devices: Sequence[Any]) -> None:
         learner.load_weights(config, state)
     network, loss = learner.without_loss(state.params)
     variables = {"params": network, "batch_stats": state.batch_stats}
-    images = jax.ShapeDtypeStruct((share, data.size, data.size, 3), jnp.float32)
-    outputs = jax.eval_shape(partial(made[0].module.apply, train=False), variables, images)
+    size = config.eval.size or data.size
+    images = jax.ShapeDtypeStruct((share, size, size, 3), jnp.float32)
+    try:
+        outputs = jax.eval_shape(partial(made[0].module.apply, train=False), variables, images)
+    except ValueError as error:
+        raise ValueError(f"--eval.size is {size}: {error}") from None
     shares = [
         jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype)
         for x in (outputs, jax.ShapeDtypeStruct((share,), jnp.int32))
@@ -82,38 +86,42 @@ def check_images(config: Config, index: Index, parts: Mapping[str, np.ndarray]) 
     Raises:
         ValueError: there are fewer classes than a batch needs, or fewer images than clusters.
     """
-    data = config.data
     sizes = np.bincount(index.labels, minlength=len(index.class_names))
-    train = np.concatenate([parts[name] for name in data.train_on.split("+")])
-    if data.classes_per_batch > len(train):
+    if config.train.mode == "batch":
+        train = np.concatenate([parts[name] for name in config.data.train_on.split("+")])
+        _check_batch(config, [index.class_names[label] for label in train], sizes[train])
+    for part in ("val", "test") if config.data.train_on == "train" else ("test",):
+        images, clusters = sizes[parts[part]].sum(), len(parts[part]) * config.eval.clusters_per_class
+        if clusters > images:
+            raise ValueError(
+                f"--eval.clusters_per_class is {config.eval.clusters_per_class}, which makes {clusters} clusters of "
+                f"{len(parts[part])} {part} classes, but they have {images} images; give a smaller number"
+            )
+
+
+def _check_batch(config: Config, names: Sequence[str], sizes: np.ndarray) -> None:
+    """That P x K images can be drawn of the classes to train on, which have these names and int [C] images."""
+    data = config.data
+    if data.classes_per_batch > len(names):
         raise ValueError(
-            f"--data.classes_per_batch is {data.classes_per_batch}, but --data.split {data.split} leaves {len(train)} "
-            f"classes to train on; give at most {len(train)}, or another split"
+            f"--data.classes_per_batch is {data.classes_per_batch}, but --data.split {data.split} leaves {len(names)} "
+            f"classes to train on; give at most {len(names)}, or another split"
         )
     if config.loss.name not in losses.PARAMETERS:
-        for name in ("classes_per_batch", "images_per_class"):
-            if getattr(data, name) == 1:
+        for option in ("classes_per_batch", "images_per_class"):
+            if getattr(data, option) == 1:
                 raise ValueError(
-                    f"--data.{name} is 1, but {config.loss.name} compares images within and between classes; give 2 or "
-                    f"more, or a loss with proxies, such as --loss.name proxy_anchor"
+                    f"--data.{option} is 1, but {config.loss.name} compares images within and between classes; give 2 "
+                    f"or more, or a loss with proxies, such as --loss.name proxy_anchor"
                 )
-    few = train[sizes[train] < data.images_per_class]
-    if len(few):
-        smallest = few[sizes[few].argmin()]
-        example = f"{printable(index.class_names[smallest])} with {sizes[smallest]}"
+    if few := np.count_nonzero(sizes < data.images_per_class):
+        smallest = int(sizes.argmin())
+        example = f"{printable(names[smallest])} with {sizes[smallest]}"
         warnings.warn(
-            f"{len(few)} of {len(train)} classes to train on have fewer images than --data.images_per_class "
+            f"{few} of {len(names)} classes to train on have fewer images than --data.images_per_class "
             f"({data.images_per_class}), such as {example}: batches repeat them",
             stacklevel=2,
         )
-    scored = {"val" if data.train_on == "train" else "", "test"} & {k for k, v in parts.items() if len(v)}
-    for part in sorted(scored):
-        count, clusters = sizes[parts[part]].sum(), len(parts[part]) * config.eval.clusters_per_class
-        if clusters > count:
-            raise ValueError(
-                f"--eval.clusters_per_class is {config.eval.clusters_per_class}, which makes {clusters} clusters of "
-                f"{len(parts[part])} {part} classes, but they have {count} images; give a smaller number"
-            )
 
 
 def _batch(config: Config) -> int:

@@ -88,6 +88,7 @@ TRAIN = {
         "other.safetensors does not fit squeezenet1_1"
     ),
     "--model.backbone squeezenet1_1 --data.size 16": "--data.size is 16: .*too small for this backbone",
+    "--model.backbone squeezenet1_1 --data.size 24 --eval.size 16": "--eval.size is 16: .*too small for this backbone",
     "--model.head classifier": "--model.head is classifier, but simple has no .*; give linear or none",
     "--model.head none": "--model.feature_size is 8; with --model.head none it must be ",
     "--model.pooling avg+max": "--model.backbone simple gives a vector, .* --model.pooling avg",
