@@ -170,13 +170,10 @@ def weights(out: Path, quick: bool) -> Outcome:
     (place / "sub").mkdir()
     trace = place / "trace"
     longest = most = 0.0
-    ways: list[Callable] = [readers.read]
-    try:
-        import torch  # noqa: F401
-
-        ways.append(lambda path: pretrained.convert(path, place / "sub" / "converted.safetensors"))
-    except ImportError:
-        pass
+    ways: list[Callable] = [
+        readers.read,
+        lambda path: pretrained.convert(path, place / "sub" / "converted.safetensors"),
+    ]
     files, wrong = hostile_weights(), []
     if find_spec("h5py") is None:
         files = {name: make for name, make in files.items() if "external" not in name}

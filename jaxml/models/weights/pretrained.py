@@ -71,7 +71,7 @@ def inspect(file: Positional[Path]) -> None:
     """Print what a weight file holds and which backbones it fits.
 
     Args:
-        file: A .safetensors or .npz file, or, where torch is installed, a .pth file.
+        file: A .safetensors, .npz or .pth file.
     """
     contents = _read_any(file)
     for name, array in contents.tensors.items():
@@ -96,7 +96,7 @@ def convert(file: Positional[Path], output: Path | None = None) -> None:
     """Write a .pth or .npz file's arrays as .safetensors, names unchanged; an existing file is left alone.
 
     Args:
-        file: The file to convert; .pth needs torch.
+        file: The file to convert.
         output: The file to write; by default beside the first, with suffix .safetensors.
     """
     output = output or file.with_suffix(".safetensors")

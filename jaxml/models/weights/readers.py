@@ -61,7 +61,7 @@ def read(path: str | Path) -> WeightFile:
     path = Path(path)
     if path.suffix in PICKLES:
         raise WeightFormatError(
-            f"{path}: pickles are not read in training; where torch is installed, "
+            f"{path}: pickles are not read in training; "
             f"`python -m jaxml.models.weights.pretrained convert {path}` makes a .safetensors file of it"
         )
     parse = {".safetensors": parse_safetensors, ".npz": parse_npz}.get(path.suffix)
