@@ -163,7 +163,7 @@ def _decodes(path: Path) -> bool:
 
 def weights(out: Path, quick: bool) -> Outcome:
     """Hostile weight files: read as training reads them, and as `convert` does."""
-    from jaxml.models.weights import pretrained, readers
+    from jaxml.models.weights import commands, readers
     from jaxml.models.weights.readers import WeightFormatError
 
     place = fresh(out, "weights").parent
@@ -172,7 +172,7 @@ def weights(out: Path, quick: bool) -> Outcome:
     longest = most = 0.0
     ways: list[Callable] = [
         readers.read,
-        lambda path: pretrained.convert(path, place / "sub" / "converted.safetensors"),
+        lambda path: commands.convert(path, place / "sub" / "converted.safetensors"),
     ]
     files, wrong = hostile_weights(), []
     if find_spec("h5py") is None:

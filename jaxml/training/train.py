@@ -91,6 +91,7 @@ def _learn(
         say_changes(step, meta, config)
     elif config.model.weights:
         run.state, weights = learner.load_weights(config, run.state)
+        distributed.say(f"weights: {weights['source']}")
         distributed.on_main(partial(write_json, workdir / "weights.json", weights))
     distributed.on_main(partial(_record, run))
     distributed.say(optimizer.table(config.optim, run.state.params))

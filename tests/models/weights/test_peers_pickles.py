@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxml.models.weights import pretrained
+from jaxml.models.weights import commands
 from jaxml.models.weights.pickles import parse_pickle, read_pickle
 from jaxml.models.weights.readers import WeightFormatError
 from tests.models.weights import torchvision_weights
@@ -78,7 +78,7 @@ def test_converting_pth_files(tmp_path, legacy):
     network = torchvision_weights.torch_network("squeezenet1_1").to(memory_format=torch.channels_last)
     source = tmp_path / "weights.pth"
     source.write_bytes(saved(network.state_dict(), legacy))
-    pretrained.convert(source)
+    commands.convert(source)
     converted = load_file(source.with_suffix(".safetensors"))
     assert converted.keys() == network.state_dict().keys()
     for name, value in network.state_dict().items():

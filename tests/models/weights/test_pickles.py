@@ -16,7 +16,9 @@ from experiments.stress import torch_files
 from experiments.stress.damage import Command, hostile_weights, mutate
 from experiments.stress.torch_files import Entry, legacy_file, table, text, whole, zip_file
 from jaxml.models.weights.pickles import parse_pickle, read_pickle
+from jaxml.models.weights.readers import DTYPES as READ
 from jaxml.models.weights.readers import WeightFormatError
+from jaxml.models.weights.unpickling import STORAGES
 
 DTYPES = ["<f8", "<f4", "<f2", ml_dtypes.bfloat16, "<i8", "<i4", "<i2", "i1", "u1", "?"]
 F4 = np.arange(24, dtype="<f4")
@@ -87,6 +89,10 @@ def test_a_table_of_parameters():
     )
     found = parse(zip_file(b"\x80\2}%s%ss." % (text("a"), parameter), {"0": FLOATS}))
     np.testing.assert_array_equal(found["a"], F4)
+
+
+def test_every_type_can_be_read_after_conversion():
+    assert {*STORAGES.values()} == {*READ.values()}
 
 
 def test_torch_is_not_imported(tmp_path):
