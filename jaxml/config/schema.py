@@ -66,7 +66,8 @@ class Model:
     """The embedding network: backbone, then head."""
 
     backbone: Text = "simple"
-    """A name from jaxml.models.BACKBONES: simple, shallow, squeezenet1_0, squeezenet1_1, resnet50 or inception_v3."""
+    """A name from jaxml.models.BACKBONES: simple, shallow, squeezenet1_0, squeezenet1_1, resnet50, inception_v3,
+    efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2."""
     weights: Text = ""
     """Pretrained weights for the backbone: a file (safetensors or npz), hf://owner/repo/file@commit, or auto for the
     package that has them; without them parameters start random."""

@@ -61,7 +61,8 @@ def inspect(file: Positional[Path]) -> None:
     for name, row in BACKBONES.items():
         if row.classifier is None:
             continue
-        head = contents.tensors.get(f"{row.classifier}.bias")
+        renamed = {row.rename(key): array for key, array in contents.tensors.items()}
+        head = renamed.get(f"{row.classifier}.bias")
         classes = "no classifier" if head is None else f"a classifier of {head.size} classes"
         problems = pretrained.misfits(contents.tensors, name)
         print(

@@ -1,4 +1,4 @@
-"""Imports pretrained weights, with the names of torchvision or timm, into the variables of a network."""
+"""Imports pretrained weights, with names that the backbone understands, into the variables of a network."""
 
 from __future__ import annotations
 
@@ -88,19 +88,21 @@ def _match(
     tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any], backbone_name: str, classifier: bool
 ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
     """Arrays of a file by their path among the variables `wanted`, paths that stay fresh, and what does not fit."""
-    prefix = BACKBONES[backbone_name].classifier
+    row = BACKBONES[backbone_name]
+    prefix = row.classifier
     if prefix is None:
         raise ValueError(f"--model.weights: there are no pretrained weights for {backbone_name}")
     fresh = [] if classifier else sorted(path for path in wanted if path.startswith("params/head/"))
     taken: dict[str, np.ndarray] = {}
     problems = []
     for name, array in tensors.items():
-        layer = name.rpartition(".")[0]
+        own_name = row.rename(name)
+        layer = own_name.rpartition(".")[0]
         if name.endswith(".num_batches_tracked") or name.startswith("AuxLogits."):
             continue
         if layer == prefix and not classifier:
             continue
-        path, value = _place(name, array, prefix)
+        path, value = _place(own_name, array, prefix)
         if path not in wanted or path in taken:
             problems.append(f"extra: {name} {list(array.shape)}")
             continue
@@ -129,7 +131,7 @@ def _shapes(backbone_name: str) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _place(name: str, array: np.ndarray, classifier: str) -> tuple[str, np.ndarray]:
-    """Path among the variables, and value in their layout, of an array with torchvision's name and layout."""
+    """Path among the variables, and value in their layout, of an array with timm's or torchvision's name and layout."""
     layer, _, kind = name.rpartition(".")
     value = array.astype(np.float32)
     collection, leaf = "params", kind

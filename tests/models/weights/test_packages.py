@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxml import models
 from jaxml.models.weights import packages, pretrained
 from jaxml.models.weights.packages import PACKAGES
 from jaxml.models.weights.readers import WeightFormatError
@@ -99,3 +100,8 @@ def test_a_cache_without_a_home(installed, monkeypatch):
     monkeypatch.setattr(packages.Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError))
     with pytest.raises(ValueError, match=r"--data\.cache"):
         packages.read(NAME)
+
+
+def test_rows_are_of_backbones_that_take_weights():
+    for name in PACKAGES:
+        assert models.BACKBONES[name].classifier is not None

@@ -1,17 +1,21 @@
 """Weight files that PyTorch writes, in both formats, and what else it can pickle."""
 
+import importlib.metadata
 import io
 import os
 import pickle
 import zipfile
 from collections import OrderedDict
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxml.models.weights import commands
+from jaxml import config, models
+from jaxml.models.weights import commands, packages, pretrained
 from jaxml.models.weights.pickles import parse_pickle, read_pickle
 from jaxml.models.weights.readers import WeightFormatError
 from tests.models.weights import torchvision_weights
@@ -83,6 +87,28 @@ def test_converting_pth_files(tmp_path, legacy):
     assert converted.keys() == network.state_dict().keys()
     for name, value in network.state_dict().items():
         np.testing.assert_array_equal(converted[name], value.numpy())
+
+
+@pytest.mark.parametrize("name", packages.PACKAGES)
+def test_published_packages(name, tmp_path):
+    """The real ones, which the extra `weights` installs: the same arrays, and each has its place in the network."""
+    found = packages.read(name, tmp_path)
+    row = packages.PACKAGES[name]
+    file = importlib.metadata.distribution(row.name).locate_file(row.file)
+    table = torch.load(file, weights_only=True)
+    assert found.tensors.keys() == table.keys()
+    for key, value in table.items():
+        np.testing.assert_array_equal(found.tensors[key], value.numpy(), strict=True)
+    features = models.BACKBONES[name].features
+    module = models.build(config.Model(backbone=name, feature_size=features))
+    shapes = jax.eval_shape(
+        lambda key: module.init(key, jnp.zeros((1, 64, 64, 3)), train=False), jax.random.key(0)
+    )
+    _, report = pretrained.load("auto", shapes, name, cache=tmp_path)
+    assert report["fresh"] == ["head/bias", "head/kernel"]
+    classifier = table["_fc.weight"].numel() + table["_fc.bias"].numel()
+    counters = sum(key.endswith("num_batches_tracked") for key in table)
+    assert report["loaded"] == sum(value.numel() for value in table.values()) - classifier - counters
 
 
 class Danger:
