@@ -22,6 +22,9 @@ PROTOCOL = 1001
 MAX_REPETITION = 2
 """Bytes of arrays that one byte of a file may become: tied weights have two names, but lie in the file once."""
 
+MAX_REASON = 300
+"""Characters of the reason that an error gives; a name in a file may be as long as the file."""
+
 
 def read_pickle(path: Path) -> WeightFile:
     """Read a `.pth` file that `torch.save` has made of a table of named tensors, such as `model.state_dict()`.
@@ -54,7 +57,7 @@ def parse_pickle(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], dict
     # On damaged archives zipfile raises a dozen types, some undocumented; they all mean the same.
     except Exception as error:
         raise WeightFormatError(
-            f"damaged, or not what torch.save makes of model.state_dict(): {printable(error)}"
+            f"damaged, or not what torch.save makes of model.state_dict(): {printable(str(error)[:MAX_REASON])}"
         ) from None
 
 

@@ -153,6 +153,8 @@ PICKLED = {
     "call of os.system": lambda trace: pickle.dumps({"a": Command(trace)}, 2),
     "call of os.system, newest protocol": lambda trace: pickle.dumps({"a": Command(trace)}),
     "call of eval": value(b"cbuiltins\neval\n%s\x85R" % text("1")),
+    "endless name": value(b"c%s\neval\n)R" % (b"x" * 10**5)),
+    "endless name twice": b"\x80\2}(%sN%sNu." % ((text("x" * 10**5),) * 2),
     "attributes of a function": value(b"ctorch._utils\n_rebuild_tensor_v2\n}b"),
     "instance": value(b"(ctorch._utils\n_rebuild_tensor_v2\no"),
     "new object": value(b"ccollections\nOrderedDict\n)\x81"),
