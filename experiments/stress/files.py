@@ -163,20 +163,18 @@ def _decodes(path: Path) -> bool:
 
 def weights(out: Path, quick: bool) -> Outcome:
     """Hostile weight files, read as training reads them and as `convert` does."""
-    from jaxml.models.weights import pretrained, readers
+    from jaxml.commands import weights as commands
+    from jaxml.models.weights import readers
     from jaxml.models.weights.readers import WeightFormatError
 
     place = fresh(out, "weights").parent
     (place / "sub").mkdir()
     trace = place / "trace"
     longest = most = 0.0
-    ways: list[Callable] = [readers.read]
-    try:
-        import torch  # noqa: F401
-
-        ways.append(lambda path: pretrained.convert(path, place / "sub" / "converted.safetensors"))
-    except ImportError:
-        pass
+    ways: list[Callable] = [
+        readers.read,
+        lambda path: commands.convert(path, place / "sub" / "converted.safetensors"),
+    ]
     files, wrong = hostile_weights(), []
     if find_spec("h5py") is None:
         files = {name: make for name, make in files.items() if "external" not in name}

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from experiments.stress import torch_files
 from experiments.stress.damage import mutate
 from experiments.stress.runs import Outcome
 
@@ -63,6 +64,7 @@ def _parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, 
     from jaxml.data.index import ImageError
     from jaxml.data.sources import unlabelled
     from jaxml.models.weights import readers
+    from jaxml.models.weights.pickles import parse_pickle
     from jaxml.models.weights.readers import WeightFormatError
 
     tensors = {"w": np.ones((3, 2), "<f4"), "b": np.arange(5, dtype="<i8"), "c": np.zeros((0, 2), "<f2")}
@@ -80,6 +82,9 @@ def _parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, 
         "safetensors": (save(tensors), parse(readers.parse_safetensors), (WeightFormatError,)),
         "npz": (npz.getvalue(), parse(readers.parse_npz), (WeightFormatError,)),
     }
+    for kind, legacy in (("pth", False), ("legacy pth", True)):
+        pth = torch_files.save(tensors, legacy=legacy)
+        found[kind] = (pth, parse(parse_pickle), (WeightFormatError,))
     found |= _of_runs()
     for kind, buffer in encoded.items():
         found[kind] = (buffer.getvalue(), lambda data: open_image(data, "x"), (ImageError,))
@@ -96,15 +101,6 @@ def _parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, 
         _naming("b.csv", lambda data: unlabelled.parse_boxes(data, "b.csv")),
         (ValueError,),
     )
-    try:
-        import torch
-    except ImportError:
-        return found
-    from jaxml.models.weights.pickles import parse_pickle
-
-    pth = io.BytesIO()
-    torch.save({"w": torch.ones(3, 2), "b": torch.arange(5)}, pth)
-    found["pickle"] = (pth.getvalue(), parse(parse_pickle), (WeightFormatError,))
     return found
 
 

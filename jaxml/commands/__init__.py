@@ -25,7 +25,7 @@ VERBS = {
     "search": ("Find the pictures that are nearest to one picture.", "jaxml.commands.search"),
     "tune": ("Search a preset's options for the highest NMI of validation classes.", "jaxml.commands.tune"),
     "plan": ("Say what a run needs on an accelerator before one is rented.", "jaxml.commands.plan"),
-    "weights": ("Look into files of pretrained weights, and convert them.", "jaxml.commands.weights"),
+    "weights": ("Find, look into and convert files of pretrained weights.", "jaxml.commands.weights"),
 }
 """By verb, the first line of its help, and its module."""
 

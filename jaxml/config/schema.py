@@ -55,7 +55,7 @@ class Data:
     images_per_class: Annotated[Count, Le(2**20)] = 4
     """K: images of each class in a batch."""
     cache: Text = "~/.cache/jaxml"
-    """Folder for decoded images."""
+    """Folder for decoded images and converted weights."""
     on_error: Literal["raise", "skip"] = "raise"
     """raise: an image that is damaged, missing or changed ends the run; skip: such images are left out and listed."""
 
@@ -69,7 +69,8 @@ class Model:
     """A name from jaxml.models.BACKBONES: simple, shallow, squeezenet1_0, squeezenet1_1, resnet50, inception_v3,
     efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2."""
     weights: Text = ""
-    """Pretrained weights (safetensors) for the backbone; without them parameters start random."""
+    """Pretrained weights for the backbone: a file (safetensors or npz), hf://owner/repo/file@commit, or auto for the
+    package that has them; without them parameters start random."""
     head: Literal["linear", "conv", "none", "classifier"] = "linear"
     """linear: a fully connected layer; conv: the original's SqueezeNet head; none: pooled features; classifier: the
     layer of the weight file."""

@@ -85,13 +85,18 @@ def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[st
     """The state with the pretrained weights of `model.weights`, and a report on them.
 
     Raises:
+        ImportError: a package that it needs is not installed.
         WeightFormatError: it is not a weight file for the backbone.
     """
     network, loss = without_loss(state.params)
     variables = {"params": network, "batch_stats": state.batch_stats}
     model = config.model
     variables, report = pretrained.load(
-        model.weights, variables, model.backbone, classifier=model.head == "classifier"
+        model.weights,
+        variables,
+        model.backbone,
+        classifier=model.head == "classifier",
+        cache=config.data.cache,
     )
     return state._replace(
         params={**variables["params"], **loss}, batch_stats=variables.get("batch_stats", {})

@@ -17,6 +17,7 @@ from jaxml import losses
 from jaxml.config import Config
 from jaxml.data import Index
 from jaxml.files import expand, printable
+from jaxml.models.weights import packages
 from jaxml.training import learner
 from jaxml.training.devices import parallel
 from jaxml.training.step import objective
@@ -27,7 +28,7 @@ def from_anywhere(config: Config) -> Config:
     root, weights = config.data.root, config.model.weights
     if root:
         root = str(expand(root, "--data.root").absolute())
-    if weights and "://" not in weights:
+    if weights not in ("", packages.AUTO) and "://" not in weights:
         weights = str(expand(weights, "--model.weights").absolute())
     return replace(config, data=replace(config.data, root=root), model=replace(config.model, weights=weights))
 

@@ -87,6 +87,7 @@ def _learn(
         say_changes(step, meta, config)
     elif config.model.weights:
         run.state, weights = learner.load_weights(config, run.state)
+        distributed.say(f"weights: {weights['source']}")
     distributed.on_main(partial(_claim, directory, run, weights))
     distributed.say(optimizer.table(config.optim, run.state.params))
     fit(run, callbacks)

@@ -11,30 +11,33 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import save_file
-from tyro.conf import Positional
-from tyro.extras import subcommand_cli_from_dict
 
 from jaxml import config
 from jaxml.models.backbones import BACKBONES
 from jaxml.models.embedder import build, shapes
-from jaxml.models.weights import hub, readers
-from jaxml.models.weights.pickles import read_pickle
-from jaxml.models.weights.readers import PICKLES, WeightFile, WeightFormatError
+from jaxml.models.weights import hub, packages, readers
+from jaxml.models.weights.readers import WeightFile, WeightFormatError
 
 _STATISTICS = {"running_mean": "mean", "running_var": "var"}
 
 
 def load(
-    path: str | Path, variables: Mapping[str, Any], backbone_name: str, *, classifier: bool = False
+    path: str | Path,
+    variables: Mapping[str, Any],
+    backbone_name: str,
+    *,
+    classifier: bool = False,
+    cache: str | Path = config.Data.cache,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Take the backbone's variables from a weight file.
 
     Args:
-        path: a .safetensors or .npz file, or hf://owner/repo/file@commit.
+        path: a .safetensors or .npz file, hf://owner/repo/file@commit, or auto: the backbone's package, see
+            `jaxml.models.weights.packages`.
         variables: {"params", "batch_stats"} of a network.
         backbone_name: a name from BACKBONES.
         classifier: take the head from the file as well; otherwise it stays as it is.
+        cache: folder for the converted weights of packages.
 
     Returns:
         The variables, and a report that can be written as JSON: source, sha256, metadata, loaded (the number of
@@ -42,19 +45,19 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such file.
+        ImportError: a package that `path` needs is not installed.
         WeightFormatError: the file is damaged, or arrays are missing, unknown, of another shape or not finite; the
             message lists all of them.
         ValueError: there are no pretrained weights for this backbone.
     """
-    source = str(path)
-    file = readers.read(hub.fetch(source) if source.startswith(hub.PREFIX) else path)
+    source, file = _read(str(path), backbone_name, cache)
     wanted = flatten_dict(dict(variables), sep="/")
     taken, fresh, problems = _match(file.tensors, wanted, backbone_name, classifier)
     if problems:
         listing = "\n  ".join(problems)
         raise WeightFormatError(
             f"{source} does not fit {backbone_name} "
-            f"(`python -m jaxml.models.weights.pretrained inspect` tells what it fits):\n  {listing}"
+            f"(`jaxml weights inspect` tells what it fits):\n  {listing}"
         )
     report = {
         "source": source,
@@ -66,47 +69,18 @@ def load(
     return unflatten_dict(wanted | taken, sep="/"), report
 
 
-def inspect(file: Positional[Path]) -> None:
-    """Print what a weight file holds and which backbones it fits.
-
-    Args:
-        file: A .safetensors or .npz file, or, where torch is installed, a .pth file.
-    """
-    contents = _read_any(file)
-    for name, array in contents.tensors.items():
-        print(f"{name:56} {array.dtype!s:9} {list(array.shape)}")
-    for key, value in contents.metadata.items():
-        print(f"{key}: {value}")
-    arrays = contents.tensors.values()
-    print(f"sha256: {contents.sha256}")
-    print(f"arrays: {len(arrays)}, numbers: {sum(array.size for array in arrays):,}")
-    for name, row in BACKBONES.items():
-        if row.classifier is None:
-            continue
-        renamed = {row.rename(key): array for key, array in contents.tensors.items()}
-        head = renamed.get(f"{row.classifier}.bias")
-        classes = "no classifier" if head is None else f"a classifier of {head.size} classes"
-        problems = _match(contents.tensors, _shapes(name), name, False)[2]
-        print(
-            f"{name}: " + (f"does not fit ({len(problems)} arrays)" if problems else f"fits, with {classes}")
-        )
+def misfits(tensors: Mapping[str, np.ndarray], backbone_name: str) -> list[str]:
+    """What of the arrays of a weight file does not fit a backbone, one line for each; the classifier is left out."""
+    return _match(tensors, _shapes(backbone_name), backbone_name, False)[2]
 
 
-def convert(file: Positional[Path], output: Path | None = None) -> None:
-    """Write a .pth or .npz file's arrays as .safetensors, names unchanged; an existing file is left alone.
-
-    Args:
-        file: The file to convert; .pth needs torch.
-        output: The file to write; by default beside the first, with suffix .safetensors.
-    """
-    output = output or file.with_suffix(".safetensors")
-    if output.exists():
-        raise ValueError(f"{output}: exists already; name another with --output")
-    contents = _read_any(file)
-    metadata = {"converted_from": file.name, "converted_from_sha256": contents.sha256}
-    tensors = {name: np.ascontiguousarray(array) for name, array in contents.tensors.items()}
-    save_file(tensors, output, metadata=metadata | contents.metadata)
-    print(f"{output}: {len(tensors)} arrays")
+def _read(source: str, backbone_name: str, cache: str | Path) -> tuple[str, WeightFile]:
+    """A weight file, and where it is from."""
+    if source == packages.AUTO:
+        file = packages.read(backbone_name, cache)
+        said = file.metadata
+        return f"{source}: {said['package']} {said['version']}, {said['licence']}", file
+    return source, readers.read(hub.fetch(source) if source.startswith(hub.PREFIX) else source)
 
 
 def _match(
@@ -153,10 +127,6 @@ def _shapes(backbone_name: str) -> dict[str, jax.ShapeDtypeStruct]:
     return flatten_dict(shapes(module, row.size), sep="/")
 
 
-def _read_any(path: Path) -> WeightFile:
-    return read_pickle(path) if path.suffix in PICKLES else readers.read(path)
-
-
 def _place(name: str, array: np.ndarray, classifier: str) -> tuple[str, np.ndarray]:
     """Path among the variables, and value in their layout, of an array with timm's or torchvision's name and layout."""
     layer, _, kind = name.rpartition(".")
@@ -175,15 +145,3 @@ def _place(name: str, array: np.ndarray, classifier: str) -> tuple[str, np.ndarr
     # layer1.0.downsample.0 -> layer1_0/downsample_0
     path = re.sub(r"\.(?=\d+(\.|$))", "_", layer).replace(".", "/")
     return f"{collection}/backbone/{path}/{leaf}", value
-
-
-def main() -> None:
-    """Run the command line `python -m jaxml.models.weights.pretrained inspect|convert FILE`."""
-    try:
-        subcommand_cli_from_dict({"inspect": inspect, "convert": convert})
-    except (OSError, ValueError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-if __name__ == "__main__":
-    main()

@@ -5,8 +5,6 @@ import io
 import json
 import os
 import struct
-import subprocess
-import sys
 import tarfile
 import time
 import tracemalloc
@@ -150,39 +148,6 @@ def test_npz_gives_the_same_as_safetensors(squeezenet, tmp_path):
             pretrained.load(file, variables, "squeezenet1_1")[0],
             pretrained.load(path, variables, "squeezenet1_1")[0],
         )
-
-
-def test_convert_and_inspect(squeezenet, tmp_path, capsys):
-    path, _ = squeezenet
-    source, target = tmp_path / "weights.npz", tmp_path / "weights.safetensors"
-    np.savez(source, **load_file(path))
-    pretrained.convert(source)
-    for name, array in load_file(path).items():
-        np.testing.assert_array_equal(load_file(target)[name], array)
-    assert readers.read(target).metadata["converted_from_sha256"] == readers.read(source).sha256
-    with pytest.raises(ValueError, match="exists already"):
-        pretrained.convert(source)
-    pretrained.inspect(target)
-    printed = capsys.readouterr().out
-    assert "squeezenet1_1: fits, with a classifier of 1000 classes" in printed
-    assert "squeezenet1_0: does not fit" in printed
-    assert "converted_from: weights.npz" in printed
-
-
-def test_command_line(squeezenet, tmp_path):
-    path, _ = squeezenet
-    run = lambda *words: subprocess.run(  # noqa: E731
-        [sys.executable, "-m", "jaxml.models.weights.pretrained", *map(str, words)],
-        capture_output=True,
-        text=True,
-    )
-    damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes(path.read_bytes()[:-1])
-    result = run("inspect", damaged)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: ")
-    assert "truncated" in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_names_of_backbones_and_files(squeezenet, tmp_path):
