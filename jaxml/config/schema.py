@@ -74,8 +74,9 @@ class Model:
     layer of the weight file."""
     feature_size: Count = 64
     """Dimensions of the embedding."""
-    pooling: Literal["avg", "avg+max"] = "avg"
-    """How a backbone's feature map becomes a vector."""
+    pooling: Literal["avg", "avg+max", "gem"] = "avg"
+    """How a backbone's feature map becomes a vector: its mean, the sum of mean and maximum, or the generalised mean
+    with a learned power."""
     dropout: Annotated[Float, Ge(0), Lt(1)] = 0.0
     """Dropout rate before the head."""
     normalize: Bool = True
