@@ -16,6 +16,7 @@ from jaxml.config.values import (
     Pixels,
     Regex,
     Seed,
+    Share,
     ShareRange,
     Text,
     Value,
@@ -81,6 +82,9 @@ class Model:
     """Dropout rate before the head."""
     normalize: Bool = True
     """Scale embeddings to unit length."""
+    frozen_stages: Annotated[Int, Ge(0)] = 0
+    """Stages of the backbone, from the images on, that are not trained: their parameters and BatchNorm statistics stay
+    as they are, they have no dropout, and no gradient is computed for them."""
     batch_norm: Literal["sync", "local", "frozen"] = "sync"
     """sync: statistics over all devices; local: over each device; frozen: never updated."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -118,6 +122,9 @@ class Optim:
     groups: tuple[tuple[Regex, Annotated[Float, Ge(0)]], ...] = ()
     """Factors of the learning rate, each after a regular expression on parameter paths; the first that matches a
     parameter counts, and 0 freezes it."""
+    layer_decay: Share = 1.0
+    """Factor of the learning rate from each stage of the backbone to the one before it, beside that of groups; the last
+    stage, the pooling, the head and the loss have 1 (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT)."""
 
 
 @checks.options

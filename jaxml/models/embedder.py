@@ -13,6 +13,7 @@ from jaxml.config.checks import checked
 from jaxml.models.backbones import BACKBONES
 from jaxml.models.layers import Conv, dropout, relu
 from jaxml.models.pooling import POOLING
+from jaxml.models.stages import as_in_evaluation
 
 Array = jax.Array
 
@@ -35,6 +36,8 @@ class Embedder(nn.Module):
     head: nn.Dense | Conv | None
     pooling: nn.Module
     dropout: float = 0.0
+    frozen_stages: tuple[str, ...] = ()
+    """Stages of the backbone in which BatchNorm and dropout are always as in evaluation."""
 
     def __call__(self, images: Array, train: bool, keys: Array | None = None) -> Array:
         """Embeddings float32 [b, feature_size] of normalised images [b, H, W, 3].
@@ -49,7 +52,8 @@ class Embedder(nn.Module):
         """
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images: [batch, height, width, 3] expected, got shape {tuple(images.shape)}")
-        x = self.backbone(images, train, keys)
+        with as_in_evaluation(self.frozen_stages, self.backbone.path):
+            x = self.backbone(images, train, keys)
         if x.ndim == 4 and not isinstance(self.head, Conv):
             x = self.pooling(x.astype(jnp.float32))
         if train and self.dropout > 0:
@@ -92,13 +96,24 @@ def build(model: config.Model, axis_name: str | None = None) -> Embedder:
             f"--model.feature_size is {model.feature_size}; with --model.head none it must be {row.features}, the "
             f"features of {model.backbone}"
         )
+    if model.frozen_stages > len(row.stages):
+        raise ValueError(
+            f"--model.frozen_stages is {model.frozen_stages}; it must be at most {len(row.stages)}, the stages of "
+            f"{model.backbone}"
+        )
     backbone = row.module(
         frozen=model.batch_norm == "frozen",
         axis_name=axis_name if model.batch_norm == "sync" else None,
         dtype=DTYPES[model.dtype],
         remat=model.remat,
     )
-    return Embedder(backbone, _head(kind, model.feature_size), POOLING[model.pooling](), model.dropout)
+    return Embedder(
+        backbone,
+        _head(kind, model.feature_size),
+        POOLING[model.pooling](),
+        model.dropout,
+        row.stages[: model.frozen_stages],
+    )
 
 
 def init(module: nn.Module, key: Array, size: int | tuple[int, int]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
     backbone = models.BACKBONES[config.model.backbone]
     if config.eval.size and not backbone.spatial:
         raise ValueError(f"--eval.size: {config.model.backbone} takes images of one size only; leave it at 0")
-    optimizer = optimizers.make(config.optim, config.train.steps, params)
+    optimizer = optimizers.make(config, params)
     stats = variables.get("batch_stats", {})
     if config.train.chunk and stats and config.model.batch_norm != "frozen":
         raise ValueError(

@@ -28,7 +28,8 @@ def features(
     data, backbone = learner.config.data, models.BACKBONES[learner.config.model.backbone]
     size = (learner.config.eval.size if keys is None else 0) or data.size
     normalisation: dict[str, Any] = {"size": size, "mean": backbone.mean, "std": backbone.std}
-    variables = {"params": without_loss(params)[0], "batch_stats": batch_stats}
+    network = optimizer.without_gradient(learner.config, without_loss(params)[0])
+    variables = {"params": network, "batch_stats": batch_stats}
     if keys is None:
         inputs = center(images, **normalisation)
         return jnp.asarray(learner.module.apply(variables, inputs, train=False)), batch_stats
@@ -138,7 +139,7 @@ def train_step(
         updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
     # One number for each tensor, so that an error can name the one that is not finite.
-    moved = optimizer.trainable(learner.config.optim, grads)
+    moved = optimizer.trainable(learner.config, grads)
     squares = jnp.stack([jnp.sum(jnp.square(leaf)) for _, leaf in moved]) if moved else jnp.zeros(0)
     metrics = {
         "loss": value,

@@ -93,7 +93,7 @@ def _learn(
         run.state, weights = learner.load_weights(config, run.state)
         distributed.on_main(partial(write_json, workdir / "weights.json", weights))
     distributed.on_main(partial(_record, run))
-    distributed.say(optimizer.table(config.optim, run.state.params))
+    distributed.say(optimizer.table(config, run.state.params))
     fit(run, callbacks)
     return run
 
