@@ -147,6 +147,9 @@ class Train:
     """Steps between checkpoints."""
     steps_per_call: Count = 1
     """Steps in one dispatch to the device (resident input); 16 or more keeps a GPU busy with small networks."""
+    ema: Annotated[Float, Ge(0), Lt(1)] = 0.0
+    """Decay of the exponential moving average of parameters and BatchNorm statistics by which the network embeds in
+    validation, evaluation and afterwards; at step t it is at most (1 + t) / (10 + t). 0 keeps no average."""
     chunk: Annotated[Int, Ge(0)] = 0
     """Images of a device's batch embedded at a time: memory of the chunk, gradient of the batch; 0 is all."""
     devices: Annotated[Int, Ge(0)] = 0

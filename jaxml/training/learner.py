@@ -16,6 +16,7 @@ import optax
 from jaxml import losses, models
 from jaxml.config import Config
 from jaxml.models.weights import pretrained
+from jaxml.training import averages
 from jaxml.training import optimizer as optimizers
 from jaxml.training.devices import AXIS
 
@@ -31,6 +32,15 @@ class TrainState(NamedTuple):
     params: Any
     batch_stats: Any
     opt_state: Any
+    averages: Any = None
+    """Of the network's {"params", "batch_stats"}, with `train.ema`."""
+
+    @property
+    def network(self) -> tuple[Any, Any]:
+        """Parameters and statistics by which it embeds: the averages, where there are some."""
+        if self.averages is None:
+            return self.params, self.batch_stats
+        return self.averages["params"], self.averages["batch_stats"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +80,7 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
             "--train.chunk needs --model.batch_norm frozen: statistics of a chunk are not the batch's"
         )
     state = TrainState(jnp.int32(0), params, stats, optimizer.init(params))
-    return Learner(config, module, loss, optimizer), state
+    return Learner(config, module, loss, optimizer), _averaged(config, state)
 
 
 def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -85,9 +95,10 @@ def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[st
     variables, report = pretrained.load(
         model.weights, variables, model.backbone, classifier=model.head == "classifier"
     )
-    return state._replace(
+    state = state._replace(
         params={**variables["params"], **loss}, batch_stats=variables.get("batch_stats", {})
-    ), report
+    )
+    return _averaged(config, state), report
 
 
 def loss_function(config: Config) -> Loss:
@@ -119,6 +130,13 @@ def loss_function(config: Config) -> Loss:
 def without_loss(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters of the network, and of the loss."""
     return {k: v for k, v in params.items() if k != "loss"}, {k: v for k, v in params.items() if k == "loss"}
+
+
+def _averaged(config: Config, state: TrainState) -> TrainState:
+    """The state at step 0 with averages, if the configuration asks for them."""
+    if not config.train.ema:
+        return state
+    return state._replace(averages=averages.begin(without_loss(state.params)[0], state.batch_stats))
 
 
 def _keywords(function: Callable[..., Any]) -> list[str]:

@@ -114,7 +114,7 @@ def pixel_embedder(learner: Learner, devices: list[Any]) -> Callable[[TrainState
         for i in range(0, len(pixels), count * share):
             part = pixels[i : i + count * share]
             full = np.pad(part, ((0, count * share - len(part)), (0, 0), (0, 0), (0, 0)))
-            output = np.asarray(step(full.reshape(count, share, *part.shape[1:]), *state[1:3]))
+            output = np.asarray(step(full.reshape(count, share, *part.shape[1:]), *state.network))
             parts.append(output.reshape(count * share, -1)[: len(part)])
         return np.concatenate(parts)
 

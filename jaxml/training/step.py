@@ -16,7 +16,7 @@ from jax import lax
 from jaxml import models
 from jaxml.data.augment import augment, center
 from jaxml.distances import l2_normalize
-from jaxml.training import optimizer
+from jaxml.training import averages, optimizer
 from jaxml.training.devices import AXIS
 from jaxml.training.learner import Array, Learner, Metrics, TrainState, without_loss
 
@@ -138,6 +138,10 @@ def train_step(
         grads, stats = lax.pmean((grads, stats), AXIS)
         updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        averaged = state.averages
+        if averaged is not None:
+            network = without_loss(params)[0]
+            averaged = averages.advance(learner.config.train.ema, state.step + 1, averaged, network, stats)
     # One number for each tensor, so that an error can name the one that is not finite.
     moved = optimizer.trainable(learner.config, grads)
     squares = jnp.stack([jnp.sum(jnp.square(leaf)) for _, leaf in moved]) if moved else jnp.zeros(0)
@@ -147,7 +151,7 @@ def train_step(
         "grad_norm": jnp.sqrt(jnp.sum(squares)),
         "grad_squares": squares,
     }
-    return TrainState(state.step + 1, params, stats, opt_state), metrics
+    return TrainState(state.step + 1, params, stats, opt_state, averaged), metrics
 
 
 def embed_step(learner: Learner, params: Any, batch_stats: Any, images: Array) -> Array:

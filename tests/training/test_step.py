@@ -31,7 +31,7 @@ IMAGES = np.clip(
 
 
 def run_steps(config, devices, steps, per_call=None):
-    """State after the first and the last of some resident steps, metrics [steps], and how often it was traced.
+    """States after each call of some resident steps, metrics [steps], and how often it was traced.
 
     One step a call, or `per_call` of them in a loop on the device.
     """
@@ -55,14 +55,21 @@ def run_steps(config, devices, steps, per_call=None):
         states.append(jax.device_get(state))
         rows.append(jax.device_get(metrics))
     metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    return Steps(states[0], states[-1], metrics, len(traces))
+    return Steps(states, metrics, len(traces))
 
 
 class Steps(NamedTuple):
-    first: TrainState
-    last: TrainState
+    states: list[TrainState]
     metrics: dict
     traces: int
+
+    @property
+    def first(self):
+        return self.states[0]
+
+    @property
+    def last(self):
+        return self.states[-1]
 
 
 def difference(a, b):
