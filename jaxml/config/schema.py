@@ -18,6 +18,7 @@ from jaxml.config.values import (
     Seed,
     Share,
     ShareRange,
+    Shares,
     Text,
     Value,
 )
@@ -186,6 +187,9 @@ class Eval:
     images do best somewhat larger than in training (Touvron et al. 2019)."""
     mirror: Bool = False
     """Embed an image and its mirror image, and take the mean: twice the time."""
+    crops: Shares = (1.0,)
+    """Central crops, each as a share of the image's side, that are resized to the network's input and embedded; their
+    mean is taken, so that each costs the time of one. 1 is the whole image."""
     clusters_per_class: Count = 1
     """K-means clusters for each class."""
     kmeans_seeds: Annotated[Count, Le(1000)] = 5

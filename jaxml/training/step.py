@@ -5,7 +5,7 @@ The parts of a step are named scopes, which profiles show and `jaxml.planning` c
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -22,16 +22,19 @@ from jaxml.training.learner import Array, Learner, Metrics, TrainState, without_
 
 
 def features(
-    learner: Learner, params: Any, batch_stats: Any, images: Array, keys: Array | None
+    learner: Learner, params: Any, batch_stats: Any, images: Array, keys: Array | None, share: float = 1.0
 ) -> tuple[Array, Any]:
-    """Head outputs [b, D] of uint8 images [b, S, S, 3], and new statistics; augmented where there are `keys` [b]."""
+    """Head outputs [b, D] of uint8 images [b, S, S, 3], and new statistics.
+
+    The images are augmented where there are `keys` [b]; otherwise the central `share` of their side is taken.
+    """
     data, backbone = learner.config.data, models.BACKBONES[learner.config.model.backbone]
     size = (learner.config.eval.size if keys is None else 0) or data.size
     normalisation: dict[str, Any] = {"size": size, "mean": backbone.mean, "std": backbone.std}
     network = optimizer.without_gradient(learner.config, without_loss(params)[0])
     variables = {"params": network, "batch_stats": batch_stats}
     if keys is None:
-        inputs = center(images, **normalisation)
+        inputs = center(images, share=share, **normalisation)
         return jnp.asarray(learner.module.apply(variables, inputs, train=False)), batch_stats
     with jax.named_scope("input"):
         augment_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -155,12 +158,16 @@ def train_step(
 
 
 def embed_step(learner: Learner, params: Any, batch_stats: Any, images: Array) -> Array:
-    """Embeddings [b, D] of uint8 images [b, S, S, 3], not augmented; with `eval.mirror` the mean of both ways round."""
+    """Embeddings [b, D] of uint8 images [b, S, S, 3], not augmented.
+
+    They are means over the central crops `eval.crops` and, with `eval.mirror`, over both ways round.
+    """
+    evaluation = learner.config.eval
     normalize = l2_normalize if learner.config.model.normalize else lambda outputs: outputs
 
-    def embed(images: Array) -> Array:
-        return normalize(features(learner, params, batch_stats, images, keys=None)[0])
+    def embed(images: Array, share: float) -> Array:
+        return normalize(features(learner, params, batch_stats, images, keys=None, share=share)[0])
 
-    if not learner.config.eval.mirror:
-        return embed(images)
-    return normalize((embed(images) + embed(images[:, :, ::-1])) / 2)
+    ways = [images, images[:, :, ::-1]] if evaluation.mirror else [images]
+    views = [embed(way, share) for share in evaluation.crops for way in ways]
+    return views[0] if len(views) == 1 else normalize(reduce(jnp.add, views) / len(views))
