@@ -1,13 +1,13 @@
-"""Speed of the backbones, forward and forward + backward (training-mode BatchNorm), as a Markdown table.
+"""Measures the speed of the backbones, forward and forward + backward with BatchNorm in training mode.
 
     python -m experiments.benchmarks.backbones --backbones squeezenet1_1 resnet50 --batch 32 --size 128
 
-Columns: images/s (median of runs taken in turn with PyTorch's in the same process), XLA's FLOP count per
-image and the share of the device's matrix-product rate, measured first, that it makes of it. With torch and
-torchvision installed (extra `peers`) the same network follows in both of PyTorch's memory layouts; eager on CPU,
-`torch.compile` and, for bfloat16, autocast on a GPU. On two CPU cores the four backbones take about five minutes, and
-`--quick` (SqueezeNet 1.1 alone; on accelerators ResNet-50 too) one; expect SqueezeNet 1.1 to train at 0.9x PyTorch's
-default layout or better.
+Columns: images/s (the median of runs in alternation with PyTorch's in the same process), XLA's FLOP count per
+image, and the FLOP rate as a share of the device's rate for matrix products, which is measured first. With torch and
+torchvision installed (extra `peers`) the same network is measured in both of PyTorch's memory layouts: eager on CPU,
+with `torch.compile` and, for bfloat16, autocast on a GPU. On two CPU cores the four backbones take about five minutes,
+and `--quick` (SqueezeNet 1.1 alone; on accelerators ResNet-50 too) takes one. Expect SqueezeNet 1.1 to train at 0.9
+times the speed of PyTorch's default layout or better.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Arguments:
     batch: int = 32
     """Images in a batch."""
     size: int = 128
-    """Side of the images in pixels; 0 takes each backbone's own."""
+    """Side of the images in pixels; 0 is each backbone's own size."""
     dtypes: tuple[str, ...] = ("float32",)
-    """float32, bfloat16."""
+    """float32 or bfloat16."""
     seconds: float = 10.0
-    """Time for each backbone and pass."""
+    """Seconds for each backbone and pass."""
     quick: bool = False
-    """Fewer and smaller, about a minute."""
+    """Fewer backbones and smaller batches, about a minute."""
     peers: bool = True
     """Measure PyTorch too, where it is installed."""
     out: Path = Path("benchmarks")
@@ -83,7 +83,7 @@ def jax_programs(
 def torch_programs(
     name: str, batch: int, size: int, dtype: str, layout: str
 ) -> dict[str, Callable[[], object]]:
-    """The same by torchvision's network."""
+    """Forward and forward + backward of torchvision's network, as in `jax_programs`."""
     import torch
 
     from experiments.benchmarks.torchvision_import import import_torchvision
@@ -91,7 +91,7 @@ def torch_programs(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = {"init_weights": False, "aux_logits": False} if name == "inception_v3" else {}
     network = import_torchvision().models.get_model(name, weights=None, **options)
-    # The features are what both compute: no classifier.
+    # Both libraries compute features only, without a classifier.
     if name.startswith("squeezenet"):
         network.classifier = torch.nn.AdaptiveAvgPool2d((1, 1))
     else:

@@ -1,4 +1,4 @@
-"""Check of the stress suite on parsers: whatever is done to a file, they raise one of their own errors or read it."""
+"""Stress check of parsers: whatever is changed in a file, they read it or raise one of their own errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from experiments.stress.runs import Outcome
 
 
 def _of_runs() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, ...]]]:
-    """A sound file, its parser, and the errors that it may raise, by name."""
+    """Valid files of a run by name, each with its parser and the errors that it may raise."""
     from jaxml import config
     from jaxml.config.presets import PRESETS
     from jaxml.errors import CheckpointError
@@ -55,7 +55,7 @@ def _of_runs() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, 
 
 
 def _parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, ...]]]:
-    """A sound input, the parser, and the errors that it may raise, by name."""
+    """Valid inputs by name, each with its parser and the errors that it may raise."""
     from safetensors.numpy import save
 
     from jaxml.data import manifest
@@ -123,7 +123,7 @@ def _naming(name: str, parse: Callable[[bytes], object]) -> Callable[[bytes], ob
 
 
 def fuzz_one(name: str, count: int, seed: int) -> tuple[int, list[str]]:
-    """How many damaged inputs a parser has refused, and errors that it should not raise."""
+    """The number of damaged inputs that a parser refused, and the errors that it should not have raised."""
     data, parse, allowed = _parsers()[name]
     rng, refused, wrong = np.random.default_rng(seed), 0, []
     with warnings.catch_warnings():

@@ -68,7 +68,8 @@ class Model:
     """The embedding network: backbone, then head."""
 
     backbone: Text = "simple"
-    """A name from jaxml.models.BACKBONES: simple, shallow, squeezenet1_0, squeezenet1_1, resnet50 or inception_v3."""
+    """A name from jaxml.models.BACKBONES: simple, shallow, squeezenet1_0, squeezenet1_1, resnet50, inception_v3,
+    efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2."""
     weights: Text = ""
     """Pretrained weights (safetensors) for the backbone; without them parameters start random."""
     head: Literal["linear", "conv", "none", "classifier"] = "linear"

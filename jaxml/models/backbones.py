@@ -9,6 +9,7 @@ from typing import Literal
 
 import flax.linen as nn
 
+from jaxml.models.efficientnet_lite import EfficientNetLite, timm_name
 from jaxml.models.inception import InceptionV3
 from jaxml.models.resnet import ResNet50
 from jaxml.models.simple import Simple
@@ -19,6 +20,10 @@ RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 HALF: RGB = (0.5, 0.5, 0.5)
+
+
+def _same(name: str) -> str:
+    return name
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,22 @@ class Backbone:
     """Name of the classifier's layer in weight files; None if there are no weight files."""
     classifier_head: Literal["linear", "conv"] | None = None
     """The kind of head that the classifier is."""
+    rename: Callable[[str], str] = _same
+    """The layers' own name for an array that a weight file may name otherwise."""
+
+
+def _efficientnet_lite(size: int, width: float, depth: float) -> Backbone:
+    return Backbone(
+        partial(EfficientNetLite, width, depth),
+        size,
+        mean=(127 / 255,) * 3,  # (pixel - 127) / 128, of pixels 0 .. 255
+        std=(128 / 255,) * 3,
+        features=1280,
+        stages=("conv_stem|bn1", *(f"blocks_{number}_.*" for number in range(7)), "conv_head|bn2"),
+        classifier="classifier",
+        classifier_head="linear",
+        rename=partial(timm_name, depth=depth),
+    )
 
 
 SMALL = ("bn0|conv1|bn1", "conv2|bn2|dropout2", "fc1|bn3|dropout3")
@@ -95,4 +116,7 @@ BACKBONES: dict[str, Backbone] = {
         classifier="fc",
         classifier_head="linear",
     ),
+    "efficientnet_lite0": _efficientnet_lite(224, width=1.0, depth=1.0),
+    "efficientnet_lite1": _efficientnet_lite(240, width=1.0, depth=1.1),
+    "efficientnet_lite2": _efficientnet_lite(260, width=1.1, depth=1.2),
 }

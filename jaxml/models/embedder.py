@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -124,6 +125,12 @@ def init(module: nn.Module, key: Array, size: int | tuple[int, int]) -> dict[str
     # parameter, compiles six times faster without optimisation.
     options: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}
     return jax.jit(lambda key: module.init(key, images, train=False), compiler_options=options)(key)
+
+
+def shapes(module: nn.Module, size: int) -> dict[str, Any]:
+    """Shapes and types of the variables that `init` would return for images of side `size`; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return jax.eval_shape(partial(module.init, train=False), jax.random.key(0), images)
 
 
 def _head_kind(model: config.Model) -> str:

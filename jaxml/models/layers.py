@@ -1,10 +1,10 @@
-"""Layers shared by the backbones: images are [b, H, W, C], parameters float32, and padding is as in PyTorch."""
+"""Layers shared by the backbones: images are [b, H, W, C], parameters float32, padding mostly as in PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -20,15 +20,16 @@ HE_NORMAL = jax.nn.initializers.he_normal()
 
 
 class Conv(nn.Module):
-    """2-D convolution [b, H, W, C] -> [b, H', W', features] with symmetric zero padding, computed in `dtype`.
+    """2-D convolution [b, H, W, C] -> [b, H', W', features] with zero padding, computed in `dtype`.
 
-    Its parameters are `kernel` [h, w, C, features] and `bias` [features].
+    The padding is symmetric, or TensorFlow's SAME: H' = ceil(H / strides), with the odd row or column at the end.
+    The parameters are `kernel` [h, w, C, features] and `bias` [features].
     """
 
     features: int
     kernel_size: tuple[int, int]
     strides: int = 1
-    padding: tuple[int, int] = (0, 0)
+    padding: tuple[int, int] | Literal["SAME"] = (0, 0)
     use_bias: bool = True
     dtype: Any = jnp.float32
     kernel_init: Initializer = HE_NORMAL
@@ -43,11 +44,14 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         x = x.astype(self.dtype)
-        for axis in (0, 1):
-            _output_size(x.shape[1 + axis], self.kernel_size[axis], self.strides, 2 * self.padding[axis])
-        padding = [(pad, pad) for pad in self.padding]
+        if self.padding == "SAME":
+            padding = same_padding(x.shape[1:3], self.kernel_size, self.strides)
+        else:
+            padding = [(pad, pad) for pad in self.padding]
+        for size, side, pads in zip(x.shape[1:3], self.kernel_size, padding, strict=True):
+            _output_size(size, side, self.strides, sum(pads))
         convolve = partial(_convolve, strides=self.strides, padding=padding)
-        if self.kernel_size == (1, 1) and self.padding == (0, 0):
+        if self.kernel_size == (1, 1) and padding == [(0, 0), (0, 0)]:
             # On a CPU, the product of matrices is twice as fast as XLA's convolution, gradients included, and on a TPU
             # it moves no more memory. On a GPU it moves up to 1.7 times as much, and with strides XLA may abort.
             product = partial(_product_of_pixels, strides=self.strides)
@@ -104,6 +108,23 @@ def _relu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
     # it keeps its own input and computes `x` from that again.
     y = relu(*primals)
     return y, jnp.where(y != 0, *tangents, 0)
+
+
+@jax.custom_jvp
+def relu6(x: Array) -> Array:
+    """min(max(x, 0), 6) of any shape, with gradient 0 at 0, at 6 and beyond, as in PyTorch."""
+    return jnp.clip(x, 0, 6)
+
+
+@relu6.defjvp
+def _relu6_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,) = primals
+    return relu6(x), jnp.where((x > 0) & (x < 6), *tangents, 0)
+
+
+def same_padding(size: tuple[int, ...], kernel: tuple[int, ...], strides: int) -> list[tuple[int, int]]:
+    """TensorFlow's SAME padding (before, after) by axis of maps of `size`: outputs number ceil(size / strides)."""
+    return lax.padtype_to_pads(size, kernel, [strides] * len(size), "SAME")
 
 
 def max_pool(x: Array, *, window: int, stride: int, padding: int = 0, ceil: bool = False) -> Array:

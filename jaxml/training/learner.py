@@ -44,17 +44,25 @@ class TrainState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Learner:
-    """What does not change: the network, the loss and the optimiser, as the configuration names them."""
+class Network:
+    """What embeds: the module that a configuration names, and how the configuration prepares images for it."""
 
     config: Config
     module: nn.Module
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner(Network):
+    """What does not change: the network, the loss and the optimiser, as the configuration names them."""
+
     loss: Loss
     optimizer: optax.GradientTransformation
 
 
-def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
-    """Learner, and its state at step 0 with fresh parameters.
+def create(
+    config: Config, num_classes: int, init: Callable[..., dict[str, Any]] = models.init
+) -> tuple[Learner, TrainState]:
+    """Learner, and its state at step 0 with fresh parameters, which `init` makes.
 
     Raises:
         ValueError: an unknown loss, an option that the loss does not take, or options that exclude each other.
@@ -63,13 +71,13 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
     module = models.build(config.model, AXIS)
     network_key, loss_key = jax.random.split(jax.random.key(config.train.seed))
     blank = jnp.zeros((1, config.data.size, config.data.size, 3))
-    variables = models.init(module, network_key, config.data.size)
+    variables = init(module, network_key, config.data.size)
     params = dict(variables["params"])
     if config.loss.name in losses.PARAMETERS:
         width = jax.eval_shape(partial(module.apply, train=False), variables, blank).shape[-1]
-        init = losses.PARAMETERS[config.loss.name]
-        options = {k: v for k, v in config.loss.options if k in _keywords(init)}
-        params["loss"] = init(loss_key, num_classes, width, **options)
+        initial = losses.PARAMETERS[config.loss.name]
+        options = {k: v for k, v in config.loss.options if k in _keywords(initial)}
+        params["loss"] = initial(loss_key, num_classes, width, **options)
     backbone = models.BACKBONES[config.model.backbone]
     if config.eval.size and not backbone.spatial:
         raise ValueError(f"--eval.size: {config.model.backbone} takes images of one size only; leave it at 0")
@@ -80,11 +88,11 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
             "--train.chunk needs --model.batch_norm frozen: statistics of a chunk are not the batch's"
         )
     state = TrainState(jnp.int32(0), params, stats, optimizer.init(params))
-    return Learner(config, module, loss, optimizer), _averaged(config, state)
+    return Learner(config, module, loss, optimizer), averaged(config, state)
 
 
 def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The state with the pretrained weights of `model.weights`, and a report on them.
+    """The state with the pretrained weights of `model.weights` and without averages, and a report on the weights.
 
     Raises:
         WeightFormatError: it is not a weight file for the backbone.
@@ -95,10 +103,15 @@ def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[st
     variables, report = pretrained.load(
         model.weights, variables, model.backbone, classifier=model.head == "classifier"
     )
-    state = state._replace(
-        params={**variables["params"], **loss}, batch_stats=variables.get("batch_stats", {})
-    )
-    return _averaged(config, state), report
+    params, stats = {**variables["params"], **loss}, variables.get("batch_stats", {})
+    return state._replace(params=params, batch_stats=stats, averages=None), report
+
+
+def averaged(config: Config, state: TrainState) -> TrainState:
+    """The state with averages that begin here, if the configuration asks for them."""
+    if not config.train.ema:
+        return state
+    return state._replace(averages=averages.begin(without_loss(state.params)[0], state.batch_stats))
 
 
 def loss_function(config: Config) -> Loss:
@@ -130,13 +143,6 @@ def loss_function(config: Config) -> Loss:
 def without_loss(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters of the network, and of the loss."""
     return {k: v for k, v in params.items() if k != "loss"}, {k: v for k, v in params.items() if k == "loss"}
-
-
-def _averaged(config: Config, state: TrainState) -> TrainState:
-    """The state at step 0 with averages, if the configuration asks for them."""
-    if not config.train.ema:
-        return state
-    return state._replace(averages=averages.begin(without_loss(state.params)[0], state.batch_stats))
 
 
 def _keywords(function: Callable[..., Any]) -> list[str]:

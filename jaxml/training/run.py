@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from jaxml import config as configs
+from jaxml import models
 from jaxml.config import Config
 from jaxml.data.images import Images, open_images
 from jaxml.errors import Interrupted, RunError
-from jaxml.training import distributed, provenance
+from jaxml.progress import Progress
+from jaxml.training import distributed, provenance, start
 from jaxml.training.checkpoint import Check, Checkpoints
 from jaxml.training.devices import parallel
-from jaxml.training.learner import Learner, TrainState, create
+from jaxml.training.learner import Learner, Network, TrainState, create
 from jaxml.training.preemption import StopSignals
 from jaxml.training.step import embed_step
 
@@ -53,6 +55,13 @@ class Run:
     def validates(self) -> bool:
         """Whether validation classes are left to choose the best step by."""
         return self.config.data.train_on == "train"
+
+    @property
+    def reported(self) -> str:
+        """The part that the run's results are of: test, or where there are no test classes the next best."""
+        if len(self.images.parts["test"]):
+            return "test"
+        return "val" if self.validates else self.config.data.train_on
 
     def validates_at(self, step: int) -> bool:
         """Whether the validation classes are clustered after this step."""
@@ -86,11 +95,13 @@ class Run:
         """
         own, size = distributed.share(rows), -(-self.config.eval.batch_size // jax.process_count())
         batches = [own[i : i + size] for i in range(0, len(own), size)]
-        hidden, parts = not distributed.is_main(), []
-        for pixels in tqdm(self.images.read(batches), "embedding", len(batches), False, disable=hidden):
-            if self.signals.received:
-                raise Interrupted
-            parts.append(self._embed_pixels(state or self.state, pixels))
+        parts = []
+        with Progress("embedding", len(own), "image", hidden=not distributed.is_main()) as progress:
+            for pixels in self.images.read(batches):
+                if self.signals.received:
+                    raise Interrupted
+                parts.append(self._embed_pixels(state or self.state, pixels))
+                progress.update(len(pixels))
         return distributed.gather(np.concatenate(parts), len(rows))
 
     @cached_property
@@ -98,12 +109,12 @@ class Run:
         return pixel_embedder(self.learner, self.devices)
 
 
-def pixel_embedder(learner: Learner, devices: list[Any]) -> Callable[[TrainState, np.ndarray], np.ndarray]:
+def pixel_embedder(network: Network, devices: list[Any]) -> Callable[[TrainState, np.ndarray], np.ndarray]:
     """Function (state, pixels uint8 [n, S, S, 3]) -> embeddings float32 [n, D], by batches of one shape."""
     count = len(devices)
-    share = -(-learner.config.eval.batch_size // (count * jax.process_count()))
+    share = -(-network.config.eval.batch_size // (count * jax.process_count()))
     step = parallel(
-        lambda images, params, stats: embed_step(learner, params, stats, images),
+        lambda images, params, stats: embed_step(network, params, stats, images),
         in_axes=(0, None, None),
         out_axes=0,
         devices=devices,
@@ -122,9 +133,18 @@ def pixel_embedder(learner: Learner, devices: list[Any]) -> Callable[[TrainState
 
 
 def open_run(config: Config, workdir: Path, to_train: bool = False) -> Run:
-    """A run at step 0 with random parameters, whatever its directory holds."""
+    """A run at step 0 with random parameters, whatever its directory holds.
+
+    Raises:
+        ValueError: an option names what there is not, or `to_train`, the run cannot be trained so; names it.
+        RunError: as many devices are not there, or `to_train`, do not divide the batch.
+    """
     devices = _devices(config, to_train)
-    images = open_images(config.data, devices if to_train else ())
+    if to_train:
+        start.check_network(config, devices)
+        images = open_images(config.data, devices, partial(start.check_images, config))
+    else:
+        images = open_images(config.data)
     learner, state = create(config, len(images.classes(config.data.train_on)))
     checkpoints = Checkpoints(workdir / "checkpoints", writer=to_train)
     return Run(workdir, learner, state, images, devices, checkpoints)
@@ -167,8 +187,16 @@ def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False) 
 def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np.ndarray]]:
     """A run's configuration, and its network: pixels uint8 [n, S, S, 3] -> embeddings float32 [n, D].
 
-    The checkpoint is the one that `load` takes, S is `data.stored_size`. Needs the run's directory only: its data set
-    may be gone.
+    S is `data.stored_size`. Raises as `load_variables` does.
+    """
+    network, state = load_variables(workdir)
+    return network.config, partial(pixel_embedder(network, jax.local_devices()), state)
+
+
+def load_variables(workdir: str | Path) -> tuple[Network, TrainState]:
+    """A run's network, and its state without that of the loss and of the optimiser.
+
+    The checkpoint is the one that `load` takes. Needs the run's directory only: its data set may be gone.
 
     Raises:
         RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration.
@@ -176,14 +204,16 @@ def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np
     workdir, config = Path(workdir), _saved_config(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     _check_saved(checkpoints, workdir)
-    # The shapes of a loss's parameters would need the number of classes; embedding needs neither.
-    learner, state = create(replace(config, loss=configs.Loss(), optim=configs.Optim()), 1)
+    module = models.build(config.model)
+    variables = models.shapes(module, config.data.size)
+    variables.setdefault("batch_stats", {})
+    averages = variables if config.train.ema else None
+    blank = TrainState(jnp.int32(0), variables["params"], variables["batch_stats"], (), averages)
     best = config.data.train_on == "train"
     restore = checkpoints.restore_best if best else checkpoints.restore_newest
-    check = partial(provenance.check_config, config=config)
-    state, meta = restore(state._replace(opt_state=()), check, part=True)
+    state, meta = restore(blank, partial(provenance.check_config, config=config), part=True)
     say_changes(int(state.step), meta, config)
-    return config, partial(pixel_embedder(learner, jax.local_devices()), state)
+    return Network(config, module), state
 
 
 def say_changes(step: int, meta: dict[str, Any], config: Config) -> None:

@@ -18,24 +18,21 @@ from jaxml.data.augment import augment, center
 from jaxml.distances import l2_normalize
 from jaxml.training import averages, optimizer
 from jaxml.training.devices import AXIS
-from jaxml.training.learner import Array, Learner, Metrics, TrainState, without_loss
+from jaxml.training.learner import Array, Learner, Metrics, Network, TrainState, without_loss
 
 
 def features(
-    learner: Learner, params: Any, batch_stats: Any, images: Array, keys: Array | None, share: float = 1.0
+    network: Network, params: Any, batch_stats: Any, images: Array, keys: Array | None
 ) -> tuple[Array, Any]:
-    """Head outputs [b, D] of uint8 images [b, S, S, 3], and new statistics.
+    """Head outputs [b, D] of uint8 images [b, S, S, 3], and new statistics; augmented where there are `keys` [b].
 
-    The images are augmented where there are `keys` [b]; otherwise the central `share` of their side is taken.
+    Without keys, images may also be float [b, s, s, 3], normalised already.
     """
-    data, backbone = learner.config.data, models.BACKBONES[learner.config.model.backbone]
-    size = (learner.config.eval.size if keys is None else 0) or data.size
-    normalisation: dict[str, Any] = {"size": size, "mean": backbone.mean, "std": backbone.std}
-    network = optimizer.without_gradient(learner.config, without_loss(params)[0])
-    variables = {"params": network, "batch_stats": batch_stats}
+    data = network.config.data
+    variables = {"params": without_loss(params)[0], "batch_stats": batch_stats}
     if keys is None:
-        inputs = center(images, share=share, **normalisation)
-        return jnp.asarray(learner.module.apply(variables, inputs, train=False)), batch_stats
+        inputs = images if jnp.issubdtype(images.dtype, jnp.floating) else prepare(network, images)
+        return jnp.asarray(network.module.apply(variables, inputs, train=False)), batch_stats
     with jax.named_scope("input"):
         augment_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         inputs = augment(
@@ -44,13 +41,28 @@ def features(
             crop_area=data.crop_area,
             flip=data.flip,
             jitter=data.jitter,
-            **normalisation,
+            **_normalisation(network, data.size),
         )
     with jax.named_scope("network"):
-        outputs, changed = learner.module.apply(
+        variables["params"] = optimizer.without_gradient(network.config, variables["params"])
+        outputs, changed = network.module.apply(
             variables, inputs, train=True, keys=dropout_keys, mutable=["batch_stats"]
         )
     return outputs, changed.get("batch_stats", batch_stats)
+
+
+def prepare(network: Network, images: Array, share: float = 1.0) -> Array:
+    """What the network takes when it embeds, float32 [b, s, s, 3] of uint8 images [b, S, S, 3], not augmented.
+
+    Of each image the central square whose side is `share` of S is taken.
+    """
+    size = network.config.eval.size or network.config.data.size
+    return center(images, share=share, **_normalisation(network, size))
+
+
+def _normalisation(network: Network, size: int) -> dict[str, Any]:
+    backbone = models.BACKBONES[network.config.model.backbone]
+    return {"size": size, "mean": backbone.mean, "std": backbone.std}
 
 
 @jax.named_scope("loss")
@@ -157,17 +169,15 @@ def train_step(
     return TrainState(state.step + 1, params, stats, opt_state, averaged), metrics
 
 
-def embed_step(learner: Learner, params: Any, batch_stats: Any, images: Array) -> Array:
-    """Embeddings [b, D] of uint8 images [b, S, S, 3], not augmented.
+def embed_step(network: Network, params: Any, batch_stats: Any, images: Array) -> Array:
+    """Embeddings [b, D] of images, not augmented: means over `eval.crops`, and with `eval.mirror` over both ways round.
 
-    They are means over the central crops `eval.crops` and, with `eval.mirror`, over both ways round.
+    Images are uint8 [b, S, S, 3], or float [b, s, s, 3] as `prepare` returns them, of which no crops are taken.
     """
-    evaluation = learner.config.eval
-    normalize = l2_normalize if learner.config.model.normalize else lambda outputs: outputs
-
-    def embed(images: Array, share: float) -> Array:
-        return normalize(features(learner, params, batch_stats, images, keys=None, share=share)[0])
-
-    ways = [images, images[:, :, ::-1]] if evaluation.mirror else [images]
-    views = [embed(way, share) for share in evaluation.crops for way in ways]
-    return views[0] if len(views) == 1 else normalize(reduce(jnp.add, views) / len(views))
+    evaluation = network.config.eval
+    normalize = l2_normalize if network.config.model.normalize else lambda outputs: outputs
+    views = [images, images[:, :, ::-1]] if evaluation.mirror else [images]
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        views = [prepare(network, view, share) for share in evaluation.crops for view in views]
+    found = [normalize(features(network, params, batch_stats, view, keys=None)[0]) for view in views]
+    return found[0] if len(found) == 1 else normalize(reduce(jnp.add, found) / len(found))

@@ -94,9 +94,9 @@ def torch_gradients(name, network, x, form, train):
 
 @pytest.mark.parametrize(("dtype", "train"), [("float32", False), ("float64", False), ("float64", True)])
 def test_gradients(pair, train, dtype):
-    """Of a random linear form of the features with respect to every parameter; BatchNorm by running and by batch.
+    """Of a random linear form of the features with respect to every parameter, with running and with batch statistics.
 
-    In float64 (rounded to float32 at the end) it is the same function's; in float32 rounding also decides ReLUs and
+    In float64 the gradients are equal up to the final rounding to float32; in float32 rounding also decides ReLUs and
     maxima near ties. (In float32 with the statistics of a small batch, random networks are chaotic: PyTorch's own
     gradients of ResNet-50 are 2e-2 away from its float64 ones, and ours as far.)
     """

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import jaxml
 from jaxml.config import Model, Train
 from jaxml.training import input_triplets, run, train
 from jaxml.training.checkpoint import Checkpoints
-from jaxml.training.learner import create, load_weights
+from jaxml.training.learner import averaged, create, load_weights
 from tests.models.weights import torchvision_weights
 from tests.training import test_step
 from tests.training.test_checkpoint import equal
@@ -108,7 +109,8 @@ def test_averages_begin_at_pretrained_weights(tmp_path):
     model = Model(backbone="squeezenet1_1", feature_size=8, weights=str(path))
     _, state = create(replace(CONFIG, model=model, optim=replace(CONFIG.optim, groups=())), 10)
     state, _ = load_weights(replace(CONFIG, model=model), state)
-    assert equal(state.averages["params"], state.params)
+    assert state.averages is None, "the initial parameters would be in them"
+    assert equal(averaged(CONFIG, state).averages["params"], state.params)
 
 
 def test_a_stopped_run_goes_on_with_its_averages(config, tmp_path):
@@ -122,6 +124,7 @@ def test_a_stopped_run_goes_on_with_its_averages(config, tmp_path):
     pixels = opened.images.resident[:4]
     _, network = run.load_network(tmp_path / "whole")
     np.testing.assert_allclose(network(pixels), opened.embed(np.arange(4)), atol=1e-5)
+    np.testing.assert_allclose(jaxml.load(tmp_path / "whole").embed(pixels), network(pixels), atol=1e-5)
     raw = opened.embed(np.arange(4), opened.state._replace(averages=None))
     assert np.abs(raw - opened.embed(np.arange(4))).max() > 1e-3
 

@@ -108,3 +108,15 @@ def test_activations_of_frozen_stages_are_not_kept(frozen, side):
     kept = jax.tree.leaves(jax.eval_shape(backward, state.params))
     maps = [leaf.shape for leaf in kept if leaf.ndim == 4 and leaf.shape[0] == 2 and leaf.shape[-1] != 3]
     assert max((shape[1] for shape in maps), default=0) == side
+
+
+def test_whoever_embeds_gets_the_gradient_of_frozen_stages():
+    """`jaxml.load` gives a function of all parameters, whichever of them were trained."""
+    learner, state = create(SIMPLE, 10)
+    images = test_step.IMAGES[:2]
+
+    def first(params):
+        return training.embed_step(learner, params, state.batch_stats, images)[0, 0]
+
+    gradient = jax.jit(jax.grad(first))(state.params)
+    assert np.abs(gradient["backbone"]["conv1"]["kernel"]).max() > 0

@@ -1,4 +1,4 @@
-"""One run, one writer: a second process is refused with the first one's name, and a dead one holds nothing."""
+"""One process writes a run: a second one is refused and told of the first, and a process that died holds no lock."""
 # ruff: noqa: F811 (fixtures)
 
 import errno

@@ -1,4 +1,4 @@
-"""What a run was is what its checkpoint says: another configuration and other pictures are refused, and named."""
+"""A checkpoint says what its run was: another configuration or other pictures are refused and named."""
 # ruff: noqa: F811 (fixtures)
 
 import shutil

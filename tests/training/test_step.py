@@ -19,7 +19,7 @@ CONFIG = Config(
     data=Data(stored_size=32, size=28, classes_per_batch=4, images_per_class=4, jitter=0.2),
     model=Model(backbone="simple", feature_size=8),
     loss=Loss(norm_weight=1e-3),
-    # A bias that a BatchNorm cancels has gradient 0 but for rounding, which Adam would blow up to whole steps.
+    # A bias that BatchNorm cancels has a gradient of 0 up to rounding, which Adam would scale up to a whole step.
     optim=Optim(learning_rate=1e-3, groups=(("backbone/(bn0|conv1|conv2|fc1)/bias", 0.0), ("head/.*", 0.5))),
     train=Train(steps=10),
 )
@@ -80,7 +80,7 @@ def difference(a, b):
 
 
 def moments(state):
-    """Adam's first moments: sums of gradients, without the division that blows up what is all but zero."""
+    """Adam's first moments: sums of gradients, without the division that scales up those that are nearly zero."""
     leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
     found = [
         leaf

@@ -1,4 +1,4 @@
-"""Imports pretrained weights, with the names of torchvision or timm, into the variables of a network."""
+"""Imports pretrained weights, with names that the backbone understands, into the variables of a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
@@ -18,7 +17,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from jaxml import config
 from jaxml.models.backbones import BACKBONES
-from jaxml.models.embedder import build
+from jaxml.models.embedder import build, shapes
 from jaxml.models.weights import hub, readers
 from jaxml.models.weights.pickles import read_pickle
 from jaxml.models.weights.readers import PICKLES, WeightFile, WeightFormatError
@@ -84,7 +83,8 @@ def inspect(file: Positional[Path]) -> None:
     for name, row in BACKBONES.items():
         if row.classifier is None:
             continue
-        head = contents.tensors.get(f"{row.classifier}.bias")
+        renamed = {row.rename(key): array for key, array in contents.tensors.items()}
+        head = renamed.get(f"{row.classifier}.bias")
         classes = "no classifier" if head is None else f"a classifier of {head.size} classes"
         problems = _match(contents.tensors, _shapes(name), name, False)[2]
         print(
@@ -113,7 +113,8 @@ def _match(
     tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any], backbone_name: str, classifier: bool
 ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
     """Arrays of a file by their path among the variables `wanted`, paths that stay fresh, and what does not fit."""
-    prefix = BACKBONES[backbone_name].classifier
+    row = BACKBONES[backbone_name]
+    prefix = row.classifier
     if prefix is None:
         raise ValueError(f"--model.weights: there are no pretrained weights for {backbone_name}")
     own = ("params/pooling/",) if classifier else ("params/pooling/", "params/head/")
@@ -121,12 +122,13 @@ def _match(
     taken: dict[str, np.ndarray] = {}
     problems = []
     for name, array in tensors.items():
-        layer = name.rpartition(".")[0]
+        own_name = row.rename(name)
+        layer = own_name.rpartition(".")[0]
         if name.endswith(".num_batches_tracked") or name.startswith("AuxLogits."):
             continue
         if layer == prefix and not classifier:
             continue
-        path, value = _place(name, array, prefix)
+        path, value = _place(own_name, array, prefix)
         if path not in wanted or path in taken:
             problems.append(f"extra: {name} {list(array.shape)}")
             continue
@@ -149,9 +151,7 @@ def _shapes(backbone_name: str) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes by path of the variables that weights of a backbone fill."""
     row = BACKBONES[backbone_name]
     module = build(config.Model(backbone=backbone_name, head="none", feature_size=row.features))
-    images = jax.ShapeDtypeStruct((1, row.size, row.size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), images)
-    return flatten_dict(variables, sep="/")
+    return flatten_dict(shapes(module, row.size), sep="/")
 
 
 def _read_any(path: Path) -> WeightFile:
@@ -159,7 +159,7 @@ def _read_any(path: Path) -> WeightFile:
 
 
 def _place(name: str, array: np.ndarray, classifier: str) -> tuple[str, np.ndarray]:
-    """Path among the variables, and value in their layout, of an array with torchvision's name and layout."""
+    """Path among the variables, and value in their layout, of an array with timm's or torchvision's name and layout."""
     layer, _, kind = name.rpartition(".")
     value = array.astype(np.float32)
     collection, leaf = "params", kind

@@ -1,4 +1,4 @@
-"""Weight files: the same numbers as torchvision's networks, and one named error for whatever is wrong."""
+"""Weight files: the outputs of torchvision's networks, and one clear error for whatever is wrong."""
 
 import hashlib
 import io
@@ -268,7 +268,7 @@ def npy(array):
 
 
 class Danger:
-    """Pickled into a call that would leave a trace."""
+    """An object that unpickles into a call that would create a file."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -284,7 +284,7 @@ def object_npy(trace):
 
 
 def claiming(shape):
-    """The header of an array of 8-byte numbers, and no array."""
+    """The header of an array of 8-byte numbers, without the array."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": shape})
     return buffer.getvalue()
