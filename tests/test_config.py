@@ -179,6 +179,22 @@ def test_other_numbers_that_no_device_can_hold_are_named(section, values, named)
         configs.from_dict({section: values})
 
 
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("model", {"frozen_stages": -1}, "^--model.frozen_stages is -1; it must be at least 0$"),
+        ("optim", {"layer_decay": 0}, "^--optim.layer_decay is 0; it must be more than 0$"),
+        ("optim", {"layer_decay": 1.1}, "^--optim.layer_decay is 1.1; it must be at most 1$"),
+        ("train", {"ema": 1}, "^--train.ema is 1; it must be less than 1$"),
+        ("eval", {"crops": []}, r"^--eval.crops is \[\]; it must be at least one share$"),
+        ("eval", {"crops": [0.5, 0]}, "^--eval.crops has 0; it must be more than 0$"),
+    ],
+)
+def test_shares_and_decays_have_limits(section, values, message):
+    with pytest.raises(ValueError, match=message):
+        configs.from_dict({section: values})
+
+
 @pytest.mark.parametrize("depth", [900, 100_000])
 @pytest.mark.parametrize("text", ["{}", '{{"loss": {{"options": {}}}}}'])
 def test_deep_json_is_one_line(depth, text, tmp_path):

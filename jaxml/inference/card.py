@@ -39,6 +39,7 @@ def render(config: Config, dimensions: int, about: Mapping[str, Any], address: s
         "side of the network's input in pixels": settings.size or data.size,
         "embeddings of unit length": _yes(model.normalize),
         "mean of a picture and its mirror image": _yes(settings.mirror),
+        "mean of central crops, as shares of the side": ", ".join(map(str, settings.crops)),
         "loss": ", ".join([str(loss.pop("name")), *(f"{k} {v}" for k, v in loss.items())]) if loss else None,
         "step of the checkpoint": about.get("step"),
         "pretrained weights": weights.get("source"),

@@ -42,9 +42,10 @@ def load(path: str | Path) -> Model:
     if (folder / saving.ARRAYS).is_file():
         return Model(*saving.read(folder))
     network, state = load_variables(folder)
-    variables = {"params": state.params}
-    if state.batch_stats:
-        variables["batch_stats"] = state.batch_stats
+    params, batch_stats = state.network
+    variables = {"params": params}
+    if batch_stats:
+        variables["batch_stats"] = batch_stats
     return Model(saving.shareable(network.config), variables, _about(folder, int(state.step), network.config))
 
 

@@ -72,6 +72,7 @@ class Model:
                 {
                     "sides": [data.stored_size, settings.size or data.size],
                     "mirror": settings.mirror,
+                    "crops": settings.crops,
                     "network": [model.backbone, model.head, model.pooling, model.normalize, model.dtype],
                 }
             ).encode()
@@ -104,7 +105,7 @@ class Model:
         return embed_step(self._network, variables["params"], variables.get("batch_stats", {}), images)
 
     def prepare(self, images: Array) -> Array:
-        """The network's own input float32 [b, s, s, 3] for pixels uint8 [b, S, S, 3]: resized and normalised.
+        """The network's own input float32 [b, s, s, 3] for whole pictures uint8 [b, S, S, 3]: resized and normalised.
 
         Raises:
             ValueError: the images have another shape or type.
@@ -115,8 +116,8 @@ class Model:
         """Embeddings of any number of pictures.
 
         Each is turned upright as its EXIF orientation says, cropped to its box if boxes are given, and resized and
-        normalised as it was in training; with `eval.mirror`, the embedding is the mean of both ways round. A bar shows
-        the progress in a terminal.
+        normalised as it was in training; with `eval.mirror`, the embedding is the mean of both ways round, and with
+        `eval.crops` that of several central crops. A bar shows the progress in a terminal.
 
         Args:
             pictures: paths, Pillow images or uint8 arrays [h, w, 3], a list of these or one of them, or one array

@@ -177,6 +177,19 @@ def dropout(x: Array, rate: float, keys: Array | None, *, layer: int, channels: 
     return jnp.where(jax.vmap(keep)(keys), x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
+class Dropout(nn.Module):
+    """`dropout` as a layer of a backbone, which frozen stages leave out."""
+
+    rate: float
+    layer: int
+    """Its number, different from those of all others in the network."""
+    channels: bool = False
+
+    def __call__(self, x: Array, train: bool, keys: Array | None) -> Array:
+        """`x` [b, ..., C] itself unless `train`; `keys` [b] are needed if so."""
+        return dropout(x, self.rate, keys, layer=self.layer, channels=self.channels) if train else x
+
+
 def _product_of_pixels(x: Array, kernel: Array, strides: int) -> Array:
     """The convolution of `x` [b, H, W, C] with a kernel [1, 1, C, features]."""
     return _product(x[:, ::strides, ::strides], kernel[0, 0])

@@ -16,6 +16,7 @@ import optax
 from jaxml import losses, models
 from jaxml.config import Config
 from jaxml.models.weights import pretrained
+from jaxml.training import averages
 from jaxml.training import optimizer as optimizers
 from jaxml.training.devices import AXIS
 
@@ -31,6 +32,15 @@ class TrainState(NamedTuple):
     params: Any
     batch_stats: Any
     opt_state: Any
+    averages: Any = None
+    """Of the network's {"params", "batch_stats"}, with `train.ema`."""
+
+    @property
+    def network(self) -> tuple[Any, Any]:
+        """Parameters and statistics by which it embeds: the averages, where there are some."""
+        if self.averages is None:
+            return self.params, self.batch_stats
+        return self.averages["params"], self.averages["batch_stats"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,18 +81,18 @@ def create(
     backbone = models.BACKBONES[config.model.backbone]
     if config.eval.size and not backbone.spatial:
         raise ValueError(f"--eval.size: {config.model.backbone} takes images of one size only; leave it at 0")
-    optimizer = optimizers.make(config.optim, config.train.steps, params)
+    optimizer = optimizers.make(config, params)
     stats = variables.get("batch_stats", {})
     if config.train.chunk and stats and config.model.batch_norm != "frozen":
         raise ValueError(
             "--train.chunk needs --model.batch_norm frozen: statistics of a chunk are not the batch's"
         )
     state = TrainState(jnp.int32(0), params, stats, optimizer.init(params))
-    return Learner(config, module, loss, optimizer), state
+    return Learner(config, module, loss, optimizer), averaged(config, state)
 
 
 def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The state with the pretrained weights of `model.weights`, and a report on them.
+    """The state with the pretrained weights of `model.weights` and without averages, and a report on the weights.
 
     Raises:
         ImportError: a package that it needs is not installed.
@@ -98,9 +108,15 @@ def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[st
         classifier=model.head == "classifier",
         cache=config.data.cache,
     )
-    return state._replace(
-        params={**variables["params"], **loss}, batch_stats=variables.get("batch_stats", {})
-    ), report
+    params, stats = {**variables["params"], **loss}, variables.get("batch_stats", {})
+    return state._replace(params=params, batch_stats=stats, averages=None), report
+
+
+def averaged(config: Config, state: TrainState) -> TrainState:
+    """The state with averages that begin here, if the configuration asks for them."""
+    if not config.train.ema:
+        return state
+    return state._replace(averages=averages.begin(without_loss(state.params)[0], state.batch_stats))
 
 
 def loss_function(config: Config) -> Loss:

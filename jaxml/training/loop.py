@@ -82,7 +82,7 @@ class _Loop:
 
     def __init__(self, run: Run, callbacks: Sequence[Callback]):
         self._run = run
-        self._names = [name for name, _ in optimizer.trainable(run.config.optim, run.state.params)]
+        self._names = [name for name, _ in optimizer.trainable(run.config, run.state.params)]
         self._batch = run.config.data.classes_per_batch * run.config.data.images_per_class
         mine = (Record(), ShowProgress(), health.CollapseWarning())
         self._callbacks = (*mine, *callbacks) if distributed.is_main() else ()

@@ -125,7 +125,7 @@ def pixel_embedder(network: Network, devices: list[Any]) -> Callable[[TrainState
         for i in range(0, len(pixels), count * share):
             part = pixels[i : i + count * share]
             full = np.pad(part, ((0, count * share - len(part)), (0, 0), (0, 0), (0, 0)))
-            output = np.asarray(step(full.reshape(count, share, *part.shape[1:]), *state[1:3]))
+            output = np.asarray(step(full.reshape(count, share, *part.shape[1:]), *state.network))
             parts.append(output.reshape(count * share, -1)[: len(part)])
         return np.concatenate(parts)
 
@@ -206,7 +206,9 @@ def load_variables(workdir: str | Path) -> tuple[Network, TrainState]:
     _check_saved(checkpoints, workdir)
     module = models.build(config.model)
     variables = models.shapes(module, config.data.size)
-    blank = TrainState(jnp.int32(0), variables["params"], variables.get("batch_stats", {}), ())
+    variables.setdefault("batch_stats", {})
+    averages = variables if config.train.ema else None
+    blank = TrainState(jnp.int32(0), variables["params"], variables["batch_stats"], (), averages)
     best = config.data.train_on == "train"
     restore = checkpoints.restore_best if best else checkpoints.restore_newest
     state, meta = restore(blank, partial(provenance.check_config, config=config), part=True)

@@ -5,7 +5,7 @@ The parts of a step are named scopes, which profiles show and `jaxml.planning` c
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jax import lax
 from jaxml import models
 from jaxml.data.augment import augment, center
 from jaxml.distances import l2_normalize
-from jaxml.training import optimizer
+from jaxml.training import averages, optimizer
 from jaxml.training.devices import AXIS
 from jaxml.training.learner import Array, Learner, Metrics, Network, TrainState, without_loss
 
@@ -44,15 +44,20 @@ def features(
             **_normalisation(network, data.size),
         )
     with jax.named_scope("network"):
+        variables["params"] = optimizer.without_gradient(network.config, variables["params"])
         outputs, changed = network.module.apply(
             variables, inputs, train=True, keys=dropout_keys, mutable=["batch_stats"]
         )
     return outputs, changed.get("batch_stats", batch_stats)
 
 
-def prepare(network: Network, images: Array) -> Array:
-    """What the network takes when it embeds, float32 [b, s, s, 3] of uint8 images [b, S, S, 3], not augmented."""
-    return center(images, **_normalisation(network, network.config.eval.size or network.config.data.size))
+def prepare(network: Network, images: Array, share: float = 1.0) -> Array:
+    """What the network takes when it embeds, float32 [b, s, s, 3] of uint8 images [b, S, S, 3], not augmented.
+
+    Of each image the central square whose side is `share` of S is taken.
+    """
+    size = network.config.eval.size or network.config.data.size
+    return center(images, share=share, **_normalisation(network, size))
 
 
 def _normalisation(network: Network, size: int) -> dict[str, Any]:
@@ -148,8 +153,12 @@ def train_step(
         grads, stats = lax.pmean((grads, stats), AXIS)
         updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        averaged = state.averages
+        if averaged is not None:
+            network = without_loss(params)[0]
+            averaged = averages.advance(learner.config.train.ema, state.step + 1, averaged, network, stats)
     # One number for each tensor, so that an error can name the one that is not finite.
-    moved = optimizer.trainable(learner.config.optim, grads)
+    moved = optimizer.trainable(learner.config, grads)
     squares = jnp.stack([jnp.sum(jnp.square(leaf)) for _, leaf in moved]) if moved else jnp.zeros(0)
     metrics = {
         "loss": value,
@@ -157,19 +166,18 @@ def train_step(
         "grad_norm": jnp.sqrt(jnp.sum(squares)),
         "grad_squares": squares,
     }
-    return TrainState(state.step + 1, params, stats, opt_state), metrics
+    return TrainState(state.step + 1, params, stats, opt_state, averaged), metrics
 
 
 def embed_step(network: Network, params: Any, batch_stats: Any, images: Array) -> Array:
-    """Embeddings [b, D] of images, not augmented; with `eval.mirror` the mean of both ways round.
+    """Embeddings [b, D] of images, not augmented: means over `eval.crops`, and with `eval.mirror` over both ways round.
 
-    Images are uint8 [b, S, S, 3], or float [b, s, s, 3] as `prepare` returns them.
+    Images are uint8 [b, S, S, 3], or float [b, s, s, 3] as `prepare` returns them, of which no crops are taken.
     """
+    evaluation = network.config.eval
     normalize = l2_normalize if network.config.model.normalize else lambda outputs: outputs
-
-    def embed(images: Array) -> Array:
-        return normalize(features(network, params, batch_stats, images, keys=None)[0])
-
-    if not network.config.eval.mirror:
-        return embed(images)
-    return normalize((embed(images) + embed(images[:, :, ::-1])) / 2)
+    views = [images, images[:, :, ::-1]] if evaluation.mirror else [images]
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        views = [prepare(network, view, share) for share in evaluation.crops for view in views]
+    found = [normalize(features(network, params, batch_stats, view, keys=None)[0]) for view in views]
+    return found[0] if len(found) == 1 else normalize(reduce(jnp.add, found) / len(found))

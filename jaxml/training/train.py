@@ -86,10 +86,11 @@ def _learn(
         distributed.say(f"resuming at step {step} of {config.train.steps}")
         say_changes(step, meta, config)
     elif config.model.weights:
-        run.state, weights = learner.load_weights(config, run.state)
+        state, weights = learner.load_weights(config, run.state)
+        run.state = learner.averaged(config, state)
         distributed.say(f"weights: {weights['source']}")
     distributed.on_main(partial(_claim, directory, run, weights))
-    distributed.say(optimizer.table(config.optim, run.state.params))
+    distributed.say(optimizer.table(config, run.state.params))
     fit(run, callbacks)
     return run
 

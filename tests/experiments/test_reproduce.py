@@ -56,7 +56,7 @@ def test_rows_are_configurations_that_see_as_many_images(budget):
 def test_learning_rate_groups_match_parameters(row):
     found = configs.override(preset(PRESET), changes(row, "small"))
     params = create(found, 40)[1].params
-    rates = [line.split()[-3] for line in optim.table(found.optim, params).splitlines()[1:]]
+    rates = [line.split()[-3] for line in optim.table(found, params).splitlines()[1:]]
     assert rates == ["0.0001", "0.02", "0.001"]
 
 

@@ -147,6 +147,7 @@ def test_the_fingerprint_is_of_what_embeddings_depend_on(model):
     for options in (
         {"eval_size": 22},
         {"eval_mirror": False},
+        {"eval_crops": (0.8, 1.0)},
         {"model_normalize": False},
         {"data_stored_size": 25},
     ):

@@ -259,6 +259,7 @@ def test_init_is_deterministic_and_of_the_documented_scale():
         ({"feature_size": 0}, "--model.feature_size is 0; it must be at least 1"),
         ({"backbone": "simple", "head": "conv"}, "--model.backbone simple gives a vector"),
         ({"backbone": "simple", "pooling": "avg+max"}, "--model.backbone simple gives a vector"),
+        ({"backbone": "simple", "pooling": "gem"}, "--model.backbone simple gives a vector"),
         ({"backbone": "simple", "head": "classifier"}, "no pretrained classifier"),
         (
             {"backbone": "resnet50", "head": "none"},

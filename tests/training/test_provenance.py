@@ -42,7 +42,7 @@ def test_options_that_may_change_are_taken_from_the_configuration_and_printed(co
     assert "eval.kmeans_seeds: 2 -> 1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("option", [{"mirror": True}, {"size": 28}])
+@pytest.mark.parametrize("option", [{"mirror": True}, {"size": 28}, {"crops": (0.8, 1.0)}])
 def test_lists_of_triplets_go_on_with_the_embeddings_they_began_with(config, tmp_path, option):
     """Other embeddings of the training images would choose other triplets."""
     data = replace(config.data, classes_per_batch=3)

@@ -91,7 +91,8 @@ def _match(
     prefix = row.classifier
     if prefix is None:
         raise ValueError(f"--model.weights: there are no pretrained weights for {backbone_name}")
-    fresh = [] if classifier else sorted(path for path in wanted if path.startswith("params/head/"))
+    own = ("params/pooling/",) if classifier else ("params/pooling/", "params/head/")
+    fresh = sorted(path for path in wanted if path.startswith(own))
     taken: dict[str, np.ndarray] = {}
     problems = []
     for name, array in tensors.items():
