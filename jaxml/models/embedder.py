@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxml import config
 from jaxml.config.checks import checked
 from jaxml.models.backbones import BACKBONES
-from jaxml.models.layers import Conv, dropout, relu
+from jaxml.models.dropout import dropout
+from jaxml.models.layers import Conv, relu
 from jaxml.models.pooling import POOLING
 from jaxml.models.stages import as_in_evaluation
 

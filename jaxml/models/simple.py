@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxml.models.layers import BatchNorm, Conv, Dropout, max_pool
+from jaxml.models.dropout import Dropout
+from jaxml.models.layers import BatchNorm, Conv, max_pool
 
 Array = jax.Array
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxml.models.layers import BatchNorm, Dropout
+from jaxml.models.dropout import Dropout
+from jaxml.models.layers import BatchNorm
 
 
 def stage_of(stages: Sequence[str], path: str) -> int | None:

@@ -9,9 +9,9 @@ import pytest
 from jaxml import config, models
 from jaxml.models import BACKBONES
 from jaxml.models.stages import stage_of
-from tests.models.test_models import HEAVY, batch_of, fake_variables, shapes_of, size_of
+from tests.models.test_models import HEAVY, LIGHT, batch_of, fake_variables, shapes_of, size_of
 
-SOME = ["simple", "squeezenet1_0", "squeezenet1_1", *(pytest.param(n, marks=pytest.mark.slow) for n in HEAVY)]
+SOME = [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
 
 
 def network(name, **options):
