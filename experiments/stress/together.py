@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+import jaxml
 from experiments.stress.kill import StopAt
 from experiments.stress.runs import Child, Outcome, copy, differences, finish, fresh, logged, start, tiny
 from jaxml.training.preemption import PREEMPTED
@@ -89,7 +90,6 @@ class Warnings(logging.Handler):
 
 def readers(out: Path, quick: bool) -> Outcome:
     """Reads beside a run that saves after every step, validates now and then, and keeps three checkpoints only."""
-    from jaxml.training import run
     from jaxml.training.checkpoint import Checkpoints
     from jaxml.training.learner import create
 
@@ -106,8 +106,7 @@ def readers(out: Path, quick: bool) -> Outcome:
         checkpoints = Checkpoints(workdir / "checkpoints")
         try:
             if i % 10 == 0:
-                _, network = run.load_network(workdir)
-                found = np.isfinite(network(pixels)).all()
+                found = np.isfinite(jaxml.load(workdir).embed(pixels)).all()
             else:
                 restore = (checkpoints.restore_newest, checkpoints.restore_best)[i % 2]
                 state, _ = restore(template)

@@ -56,9 +56,9 @@ def main(words: list[str]) -> None:
     arguments = parse(Arguments, words, __doc__)
     from jaxml.data.sources import unlabelled
     from jaxml.evaluation import grouping as group
+    from jaxml.inference import load
     from jaxml.reports import clusters as gallery
     from jaxml.reports.output import output_folder
-    from jaxml.training import run
 
     if arguments.query and arguments.clusters is not None:
         raise ValueError("--query shows the nearest pictures and clusters nothing: leave out --clusters")
@@ -69,15 +69,15 @@ def main(words: list[str]) -> None:
         raise ValueError(
             f"--clusters is {arguments.clusters}; give 1 to {len(pictures)}, the number of files"
         )
-    config, network = run.load_network(arguments.workdir)
-    if config.data.crop_to_box and config.data.source in BOXED and not arguments.boxes:
+    model = load(arguments.workdir)
+    data = model.config.data
+    if data.crop_to_box and data.source in BOXED and not arguments.boxes:
         print("the run learned from pictures cropped to their boxes; give --boxes if these are not cropped")
-    options = {"size": config.data.stored_size, "batch_size": config.eval.batch_size}
     with output_folder(out, kind, apart={"--images": arguments.images}) as place:
         if arguments.query:
             query = unlabelled.single(arguments.query, pictures)
-            asked, _, _ = group.embed(query, network, **options)
-        embeddings, rows, errors = group.embed(pictures, network, **options)
+            asked, _, _ = model.embed_readable(query)
+        embeddings, rows, errors = model.embed_readable(pictures)
         pictures = pictures.take(rows)
         left_out = f"; {len(errors):,} files left out, listed in skipped.txt" if errors else ""
         print(f"{len(pictures):,} pictures{left_out}")

@@ -39,7 +39,6 @@ class Arguments:
 def main(words: list[str]) -> None:
     """Search, print the nearest pictures, and write a page that shows them."""
     arguments = parse(Arguments, words, __doc__)
-    from jaxml.data.index import ImageError
     from jaxml.data.sources import unlabelled
     from jaxml.inference import Index, index, load
     from jaxml.reports import clusters as gallery
@@ -59,9 +58,7 @@ def main(words: list[str]) -> None:
             found = Index.of_folder(model, pictures)
             pictures = dataclasses.replace(pictures, names=tuple(found.names))
         query = unlabelled.single(arguments.query, pictures)
-        embedding, _, errors = model.embed_readable(query)
-        if errors:
-            raise ImageError(next(iter(errors.values())))
+        embedding, _, _ = model.embed_readable(query)
         matches = found.search(embedding, arguments.count + 1)
         own = query.root / query.names[0]
         kept = [i for i, name in enumerate(matches.names[0]) if pictures.root / name != own]

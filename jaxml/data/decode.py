@@ -18,10 +18,10 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from jaxml.data.essential import Essential, essential
 from jaxml.data.formats import (
-    DEEP,
     EXTRA_BYTES,
     FORMATS,
     Unreadable,
+    check_depth,
     formats_of,
     in_colour,
     over_white,
@@ -88,10 +88,6 @@ def _check_size(size: int, name: str) -> None:
         )
 
 
-class _Refused(ValueError):
-    """An image that is beyond a limit; the message goes on after the name of the image."""
-
-
 class _Timed(io.BytesIO):
     """Encoded bytes that can be read until the thread has used its time."""
 
@@ -112,7 +108,7 @@ def _named(data: bytes, name: str) -> Iterator[None]:
         yield
     except ImageError:
         raise
-    except (_Refused, Unreadable) as error:
+    except Unreadable as error:
         raise ImageError(f"image {printable(name)} {error}") from error
     except Exception as error:
         # Pillow's UnidentifiedImageError names nothing but the buffer in memory; other errors may have no text.
@@ -132,10 +128,9 @@ def _open(data: bytes) -> tuple[ImageFile.ImageFile, int]:
     image = Image.open(_Timed(part.data), formats=formats_of(part.data))
     if not image.tile and image.format not in EXTRA_BYTES:  # decoders of the latter do without
         raise ValueError("it has no pixels")
-    if image.mode.startswith(("I", "F")) and image.mode not in DEEP:
-        raise _Refused(f"has over 16 bits per channel ({image.mode}); convert it to 8 bits")
+    check_depth(image)
     if wrong := _beyond_limits(image, part):
-        raise _Refused(f"has {wrong}. Shrink it, save it anew, or remove it.")
+        raise Unreadable(f"has {wrong}. Shrink it, save it anew, or remove it.")
     return image, part.turn
 
 
@@ -227,6 +222,7 @@ def fitted(image: Image.Image, name: str, corner: np.ndarray | None, size: int) 
         ImageError: the image cannot be decoded.
     """
     with _named(b"opened", name):
+        check_depth(image)
         image.load()  # which turns a TIFF upright, and then it says so
         turn = image.getexif().get(ORIENTATION, 1)
         return _resized(_cropped(image, turn, corner), size)

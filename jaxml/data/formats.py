@@ -21,7 +21,7 @@ _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 
 class Unreadable(ValueError):
-    """A format that cannot be read here; the message says what to do."""
+    """A picture that cannot be read here; the message goes on after its name, and says what to do."""
 
 
 def formats_of(data: bytes) -> tuple[str, ...]:
@@ -47,6 +47,12 @@ def _reads_heif() -> bool:
         return False
     register_heif_opener()
     return True
+
+
+def check_depth(image: Image.Image) -> None:
+    """Unreadable if channels have over 16 bits: nobody knows then which of the numbers are black and white."""
+    if image.mode.startswith(("I", "F")) and image.mode not in DEEP:
+        raise Unreadable(f"has over 16 bits per channel ({image.mode}); convert it to 8 bits")
 
 
 def transparent(image: Image.Image) -> bool:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxml import arguments
-from jaxml.data.index import ImageError
 from jaxml.data.sources import unlabelled
 from jaxml.files import expand, parse_json, printable, write_json
 from jaxml.inference import saving
@@ -124,11 +123,6 @@ class Index:
             ImageError: there are none.
         """
         embeddings, rows, errors = model.embed_readable(pictures)
-        if not len(rows):
-            raise ImageError(
-                f"none of the {len(pictures)} files in {printable(pictures.root)} can be read: "
-                f"{next(iter(errors.values()))}"
-            )
         names, root = [pictures.names[i] for i in rows], str(pictures.root)
         return cls(names, embeddings, model.fingerprint, model=model, root=root, left_out=errors)
 

@@ -36,7 +36,7 @@ def load(path: str | Path) -> Model:
     folder = hub.download(str(path)) if in_hub else expand(path, "the path")
     if not (folder / "config.json").is_file():
         raise RunError(
-            f"{printable(path)} holds neither a run nor a saved network: there is no config.json. Give the "
+            f"{printable(path)} holds no run and no saved network: there is no config.json. Give the "
             f"--workdir of a run, or a folder that model.save wrote"
         )
     if (folder / saving.ARRAYS).is_file():

@@ -136,8 +136,8 @@ class Model:
         if errors:
             first = " ".join(list(errors.values())[:3])
             more = f" And {len(errors) - 3} more." if len(errors) > 3 else ""
-            count = f"{len(errors)} of {len(source.names)} pictures cannot be embedded: "
-            raise ImageError(f"{count if len(source.names) > 1 else ''}{first}{more}")
+            count = f"{len(errors)} of {len(source.names)} pictures cannot be embedded"
+            raise ImageError(f"{count}: {first}{more}")
         return embeddings
 
     def embed_readable(self, source: Source) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
@@ -146,6 +146,9 @@ class Model:
         Returns:
             Embeddings float32 [n, D] of the n pictures that can be read, their places int [n] in the source, and the
             error of each other one by its name.
+
+        Raises:
+            ImageError: there are pictures, but none can be read.
         """
         rows: list[int] = []
         errors: dict[str, str] = {}
@@ -159,6 +162,11 @@ class Model:
                     yield pixels
 
         parts = list(self._program.stream(readable()))
+        if errors and not rows:
+            first = next(iter(errors.values()))
+            raise ImageError(
+                first if len(errors) == 1 else f"none of the {len(errors)} files can be read: {first}"
+            )
         empty = np.zeros((0, self.dimensions), np.float32)
         return np.concatenate([empty, *parts]), np.array(rows, int), errors
 

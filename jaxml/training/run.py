@@ -184,15 +184,6 @@ def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False) 
     return run
 
 
-def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np.ndarray]]:
-    """A run's configuration, and its network: pixels uint8 [n, S, S, 3] -> embeddings float32 [n, D].
-
-    S is `data.stored_size`. Raises as `load_variables` does.
-    """
-    network, state = load_variables(workdir)
-    return network.config, partial(pixel_embedder(network, jax.local_devices()), state)
-
-
 def load_variables(workdir: str | Path) -> tuple[Network, TrainState]:
     """A run's network, and its state without that of the loss and of the optimiser.
 

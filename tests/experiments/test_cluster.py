@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jaxml
 from jaxml.commands import cluster
 from jaxml.config import Config, Data, Eval, Loss, Model, Train
 from jaxml.data.sources import unlabelled
@@ -107,9 +108,9 @@ def labels(truth):
 
 def test_network_is_loaded_without_its_data_set(trained):
     workdir, pixels, embeddings = trained
-    config, network = run.load_network(workdir)
-    assert config.loss.name == "proxy_anchor"
-    np.testing.assert_allclose(network(pixels), embeddings, atol=1e-6)
+    model = jaxml.load(workdir)
+    assert model.about["loss"]["name"] == "proxy_anchor"
+    np.testing.assert_allclose(model.embed(pixels), embeddings, atol=1e-6)
 
 
 def test_folder_is_clustered(trained, main, folder, tmp_path, capsys):
@@ -361,7 +362,7 @@ def test_mistakes_are_named(trained, main, folder, tmp_path):
     cases = [
         (["--images", empty], ValueError, "empty holds no pictures"),
         (["--images", tmp_path / "none"], ValueError, "none is not a folder"),
-        (["--images", bad], ValueError, r"none of the 2 files in .*bad can be read: image a\.png cannot"),
+        (["--images", bad], ValueError, r"none of the 2 files can be read: image a\.png cannot"),
         (["--images", root, "--clusters", 44], ValueError, "--clusters is 44; give 1 to 43"),
         (["--images", root, "--clusters", 0], ValueError, "--clusters is 0; give 1 to 43"),
         (

@@ -150,7 +150,8 @@ def test_a_damaged_index_is_refused(model, folder, tmp_path):
 
 def test_a_folder_without_pictures_is_refused(model, tmp_path):
     (tmp_path / "a.txt").write_text("no picture")
-    with pytest.raises(
-        ImageError, match=r"none of the 1 files in .* can be read: image a\.txt cannot be decoded"
-    ):
+    with pytest.raises(ImageError, match=r"^image a\.txt cannot be decoded"):
+        model.index(tmp_path)
+    (tmp_path / "b.txt").write_text("no picture")
+    with pytest.raises(ImageError, match=r"^none of the 2 files can be read: image a\.txt cannot be decoded"):
         model.index(tmp_path)

@@ -196,6 +196,13 @@ def test_other_arguments_are_refused(model, kind):
         model.embed(value)
 
 
+def test_an_image_of_numbers_without_a_range_is_refused(model):
+    with pytest.raises(
+        ImageError, match=r"image picture 0 has over 16 bits per channel \(F\); convert it to 8 bits"
+    ):
+        model.embed(Image.fromarray(np.zeros((4, 4), np.float32)))
+
+
 def test_boxes_must_fit(trained, model):
     for boxes in ([[0, 0, 1, 1]], np.zeros((2, 4)), np.full((2, 4), np.nan), [[1, 2, 3], [1, 2, 3]]):
         with pytest.raises(ValueError, match=r"boxes must be \[2, 4\]"):
@@ -217,5 +224,5 @@ def test_a_folder_is_no_picture(model, tmp_path):
 
 def test_a_path_without_a_network_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(RunError, match=r"holds neither a run nor a saved network"):
+        with pytest.raises(RunError, match=r"holds no run and no saved network"):
             jaxml.load(path)

@@ -25,7 +25,7 @@ def test_a_directory_in_which_a_process_trains_is_refused_with_its_name(config, 
             with pytest.raises(RunError, match=holder):
                 train.train(config, workdir, resume=resume)
         assert run.load(workdir).checkpoints.steps() == [3]
-        run.load_network(workdir)
+        run.load_variables(workdir)
     assert rows(workdir) == [{"step": 1}, {"step": 2}, {"step": 3}]
 
 
