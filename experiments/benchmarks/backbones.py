@@ -4,10 +4,10 @@
 
 Columns: images/s (median of runs taken in turn with PyTorch's in the same process), XLA's FLOP count per
 image and the share of the device's matrix-product rate, measured first, that it makes of it. With torch and
-torchvision installed (extra `peers`) the same network follows in both of PyTorch's memory layouts; eager on CPU,
-`torch.compile` and, for bfloat16, autocast on a GPU. On two CPU cores the four backbones take about five minutes, and
-`--quick` (SqueezeNet 1.1 alone; on accelerators ResNet-50 too) one; expect SqueezeNet 1.1 to train at 0.9x PyTorch's
-default layout or better.
+torchvision installed, and for EfficientNet-Lite efficientnet-lite-pytorch (extra `peers`), the same network follows in
+both of PyTorch's memory layouts; eager on CPU, `torch.compile` and, for bfloat16, autocast on a GPU. On two CPU cores
+SqueezeNet, ResNet-50 and Inception v3 take about five minutes, and `--quick` (SqueezeNet 1.1 alone; on accelerators
+ResNet-50 too) one; expect SqueezeNet 1.1 to train at 0.9x PyTorch's default layout or better.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LAYOUTS = ("default layout", "channels last")
 class Arguments:
     """What to measure."""
 
-    backbones: tuple[str, ...] = ("squeezenet1_0", "squeezenet1_1", "resnet50", "inception_v3")
+    backbones: tuple[str, ...] = tuple(name for name, row in models.BACKBONES.items() if row.classifier)
     """Names from jaxml.models.BACKBONES."""
     batch: int = 32
     """Images in a batch."""
@@ -80,22 +80,41 @@ def jax_programs(
     return programs
 
 
-def torch_programs(
-    name: str, batch: int, size: int, dtype: str, layout: str
-) -> dict[str, Callable[[], object]]:
-    """The same by torchvision's network."""
+def torchvision_network(name: str) -> Any:
+    """torchvision's network without its classifier, for the features are what both compute."""
     import torch
 
     from experiments.benchmarks.torchvision_import import import_torchvision
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     options = {"init_weights": False, "aux_logits": False} if name == "inception_v3" else {}
     network = import_torchvision().models.get_model(name, weights=None, **options)
-    # The features are what both compute: no classifier.
     if name.startswith("squeezenet"):
         network.classifier = torch.nn.AdaptiveAvgPool2d((1, 1))
     else:
         network.fc = torch.nn.Identity()
+    return network
+
+
+def efficientnet_lite_network(name: str, size: int) -> Any:
+    """The network of efficientnet-lite-pytorch, which fixes its padding by `size`, without its classifier."""
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    options = {"image_size": [size, size], "dropout_rate": 0.0, "drop_connect_rate": 0.0}
+    network = EfficientNet.from_name(name.replace("_", "-"), **options)
+    network._fc = torch.nn.Identity()
+    return network
+
+
+def torch_programs(
+    name: str, batch: int, size: int, dtype: str, layout: str
+) -> dict[str, Callable[[], object]]:
+    """The same by PyTorch's network."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    is_lite = name.startswith("efficientnet_lite")
+    network = efficientnet_lite_network(name, size) if is_lite else torchvision_network(name)
     memory_format = torch.channels_last if layout == "channels last" else torch.contiguous_format
     network = network.to(device, memory_format=memory_format).train()
     if device == "cuda":
@@ -130,6 +149,7 @@ def peers_available(wanted: bool) -> bool:
         from experiments.benchmarks.torchvision_import import import_torchvision
 
         import_torchvision()
+        import efficientnet_lite_pytorch  # noqa: F401
     except ImportError:
         return False
     return True
