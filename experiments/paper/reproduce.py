@@ -138,7 +138,10 @@ def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
     from jaxml.evaluation.clustering import evaluate, validate
     from jaxml.training import history, train
 
-    opened = train.learn(config, folder, resume=(folder / "config.json").exists())
+    resume = (folder / "config.json").exists()
+    opened = train.learn(
+        config, folder, resume=resume, go_on="give the same command again to continue the table"
+    )
     labels, steps = opened.images.index.labels, opened.checkpoints.steps()
     states = {step: opened.checkpoints.restore(opened.state, step)[0] for step in steps}
     test, validation = opened.images.rows("test"), opened.images.rows("val")

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import tyro
 
-from experiments.stress import files, kill, parsers, pictures, runs, steps, together
+from experiments.stress import files, interrupts, kill, parsers, pictures, runs, steps, together
 from jaxml.commands.process import command
 from jaxml.reports.output import output_folder
 
-GROUPS = (kill, steps, files, parsers, pictures, together)
+GROUPS = (kill, interrupts, steps, files, parsers, pictures, together)
 CHECKS = {name: check for group in GROUPS for name, check in group.CHECKS.items()}
 
 

@@ -150,7 +150,7 @@ def signals(out: Path, quick: bool) -> Outcome:
         os.kill(child.process.pid, number)
         code = child.wait()
         took.append(time.monotonic() - begin)
-        saved = f"step {logged(workdir)} is saved, continue with --resume"
+        saved = f"step {logged(workdir)} is saved, continue with `jaxml train --workdir {workdir} --resume`"
         if code != PREEMPTED or took[-1] > 10 or not (child.says(saved) and child.says(number.name)):
             said = child.last_line()[-200:]
             failures.append(f"{number.name}: code {code} after {took[-1]:.1f} s, not {saved!r} but {said!r}")

@@ -6,6 +6,7 @@ can mend are raised as `ValueError` or one of `jaxml.errors`, and end in one lin
 """
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -69,6 +70,13 @@ def main() -> None:
 
 def run(verb: str, words: Sequence[str] | None = None) -> None:
     """Run a verb with the words after it, by default those of this process's command line."""
+    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heeded:
+        # Ctrl-C while this imports ends the process without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from jaxml.commands.process import command
 
-    command(importlib.import_module(VERBS[verb][1]).main, sys.argv[1:] if words is None else list(words))
+    main = importlib.import_module(VERBS[verb][1]).main
+    if heeded:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    command(main, sys.argv[1:] if words is None else list(words))

@@ -34,5 +34,5 @@ def main(words: list[str]) -> None:
     opened = run.load(arguments.workdir, data_root=arguments.data_root, other_data=arguments.other_data)
     with locked(opened.workdir):
         found = results.read_results(opened)
-        rows = opened.images.rows("test")
+        rows = opened.images.rows(found.get("split", "test"))
         print(f"report: {results.write_report(opened, found, rows, opened.embed(rows))}")

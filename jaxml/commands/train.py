@@ -15,6 +15,7 @@ Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ import tyro
 
 from jaxml import config as configs
 from jaxml.commands.options import parse, preset, preset_name, presets
+from jaxml.commands.process import program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,21 +50,25 @@ def main(words: list[str], callbacks: Sequence[Any] = ()) -> None:
     """Train, and print the results."""
     arguments = parse_train(words)
     # Imported after parsing, so that --help and wrong options answer at once.
+    from jaxml.reports import run as report
     from jaxml.training import distributed, results, train
 
     if arguments.distributed:
         distributed.start()
+    again = f"{program()} --workdir {shlex.quote(arguments.workdir)} --resume"
     found = train.train(
         arguments.config,
         arguments.workdir,
         resume=arguments.resume,
         other_data=arguments.other_data,
         callbacks=callbacks,
+        go_on=f"continue with `{again}{' --distributed' * arguments.distributed}`",
     )
     if not distributed.is_main():
         return
-    print(f"\nclusters of unseen classes, network of step {found['step']}:")
-    print(results.table({**found["baselines"], "this run": found["test"]}))
+    part = found["split"]
+    print(f"\nclusters of {report.PARTS[part]}, network of step {found['step']}:")
+    print(results.table({**found["baselines"], "this run": found[part]}))
     print(f"report: {Path(arguments.workdir) / 'report.html'}")
 
 

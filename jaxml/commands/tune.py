@@ -98,7 +98,9 @@ def tune(base: Config, space: Space, workdir: Path, *, trials: int) -> float:
         from optuna.trial import TrialState
     except ImportError as error:
         raise ValueError("tuning needs Optuna: install jaxml with the extra `tune`") from error
+    from jaxml.training import start
 
+    base = start.from_anywhere(base)
     wanted = {
         **records.contents(base),
         **{f"space.{name}": values for name, values in space.items()},
@@ -185,7 +187,8 @@ def validation_nmi(config: Config, folder: Path) -> float:
     """Train in the folder, or continue there; returns the highest NMI of the validations."""
     from jaxml.training import history, train
 
-    train.learn(config, folder, resume=(folder / "config.json").exists())
+    resume = (folder / "config.json").exists()
+    train.learn(config, folder, resume=resume, go_on="give the same command again to continue the study")
     return max(row["val_nmi"] for row in history.read(folder / "metrics.jsonl") if "val_nmi" in row)
 
 

@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
-from tqdm import tqdm
 
 from jaxml.data.essential import Essential, essential
 from jaxml.data.formats import (
@@ -30,6 +29,7 @@ from jaxml.data.formats import (
 from jaxml.data.index import ImageError, Index
 from jaxml.data.orientation import ORIENTATION, upright
 from jaxml.files import printable
+from jaxml.progress import Progress
 
 MAX_BYTES = 100_000_000
 """Bytes of a file."""
@@ -274,7 +274,7 @@ def decode_all(index: Index, *, size: int, crop_to_box: bool) -> Iterator[np.nda
 
 
 def parallel(function: Callable[[int], _Result], count: int, title: str) -> Iterator[_Result]:
-    """Yield function(0) ... function(count - 1) in order, computed by one thread per core, with a progress bar.
+    """Yield function(0) ... function(count - 1) in order, computed by one thread per core, and show how far it is.
 
     For functions that release Python's lock, as Pillow and hashlib do. Only a few results are computed ahead, so that
     they need not all fit into memory.
@@ -282,7 +282,7 @@ def parallel(function: Callable[[int], _Result], count: int, title: str) -> Iter
     workers = os.cpu_count() or 1
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=count, desc=title, unit="image", leave=False, disable=None) as bar,
+        Progress(title, count, "image") as progress,
     ):
         waiting: deque[Future[_Result]] = deque()
         try:
@@ -290,10 +290,10 @@ def parallel(function: Callable[[int], _Result], count: int, title: str) -> Iter
                 waiting.append(pool.submit(function, i))
                 if len(waiting) >= 8 * workers:
                     yield waiting.popleft().result()
-                    bar.update()
+                    progress.update()
             while waiting:
                 yield waiting.popleft().result()
-                bar.update()
+                progress.update()
         finally:
             for future in waiting:
                 future.cancel()

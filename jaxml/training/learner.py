@@ -49,8 +49,10 @@ class Learner(Network):
     optimizer: optax.GradientTransformation
 
 
-def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
-    """Learner, and its state at step 0 with fresh parameters.
+def create(
+    config: Config, num_classes: int, init: Callable[..., dict[str, Any]] = models.init
+) -> tuple[Learner, TrainState]:
+    """Learner, and its state at step 0 with fresh parameters, which `init` makes.
 
     Raises:
         ValueError: an unknown loss, an option that the loss does not take, or options that exclude each other.
@@ -59,13 +61,13 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
     module = models.build(config.model, AXIS)
     network_key, loss_key = jax.random.split(jax.random.key(config.train.seed))
     blank = jnp.zeros((1, config.data.size, config.data.size, 3))
-    variables = models.init(module, network_key, config.data.size)
+    variables = init(module, network_key, config.data.size)
     params = dict(variables["params"])
     if config.loss.name in losses.PARAMETERS:
         width = jax.eval_shape(partial(module.apply, train=False), variables, blank).shape[-1]
-        init = losses.PARAMETERS[config.loss.name]
-        options = {k: v for k, v in config.loss.options if k in _keywords(init)}
-        params["loss"] = init(loss_key, num_classes, width, **options)
+        initial = losses.PARAMETERS[config.loss.name]
+        options = {k: v for k, v in config.loss.options if k in _keywords(initial)}
+        params["loss"] = initial(loss_key, num_classes, width, **options)
     backbone = models.BACKBONES[config.model.backbone]
     if config.eval.size and not backbone.spatial:
         raise ValueError(f"--eval.size: {config.model.backbone} takes images of one size only; leave it at 0")

@@ -56,7 +56,8 @@ def write_results(
         rivals["frozen features"] = frozen
     results: dict[str, Any] = {
         "step": int(run.state.step),
-        "test": score(run, embeddings, rows),
+        "split": run.reported,
+        run.reported: score(run, embeddings, rows),
         "baselines": {name: score(run, features, rows) for name, features in rivals.items()},
     }
     write_json(run.workdir / RESULTS, results)
@@ -86,14 +87,15 @@ def read_results(run: Run) -> dict[str, Any]:
 
 def write_report(run: Run, results: dict[str, Any], rows: np.ndarray, embeddings: np.ndarray) -> Path:
     """Write `report.html` on the scores in `results` and the embeddings [n, D] of some rows [n]; returns its path."""
-    path = run.workdir / "report.html"
+    path, part = run.workdir / "report.html", results.get("split", "test")
     labels = run.images.index.labels[rows]
     classes = len(np.unique(labels)) * run.config.eval.clusters_per_class
     report.write(
         path,
         config=configs.to_dict(run.config),
         history=history.read(run.workdir / "metrics.jsonl"),
-        results=results["test"],
+        results=results[part],
+        split=part,
         baselines=list(results["baselines"].items()),
         embeddings=embeddings,
         labels=labels,

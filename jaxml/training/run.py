@@ -19,14 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from jaxml import config as configs
 from jaxml import models
 from jaxml.config import Config
 from jaxml.data.images import Images, open_images
 from jaxml.errors import Interrupted, RunError
-from jaxml.training import distributed, provenance
+from jaxml.progress import Progress
+from jaxml.training import distributed, provenance, start
 from jaxml.training.checkpoint import Check, Checkpoints
 from jaxml.training.devices import parallel
 from jaxml.training.learner import Learner, Network, TrainState, create
@@ -55,6 +55,13 @@ class Run:
     def validates(self) -> bool:
         """Whether validation classes are left to choose the best step by."""
         return self.config.data.train_on == "train"
+
+    @property
+    def reported(self) -> str:
+        """The part that the run's results are of: test, or where there are no test classes the next best."""
+        if len(self.images.parts["test"]):
+            return "test"
+        return "val" if self.validates else self.config.data.train_on
 
     def validates_at(self, step: int) -> bool:
         """Whether the validation classes are clustered after this step."""
@@ -88,11 +95,13 @@ class Run:
         """
         own, size = distributed.share(rows), -(-self.config.eval.batch_size // jax.process_count())
         batches = [own[i : i + size] for i in range(0, len(own), size)]
-        hidden, parts = not distributed.is_main(), []
-        for pixels in tqdm(self.images.read(batches), "embedding", len(batches), False, disable=hidden):
-            if self.signals.received:
-                raise Interrupted
-            parts.append(self._embed_pixels(state or self.state, pixels))
+        parts = []
+        with Progress("embedding", len(own), "image", hidden=not distributed.is_main()) as progress:
+            for pixels in self.images.read(batches):
+                if self.signals.received:
+                    raise Interrupted
+                parts.append(self._embed_pixels(state or self.state, pixels))
+                progress.update(len(pixels))
         return distributed.gather(np.concatenate(parts), len(rows))
 
     @cached_property
@@ -124,9 +133,18 @@ def pixel_embedder(network: Network, devices: list[Any]) -> Callable[[TrainState
 
 
 def open_run(config: Config, workdir: Path, to_train: bool = False) -> Run:
-    """A run at step 0 with random parameters, whatever its directory holds."""
+    """A run at step 0 with random parameters, whatever its directory holds.
+
+    Raises:
+        ValueError: an option names what there is not, or `to_train`, the run cannot be trained so; names it.
+        RunError: as many devices are not there, or `to_train`, do not divide the batch.
+    """
     devices = _devices(config, to_train)
-    images = open_images(config.data, devices if to_train else ())
+    if to_train:
+        start.check_network(config, devices)
+        images = open_images(config.data, devices, partial(start.check_images, config))
+    else:
+        images = open_images(config.data)
     learner, state = create(config, len(images.classes(config.data.train_on)))
     checkpoints = Checkpoints(workdir / "checkpoints", writer=to_train)
     return Run(workdir, learner, state, images, devices, checkpoints)

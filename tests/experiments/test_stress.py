@@ -14,7 +14,7 @@ from jaxml.commands import VERBS, process
 from jaxml.commands.train import parse_train
 
 # In parts of about equal time, for as many workers.
-STOPPED = ("killed", "signals")
+STOPPED = ("killed", "interrupted", "signals")
 HURT = ("disk_full", "devices", "numbers", "memory")
 FILES = ("checkpoints", "images", "weights", "archives")
 TOGETHER = ("concurrent", "readers", "other_user")
