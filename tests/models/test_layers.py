@@ -8,12 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
 from jaxml.models.dropout import dropout
 from jaxml.models.layers import BatchNorm, Conv, _reduce_windows, avg_pool, max_pool, relu, relu6
-=======
-from jaxml.models.layers import BatchNorm, Conv, _reduce_windows, avg_pool, dropout, max_pool, relu, relu6
->>>>>>> bbe4042 (Tests: ReLU6 with its gradient, and where SAME padding puts the odd pixel)
 
 
 def windows(x, window, stride, padding, ceil, fill):
