@@ -71,8 +71,9 @@ class Model:
     """A name from jaxml.models.BACKBONES: simple, shallow, squeezenet1_0, squeezenet1_1, resnet50, inception_v3,
     efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2."""
     weights: Text = ""
-    """Pretrained weights for the backbone: a file (safetensors or npz), hf://owner/repo/file@commit, or auto for the
-    package that has them; without them parameters start random."""
+    """Pretrained weights for the backbone: a file (safetensors or npz), hf://owner/repo/file@commit, auto for the
+    package that has them, or the directory of a run or a saved network with this backbone, whose head is taken too
+    where it has the same kind and size; without them parameters start random."""
     head: Literal["linear", "conv", "none", "classifier"] = "linear"
     """linear: a fully connected layer; conv: the original's SqueezeNet head; none: pooled features; classifier: the
     layer of the weight file."""

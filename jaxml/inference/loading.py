@@ -9,10 +9,11 @@ from typing import Any
 from jaxml.config import Config
 from jaxml.errors import RunError
 from jaxml.files import expand, parse_json, printable
-from jaxml.inference import hub, saving
+from jaxml.inference import hub
 from jaxml.inference.model import Model
+from jaxml.models import saved
 from jaxml.models.weights.hub import PREFIX
-from jaxml.training.run import load_variables
+from jaxml.training.trained import load_variables
 
 
 def load(path: str | Path) -> Model:
@@ -39,14 +40,14 @@ def load(path: str | Path) -> Model:
             f"{printable(path)} holds no run and no saved network: there is no config.json. Give the "
             f"--workdir of a run, or a folder that model.save wrote"
         )
-    if (folder / saving.ARRAYS).is_file():
-        return Model(*saving.read(folder))
+    if (folder / saved.ARRAYS).is_file():
+        return Model(*saved.read(folder))
     network, state = load_variables(folder)
     params, batch_stats = state.network
     variables = {"params": params}
     if batch_stats:
         variables["batch_stats"] = batch_stats
-    return Model(saving.shareable(network.config), variables, _about(folder, int(state.step), network.config))
+    return Model(saved.shareable(network.config), variables, _about(folder, int(state.step), network.config))
 
 
 def _about(workdir: Path, step: int, config: Config) -> dict[str, Any]:

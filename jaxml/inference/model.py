@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxml import models
+from jaxml import __version__, models
 from jaxml.config import Config
 from jaxml.data.index import ImageError
 from jaxml.inference import card, export, hub, saving
 from jaxml.inference.index import Index
 from jaxml.inference.pictures import Source, given
 from jaxml.inference.program import Program
+from jaxml.models import saved
 from jaxml.models.weights.hub import PREFIX
 from jaxml.training.checkpoint import flatten
 from jaxml.training.learner import Network
@@ -226,7 +227,7 @@ class Model:
             return hub.upload(Path(place), repo, private)
 
     def _write(self, folder: Path, address: str = card.PLACE) -> None:
-        saving.write(folder, self.config, self.arrays(), self.about)
+        saved.write(folder, self.config, self.arrays(), self.about, f"jaxml {__version__}")
         text = card.render(self.config, self.dimensions, self.about, address)
         (folder / "README.md").write_text(text, encoding="utf-8")
 

@@ -15,7 +15,6 @@ import optax
 
 from jaxml import losses, models
 from jaxml.config import Config
-from jaxml.models.weights import pretrained
 from jaxml.training import averages
 from jaxml.training import optimizer as optimizers
 from jaxml.training.devices import AXIS
@@ -89,27 +88,6 @@ def create(
         )
     state = TrainState(jnp.int32(0), params, stats, optimizer.init(params))
     return Learner(config, module, loss, optimizer), averaged(config, state)
-
-
-def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The state with the pretrained weights of `model.weights` and without averages, and a report on the weights.
-
-    Raises:
-        ImportError: a package that it needs is not installed.
-        WeightFormatError: it is not a weight file for the backbone.
-    """
-    network, loss = without_loss(state.params)
-    variables = {"params": network, "batch_stats": state.batch_stats}
-    model = config.model
-    variables, report = pretrained.load(
-        model.weights,
-        variables,
-        model.backbone,
-        classifier=model.head == "classifier",
-        cache=config.data.cache,
-    )
-    params, stats = {**variables["params"], **loss}, variables.get("batch_stats", {})
-    return state._replace(params=params, batch_stats=stats, averages=None), report
 
 
 def averaged(config: Config, state: TrainState) -> TrainState:

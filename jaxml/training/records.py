@@ -43,12 +43,12 @@ def contents(config: Config) -> dict[str, str]:
         ValueError: the data set or the weights are missing, or do not fit the configuration.
     """
     from jaxml import data
-    from jaxml.training import learner, provenance
+    from jaxml.training import learner, provenance, weights
 
     pictures = provenance.Pictures.of(data.load(config.data))
     found = {"data_sha256": pictures.fingerprint["sha256"], "weights_sha256": ""}
     if config.model.weights:
-        _, report = learner.load_weights(config, learner.create(config, 1)[1])
+        _, report = weights.load_weights(config, learner.create(config, 1)[1])
         found["weights_sha256"] = report["sha256"]
     return found
 

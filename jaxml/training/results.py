@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from jaxml.files import parse_json, write_json
 from jaxml.models import BACKBONES
 from jaxml.reports import run as report
 from jaxml.training import history
-from jaxml.training.learner import create, load_weights
+from jaxml.training.learner import create
 from jaxml.training.run import Run
+from jaxml.training.weights import load_weights
 
 RESULTS = "results.json"
 """File of the metrics in a run's directory."""
@@ -121,5 +123,17 @@ def frozen_features(run: Run, rows: np.ndarray) -> np.ndarray:
     model = replace(run.config.model, head="none", feature_size=features, dropout=0.0)
     config = replace(run.config, model=model, loss=configs.Loss(), optim=configs.Optim())
     learner, state = create(config, 1)
-    state, _ = load_weights(config, state)
+    state, report = load_weights(config, state)
+    _warn_changed(run, report["sha256"])
     return replace(run, learner=learner, state=state).embed(rows)
+
+
+def _warn_changed(run: Run, sha256: str) -> None:
+    """Warn if the pretrained weights are not those that the run began with, by their hash."""
+    path = run.workdir / "weights.json"
+    if path.is_file() and parse_json(path.read_bytes(), path)["sha256"] != sha256:
+        warnings.warn(
+            f"--model.weights {run.config.model.weights} has changed since the run began with it (see {path}): the "
+            f"baseline of frozen features is of what it is now",
+            stacklevel=3,
+        )

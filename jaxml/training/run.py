@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxml import config as configs
-from jaxml import models
 from jaxml.config import Config
 from jaxml.data.images import Images, open_images
 from jaxml.errors import Interrupted, RunError
@@ -32,6 +29,7 @@ from jaxml.training.devices import parallel
 from jaxml.training.learner import Learner, Network, TrainState, create
 from jaxml.training.preemption import StopSignals
 from jaxml.training.step import embed_step
+from jaxml.training.trained import check_saved, saved_config, say_changes
 
 
 @dataclass
@@ -175,51 +173,10 @@ def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False) 
         RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration or of other
             pictures; lists what differs.
     """
-    workdir, config = Path(workdir), _saved_config(workdir)
+    workdir, config = Path(workdir), saved_config(workdir)
     data = replace(config.data, root=data_root or config.data.root)
     run = open_run(replace(config, data=data, train=replace(config.train, devices=0)), workdir)
-    _check_saved(run.checkpoints, workdir)
+    check_saved(run.checkpoints, workdir)
     meta = run.restore_best(partial(run.check, other_data=other_data))
     say_changes(int(run.state.step), meta, config)
     return run
-
-
-def load_variables(workdir: str | Path) -> tuple[Network, TrainState]:
-    """A run's network, and its state without that of the loss and of the optimiser.
-
-    The checkpoint is the one that `load` takes. Needs the run's directory only: its data set may be gone.
-
-    Raises:
-        RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration.
-    """
-    workdir, config = Path(workdir), _saved_config(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    _check_saved(checkpoints, workdir)
-    module = models.build(config.model)
-    variables = models.shapes(module, config.data.size)
-    variables.setdefault("batch_stats", {})
-    averages = variables if config.train.ema else None
-    blank = TrainState(jnp.int32(0), variables["params"], variables["batch_stats"], (), averages)
-    best = config.data.train_on == "train"
-    restore = checkpoints.restore_best if best else checkpoints.restore_newest
-    state, meta = restore(blank, partial(provenance.check_config, config=config), part=True)
-    say_changes(int(state.step), meta, config)
-    return Network(config, module), state
-
-
-def say_changes(step: int, meta: dict[str, Any], config: Config) -> None:
-    """Print the options that have changed since a checkpoint was saved, as some may."""
-    if lines := provenance.changed(configs.from_dict(meta["config"]), config)[1]:
-        distributed.say(f"changed since checkpoint {step} was saved: {'; '.join(lines)}")
-
-
-def _saved_config(workdir: str | Path) -> Config:
-    path = Path(workdir) / "config.json"
-    if not path.exists():
-        raise RunError(f"{workdir} holds no run: there is no config.json")
-    return configs.load(path)
-
-
-def _check_saved(checkpoints: Checkpoints, workdir: Path) -> None:
-    if not checkpoints.steps():
-        raise RunError(f"{workdir} has no checkpoint yet")

@@ -21,6 +21,7 @@ from jaxml.models.weights import packages
 from jaxml.training import learner
 from jaxml.training.devices import parallel
 from jaxml.training.step import objective
+from jaxml.training.weights import load_weights
 
 
 def from_anywhere(config: Config) -> Config:
@@ -38,7 +39,7 @@ def check_network(config: Config, devices: Sequence[Any]) -> None:
 
     Raises:
         ValueError: a name or an option of theirs cannot be; names it.
-        WeightFormatError: it is not a weight file for the backbone.
+        WeightFormatError: the weights are not those of the backbone.
     """
     data, share = config.data, _batch(config) // (len(devices) * jax.process_count())
     if config.train.chunk and share % config.train.chunk:
@@ -61,7 +62,7 @@ def check_network(config: Config, devices: Sequence[Any]) -> None:
 
     state = jax.eval_shape(create)
     if config.model.weights:
-        learner.load_weights(config, state)
+        load_weights(config, state)
     network, loss = learner.without_loss(state.params)
     variables = {"params": network, "batch_stats": state.batch_stats}
     size = config.eval.size or data.size

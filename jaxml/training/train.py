@@ -19,7 +19,9 @@ from jaxml.training.directory import Directory
 from jaxml.training.loop import fit
 from jaxml.training.preemption import GO_ON, StopSignals
 from jaxml.training.results import frozen_features, write_results
-from jaxml.training.run import Run, open_run, say_changes
+from jaxml.training.run import Run, open_run
+from jaxml.training.trained import say_changes
+from jaxml.training.weights import load_weights, taken
 
 
 def train(
@@ -86,9 +88,9 @@ def _learn(
         distributed.say(f"resuming at step {step} of {config.train.steps}")
         say_changes(step, meta, config)
     elif config.model.weights:
-        state, weights = learner.load_weights(config, run.state)
+        state, weights = load_weights(config, run.state)
         run.state = learner.averaged(config, state)
-        distributed.say(f"weights: {weights['source']}")
+        distributed.say(taken(weights, state))
     distributed.on_main(partial(_claim, directory, run, weights))
     distributed.say(optimizer.table(config, run.state.params))
     fit(run, callbacks)

@@ -20,8 +20,9 @@ from jaxml.commands.train import parse_train
 from jaxml.errors import RunError
 from jaxml.evaluation import clustering as evaluate
 from jaxml.reports.run import PUBLISHED
-from jaxml.training import history, learner, run, train
+from jaxml.training import history, run, train
 from jaxml.training import optimizer as optim
+from jaxml.training import weights as weights_of_run
 from jaxml.training.learner import create, loss_function
 from tests.experiments.test_stress import run as run_script
 from tests.experiments.test_tune import other_pictures
@@ -221,7 +222,7 @@ def test_a_stopped_row_does_not_go_on_with_anything_else(quick, config, tmp_path
     def load(config, state):
         return state, {"sha256": hashlib.sha256(Path(config.model.weights).read_bytes()).hexdigest()}
 
-    monkeypatch.setattr(learner, "load_weights", load)
+    monkeypatch.setattr(weights_of_run, "load_weights", load)
     (tmp_path / "w.npz").write_bytes(b"one")
     words_of_table = [*words_of_table, "--weights", str(tmp_path / "w.npz"), "--only", "first"]
     monkeypatch.setattr(reproduce, "trained", stopped)

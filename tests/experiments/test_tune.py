@@ -17,6 +17,7 @@ from jaxml.config.presets import PRESETS, SPACES
 from jaxml.data import images, resident
 from jaxml.errors import RunError
 from jaxml.training import health, history, learner, train
+from jaxml.training import weights as weights_of_run
 from tests.experiments.test_stress import run as run_script
 from tests.training.test_run import StopAt, config, pictures  # noqa: F401
 
@@ -146,7 +147,7 @@ def weights(small, tmp_path, monkeypatch):
     def load(config, state):  # noqa: F811
         return state, {"sha256": hashlib.sha256(Path(config.model.weights).read_bytes()).hexdigest()}
 
-    monkeypatch.setattr(learner, "load_weights", load)
+    monkeypatch.setattr(weights_of_run, "load_weights", load)
     (tmp_path / "w.npz").write_bytes(b"one")
     return replace(small, model=replace(small.model, weights=str(tmp_path / "w.npz")))
 

@@ -13,7 +13,8 @@ import jaxml
 from jaxml.config import Model, Train
 from jaxml.training import input_triplets, run, train
 from jaxml.training.checkpoint import Checkpoints
-from jaxml.training.learner import averaged, create, load_weights
+from jaxml.training.learner import averaged, create
+from jaxml.training.weights import load_weights
 from tests.models.weights import torchvision_weights
 from tests.training import test_step
 from tests.training.test_checkpoint import equal

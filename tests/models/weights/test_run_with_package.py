@@ -34,7 +34,10 @@ def test_a_run_needs_the_package_once(installed, uninstall, tmp_path, capsys):
         eval=Eval(batch_size=4, kmeans_seeds=1),
     )
     train.learn(config, tmp_path / "run")
-    assert "weights: auto: made-up-model 1.2, Apache-2.0\n" in capsys.readouterr().out
+    assert (
+        "weights: auto: made-up-model 1.2, Apache-2.0: backbone taken, head fresh\n"
+        in capsys.readouterr().out
+    )
     report = json.loads((tmp_path / "run/weights.json").read_text())
     assert report["sha256"] == installed[1].sha256
     assert report["metadata"]["package"] == "made-up-model"

@@ -1,0 +1,159 @@
+"""A run that begins with the weights of another run, or of a network saved of it."""
+# ruff: noqa: F811 (fixtures)
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import jaxml
+from jaxml import config as configs
+from jaxml.models.weights.readers import WeightFormatError
+from jaxml.training import learner, results, run, start, train
+from jaxml.training.weights import load_weights
+from tests.training.test_run import Stop, StopAt, assert_same_run, config, pictures, rows, untrained  # noqa: F401
+
+
+def with_model(config, **values):
+    return replace(config, model=replace(config.model, **values))
+
+
+@pytest.fixture
+def first(config, tmp_path):
+    """The directory of a run that has averages, and BatchNorm statistics that have moved."""
+    train.learn(replace(config, train=replace(config.train, ema=0.9)), tmp_path / "first")
+    return tmp_path / "first"
+
+
+@pytest.fixture
+def second(config, first):
+    """The configuration of a run that goes on from it."""
+    return with_model(configs.load(first / "config.json"), weights=str(first))
+
+
+def test_a_run_begins_with_the_best_averages_of_another(first, second, tmp_path, capsys):
+    expected = run.load(first)
+    params, stats = expected.state.network
+    second = replace(second, train=replace(second.train, ema=0.5))
+    found = train.train(second, tmp_path / "second", callbacks=[begins := Begins()])
+    assert jax.tree.all(jax.tree.map(np.array_equal, begins.state.params, params))
+    assert jax.tree.all(jax.tree.map(np.array_equal, begins.state.batch_stats, stats))
+    assert jax.tree.all(jax.tree.map(np.array_equal, begins.state.averages["params"], params))
+    assert not jax.tree.all(jax.tree.map(np.array_equal, expected.state.params, params)), "no averages"
+    step = int(expected.state.step)
+    assert f"weights: {first}, step {step}: backbone taken, head taken\n" in capsys.readouterr().out
+    report = json.loads((tmp_path / "second/weights.json").read_text())
+    assert (report["source"], report["step"], report["fresh"]) == (str(first), step, [])
+    assert report["loaded"] == sum(x.size for x in jax.tree.leaves((params, stats)))
+    assert "frozen features" in found["baselines"]
+    assert jaxml.load(tmp_path / "second").about["weights"]["source"] == "first"
+
+
+class Begins(train.Callback):
+    """Keeps the state before the first step."""
+
+    def on_begin(self, run):
+        self.state = jax.device_get(jax.tree.map(lambda x: x, run.state))
+
+
+def test_a_saved_network_gives_the_same_as_its_run(first, second, tmp_path):
+    jaxml.load(first).save(tmp_path / "saved")
+    found = [
+        load_weights(with_model(second, weights=str(folder)), learner.create(second, 5)[1])
+        for folder in (first, tmp_path / "saved")
+    ]
+    assert jax.tree.all(jax.tree.map(np.array_equal, found[0][0], found[1][0]))
+    reports = [{**report, "source": ""} for _, report in found]
+    assert reports[0] == reports[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "fresh"),
+    [
+        ({"feature_size": 9}, ["head/bias", "head/kernel"]),
+        ({"head": "conv", "pooling": "gem"}, ["head/bias", "head/kernel", "pooling/p"]),
+        ({"dropout": 0.5, "pooling": "avg+max"}, []),
+    ],
+)
+def test_what_does_not_fit_stays_fresh(config, tmp_path, changed, fresh):
+    spatial = with_model(
+        replace(config, data=replace(config.data, size=48)), backbone="squeezenet1_1", feature_size=8
+    )
+    untrained(spatial, tmp_path / "first", [3])
+    other = with_model(spatial, weights=str(tmp_path / "first"), **changed)
+    other = replace(other, train=replace(other.train, seed=1))
+    state = learner.create(other, 5)[1]
+    loaded, report = load_weights(other, state)
+    assert report["fresh"] == fresh
+    theirs, own = run.load(tmp_path / "first").state.params, state.params
+    for part in loaded.params:
+        origin = own if any(name.startswith(part) for name in fresh) else theirs
+        assert jax.tree.all(jax.tree.map(np.array_equal, loaded.params[part], origin[part])), part
+
+
+def test_weights_that_cannot_be_taken(config, tmp_path):
+    untrained(config, tmp_path / "first", [3])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "begun").mkdir()
+    configs.save(tmp_path / "begun/config.json", config)
+    larger = replace(config, data=replace(config.data, size=24))
+    other = with_model(replace(config, data=replace(config.data, size=48)), backbone="squeezenet1_1")
+    for name, given, error, named in [
+        (
+            "first",
+            other,
+            WeightFormatError,
+            "first is a network with --model.backbone simple, this one has squeeze",
+        ),
+        (
+            "first",
+            larger,
+            WeightFormatError,
+            "first has a simple of other shapes, for --data.size 20; give the same",
+        ),
+        (
+            "empty",
+            config,
+            RuntimeError,
+            r"empty holds no run: there is no config\.json; give a run that has saved",
+        ),
+        ("begun", config, RuntimeError, "begun has no checkpoint yet; give a run that has saved"),
+    ]:
+        with pytest.raises(error, match=f"^--model.weights.*{named}"):
+            train.learn(with_model(given, weights=str(tmp_path / name)), tmp_path / "second")
+        assert not (tmp_path / "second").exists()
+
+
+def test_the_path_is_kept_whole_and_the_run_goes_on_from_anywhere(first, second, tmp_path, monkeypatch):
+    train.train(second, tmp_path / "whole")
+    monkeypatch.chdir(tmp_path)
+    relative = with_model(second, weights="first")
+    with pytest.raises(Stop):
+        train.train(relative, tmp_path / "stopped", callbacks=[StopAt(8)])
+    assert configs.load(tmp_path / "stopped/config.json").model.weights == str(first)
+    monkeypatch.chdir(tmp_path / "stopped")
+    train.train(start.from_anywhere(second), tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert rows(tmp_path / "whole")[0]["loss"] != rows(first)[0]["loss"]
+
+
+def test_a_folder_called_auto_is_not_taken_for_the_package(config, tmp_path, monkeypatch):
+    untrained(config, tmp_path / "auto", [3])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="simple"):
+        load_weights(with_model(config, weights="auto"), learner.create(config, 5)[1])
+
+
+def test_weights_that_have_changed_are_warned_of(first, second, tmp_path):
+    train.learn(second, tmp_path / "second")
+    opened = run.load(tmp_path / "second")
+    row = opened.images.rows("test")
+    before = results.frozen_features(opened, row)
+    shutil.rmtree(first / "checkpoints")
+    untrained(replace(configs.load(first / "config.json"), train=replace(second.train, ema=0.0)), first, [3])
+    with pytest.warns(UserWarning, match="first has changed since the run began with it"):
+        after = results.frozen_features(opened, row)
+    assert not np.array_equal(before, after)
