@@ -147,6 +147,8 @@ class Train:
     """Steps between lines of metrics.jsonl."""
     eval_every: Count = 200
     """Steps between clusterings of the validation classes."""
+    patience: Annotated[Int, Ge(0)] = 0
+    """Validations without a better NMI after which the run ends before train.steps; 0 never ends it."""
     save_every: Count = 200
     """Steps between checkpoints."""
     steps_per_call: Count = 1
@@ -154,6 +156,9 @@ class Train:
     ema: Annotated[Float, Ge(0), Lt(1)] = 0.0
     """Decay of the exponential moving average of parameters and BatchNorm statistics by which the network embeds in
     validation, evaluation and afterwards; at step t it is at most (1 + t) / (10 + t). 0 keeps no average."""
+    writers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Programs that get the loss, the scores and the configuration, beside metrics.jsonl; each needs the extra of its
+    name."""
     chunk: Annotated[Int, Ge(0)] = 0
     """Images of a device's batch embedded at a time: memory of the chunk, gradient of the batch; 0 is all."""
     devices: Annotated[Int, Ge(0)] = 0
@@ -222,6 +227,11 @@ class Config:
             object.__setattr__(self, name, part)  # the class is frozen for everyone else
         if self.train.steps_per_call > 1:
             self._check_steps_per_call()
+        if self.train.patience and self.data.train_on != "train":
+            raise ValueError(
+                f"--train.patience needs --data.train_on train: with {self.data.train_on} no classes are left to "
+                f"validate by"
+            )
         if self.train.mode == "input_triplets":
             self._check_triplets()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxml.progress import Progress
 from jaxml.training import history
 from jaxml.training.run import Run
@@ -35,6 +37,9 @@ class Callback:
 
     def on_end(self, run: Run) -> None:
         """After the last step, or when a signal or an error ends the loop before it."""
+
+    def on_results(self, run: Run, results: dict[str, Any]) -> None:
+        """After `train` has written `results.json`, which holds `results`; `run.state` is the one that was scored."""
 
 
 class Record(Callback):

@@ -14,7 +14,10 @@ from jaxml.errors import RunError
 from jaxml.training import history, lock, provenance
 from jaxml.training.checkpoint import Checkpoints
 
-STARTED = ("config.json", "weights.json", "data.jsonl", "metrics.jsonl", "checkpoints", "triplets", "profile")
+STARTED = (
+    *("config.json", "weights.json", "data.jsonl", "metrics.jsonl", "writers.json"),
+    *("checkpoints", "triplets", "profile", "tensorboard", "wandb"),
+)
 """What is in a directory whose run has saved no checkpoint yet, beside the lock."""
 FINISHED = ("damaged", "results.json", "report.html")
 """What only a run with checkpoints leaves."""
@@ -44,8 +47,8 @@ class Directory:
             The configuration, and the step of the newest checkpoint, for processes that do not see the directory.
 
         Raises:
-            RunError: the directory cannot be written, holds another run, has lost its checkpoints or is in use, or
-                there is no run in it to resume.
+            RunError: the directory cannot be written, holds another run or one that has come further than it is to
+                go, has lost its checkpoints or is in use, or there is no run in it to resume.
         """
         self._check_folder()
         if self._resume and not (self.path / "config.json").exists():
@@ -63,6 +66,11 @@ class Directory:
                 raise RunError(f"{self.path} holds another run; it differs in {'; '.join(different)}")
             self._check_not_lost(config)
         steps = self._checkpoints.steps()
+        if steps and config.train.steps < steps[-1]:
+            raise RunError(
+                f"--train.steps is {config.train.steps}, but the run in {self.path} has come to step {steps[-1]}; give "
+                f"{steps[-1]} or more"
+            )
         return config, steps[-1] if steps else None
 
     def claim(self, config: Config) -> None:
@@ -133,7 +141,7 @@ class Directory:
         for path in self.path.iterdir():
             if PART.sub("", path.name) not in STARTED:
                 continue
-            if path.name == "triplets":
+            if path.name in ("triplets", "tensorboard"):
                 shutil.rmtree(path)
             elif path.is_file():
                 path.unlink()

@@ -21,6 +21,13 @@ class History:
             file.write(json.dumps(row) + "\n")
 
 
+def note_steps(path: Path, step: int, steps: int) -> None:
+    """Note, as `train_steps`, that the schedule from `step` on is that of so many steps, and was another one."""
+    row: dict[str, float] = {"step": step, "train_steps": steps}
+    if row not in read(path):
+        History(path, step).write(row)
+
+
 def read(path: str | Path) -> list[dict[str, float]]:
     """All rows of a `metrics.jsonl`; a last line cut short by a crash is left out, a missing file has none.
 

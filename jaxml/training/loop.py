@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxml.errors import Interrupted, Preempted
 from jaxml.evaluation.clustering import validate
-from jaxml.training import devices, distributed, health, history, inputs, optimizer, provenance
+from jaxml.training import devices, distributed, health, history, inputs, optimizer, patience, provenance
 from jaxml.training.callbacks import Callback, Record, ShowProgress
 from jaxml.training.learner import Metrics
 from jaxml.training.profiling import traced
@@ -19,7 +19,7 @@ from jaxml.training.run import Run
 
 
 def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
-    """Train the run's state up to `train.steps`.
+    """Train the run's state up to `train.steps`, or until `train.patience` is exhausted.
 
     Raises:
         RunError: a loss or gradient is not finite; names step and tensors. The last checkpoint is from before.
@@ -35,11 +35,12 @@ def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
     queue_up = run.devices[0].platform != "cpu"
     validated = distributed.on_main(partial(_validated, run, first))
     loop = _Loop(run, callbacks)
+    loop.ended = distributed.on_main(partial(_ended, run, first))
     pending: tuple[int, Metrics] | None = None
     with run.signals.steps(), loop:
         if first and run.validates_at(first) and not validated:
             loop.save(first, stopping=False)  # the validation that a signal left no time for
-        while step < settings.steps:
+        while step < settings.steps and not loop.ended:
             try:
                 run.state, metrics = advance(run.state)
             except Interrupted:  # while triplets were chosen
@@ -62,6 +63,8 @@ def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
                     loop.report(*pending)
                     pending = None
                 loop.save(step, stopping)
+    if loop.ended:
+        distributed.say(loop.ended)
 
 
 def _validated(run: Run, step: int) -> bool:
@@ -71,6 +74,12 @@ def _validated(run: Run, step: int) -> bool:
     )
 
 
+def _ended(run: Run, step: int) -> str:
+    """Why the run ends at this step already, by its record; empty if it goes on."""
+    rows = history.read(run.workdir / "metrics.jsonl")
+    return patience.exhausted(rows, run.config.train.patience, step)
+
+
 def _stopping(run: Run, turn: int) -> bool:
     """Whether to save and stop now: the same answer in every process at the same turn, counted by ones."""
     # Among several processes jax.distributed handles the signal.
@@ -78,7 +87,10 @@ def _stopping(run: Run, turn: int) -> bool:
 
 
 class _Loop:
-    """Reports, validates and saves the steps of a run, and tells the callbacks of it."""
+    """Reports, validates and saves the steps of a run, and tells the callbacks of it.
+
+    `ended` says why the run ends before its last step; it is empty while it goes on.
+    """
 
     def __init__(self, run: Run, callbacks: Sequence[Callback]):
         self._run = run
@@ -86,6 +98,7 @@ class _Loop:
         self._batch = run.config.data.classes_per_batch * run.config.data.images_per_class
         mine = (Record(), ShowProgress(), health.CollapseWarning())
         self._callbacks = (*mine, *callbacks) if distributed.is_main() else ()
+        self.ended = ""
 
     def __enter__(self) -> _Loop:
         for callback in self._callbacks:
@@ -115,6 +128,7 @@ class _Loop:
         run = self._run
         embeddings = self._validation_embeddings() if run.validates_at(step) else None
         distributed.on_main(partial(self._validate_and_save, step, embeddings))
+        self.ended = distributed.on_main(partial(_ended, run, step))
         run.signals.saved = step
         if stopping or run.signals.received:
             raise Preempted(run.signals.message())

@@ -44,6 +44,15 @@ def schedule(config: Optim, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
+def rescheduled(config: Optim, before: int, after: int, step: int) -> str:
+    """What a schedule over `after` instead of `before` steps means from `step` on, in a line."""
+    old, new = (float(schedule(config, steps)(step)) for steps in (before, after))
+    return (
+        f"train.steps was {before} and is {after}: from step {step} on the schedule ({config.schedule}) is that of "
+        f"{after} steps; the learning rate is {new:g} there, and was {old:g}"
+    )
+
+
 def factors(config: Config, params: Any) -> Any:
     """Tree of the learning rate's factors: that of the first group that matches a path `a/b/c`, times its stage's."""
 

@@ -24,9 +24,15 @@ MAY_CHANGE = (
     "model.weights",
     "train.devices",
     "train.profile",
+    "train.steps:",
+    "train.patience",
+    "train.writers",
     "eval.",
 )
-"""Options, by their beginning, that a resumed run may set anew: none changes what is learned."""
+"""Options, by the beginning of what `config.differences` writes of them, that a resumed run may set anew.
+
+None changes a step that was made; `train.steps` changes the schedule of those that follow.
+"""
 
 EMBEDDING = ("eval.size", "eval.mirror", "eval.crops")
 """Of these, the options that do change it where lists of triplets are drawn by embeddings."""

@@ -13,7 +13,7 @@ import jax
 
 from jaxml.config import Config
 from jaxml.files import write_json
-from jaxml.training import distributed, health, learner, optimizer, start
+from jaxml.training import distributed, health, history, learner, optimizer, start, writers
 from jaxml.training.callbacks import Callback
 from jaxml.training.directory import Directory
 from jaxml.training.loop import fit
@@ -34,9 +34,10 @@ def train(
     go_on: str = GO_ON,
 ) -> dict[str, Any]:
     """Train, score the test classes, write the report; returns what `results.json` holds. Raises as `learn` does."""
+    callbacks = (*callbacks, *writers.records(config))
     with ExitStack() as held, _guarded(config, go_on) as signals:
         directory = Directory(Path(workdir), resume, go_on, held)
-        return _finish(_learn(config, directory, other_data, callbacks, signals))
+        return _finish(_learn(config, directory, other_data, callbacks, signals), callbacks)
 
 
 def learn(
@@ -54,10 +55,12 @@ def learn(
     the run in the directory continues.
 
     Raises:
+        ImportError: a package that `train.writers` needs is not installed.
         RunError: the directory holds another run, another process trains there, `resume` finds no run there or one
             that saw other pictures, the loss is no longer finite, or memory ran out.
         Preempted: SIGTERM, Ctrl-C or SIGHUP came; the state is saved.
     """
+    callbacks = (*callbacks, *writers.records(config))
     with ExitStack() as held, _guarded(config, go_on) as signals:
         directory = Directory(Path(workdir), resume, go_on, held)
         return _learn(config, directory, other_data, callbacks, signals)
@@ -80,32 +83,37 @@ def _learn(
 ) -> Run:
     config, signals.saved = distributed.on_main(partial(directory.look, start.from_anywhere(config)))
     run = replace(open_run(config, directory.path, to_train=True), signals=signals)
-    weights = None
+    weights, before = None, config.train.steps
     if signals.saved is not None:
         check = partial(run.check, other_data=other_data)
         run.state, meta = distributed.on_main(partial(run.checkpoints.restore_newest, run.state, check))
         signals.saved = step = int(run.state.step)
         distributed.say(f"resuming at step {step} of {config.train.steps}")
         say_changes(step, meta, config)
+        before = meta["config"]["train"]["steps"]
+        if before != config.train.steps:
+            distributed.say(optimizer.rescheduled(config.optim, before, config.train.steps, step))
     elif config.model.weights:
         state, weights = load_weights(config, run.state)
         run.state = learner.averaged(config, state)
         distributed.say(taken(weights, state))
-    distributed.on_main(partial(_claim, directory, run, weights))
+    distributed.on_main(partial(_claim, directory, run, weights, before))
     distributed.say(optimizer.table(config, run.state.params))
     fit(run, callbacks)
     return run
 
 
-def _claim(directory: Directory, run: Run, weights: dict[str, Any] | None) -> None:
-    """Write what the run learns with and from, now that nothing refuses it."""
+def _claim(directory: Directory, run: Run, weights: dict[str, Any] | None, before: int) -> None:
+    """Write what the run learns with and from, now that nothing refuses it; `before` is its train.steps until now."""
     directory.claim(run.config)
+    if run.config.train.steps != before:
+        history.note_steps(run.workdir / "metrics.jsonl", int(run.state.step), run.config.train.steps)
     if weights:
         write_json(run.workdir / "weights.json", weights)
     run.pictures.save(run.workdir)
 
 
-def _finish(run: Run) -> dict[str, Any]:
+def _finish(run: Run, callbacks: Sequence[Callback]) -> dict[str, Any]:
     """Score the classes to report on once with the chosen checkpoint, beside baselines; write results and report."""
     # Its pictures are those of now, or others that were allowed when it was resumed.
     run.restore_best(partial(run.check, other_data=True))
@@ -113,4 +121,7 @@ def _finish(run: Run) -> dict[str, Any]:
     embeddings = run.embed(rows)
     health.warn_collapsed(embeddings, f"{run.reported} images")
     frozen = frozen_features(run, rows) if run.config.model.weights else None
-    return distributed.on_main(partial(write_results, run, rows, embeddings, frozen))
+    results = distributed.on_main(partial(write_results, run, rows, embeddings, frozen))
+    for callback in callbacks if distributed.is_main() else ():
+        callback.on_results(run, results)
+    return results
