@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from jaxml import config as configs
 from jaxml.commands import options
@@ -253,3 +254,50 @@ def test_numbers_of_a_section_have_one_form_however_they_were_given():
     assert hash(given) == hash(
         configs.from_dict({"optim": {"learning_rate": 1.0, "groups": [["head/.*", 2]]}})
     )
+
+
+def test_yaml_is_read_as_json_is(tmp_path):
+    """Numbers without a point before their exponent included, which YAML 1.1 takes for text."""
+    (tmp_path / "mine.yaml").write_text(
+        "data: {split: 0-59/60-79/80-99, crop_area: [0.4, 1]}\n"
+        "loss:  # of Schroff et al.\n  name: triplet\n  options: [[margin, 2e-1], [formula, soft]]\n"
+        "optim:\n  learning_rate: 1e-3\n  groups:\n    - ['backbone/.*', 1.5e-1]\n"
+        "train: {steps: 300}\n"
+    )
+    values = {
+        "data": {"split": "0-59/60-79/80-99", "crop_area": [0.4, 1]},
+        "loss": {"name": "triplet", "options": [["margin", 2e-1], ["formula", "soft"]]},
+        "optim": {"learning_rate": 1e-3, "groups": [["backbone/.*", 1.5e-1]]},
+        "train": {"steps": 300},
+    }
+    (tmp_path / "mine.json").write_text(json.dumps(values))
+    expected = configs.load(tmp_path / "mine.json")
+    assert configs.load(tmp_path / "mine.yaml") == expected
+    assert parse_train(["--preset", str(tmp_path / "mine.yaml")]).config == expected
+    assert parse_train(["--preset", str(tmp_path / "mine.yaml")]).workdir == "runs/mine"
+    for config in PRESETS.values():
+        (tmp_path / "preset.yml").write_text(yaml.safe_dump(configs.to_dict(config)))
+        assert configs.load(tmp_path / "preset.yml") == config
+    (tmp_path / "empty.yaml").touch()
+    assert configs.load(tmp_path / "empty.yaml") == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("train: {steps: 1, steps: 2}", "is no YAML file: a name is given twice in .*line 1, column 8"),
+        ("a: &a [1]\nb: *a", r"is no YAML file: aliases \(\*\) are not read in .*line 2, column 4"),
+        ("x: !!python/object/apply:os.getcwd []", "is no YAML file: could not determine a constructor"),
+        ("x: 2026-13-41", "is no YAML file: "),
+        ("[" * 100_000, "is no YAML file that can be read: it is nested too deeply"),
+        ("- 1", "a configuration is a table of data, model"),
+        ("train: 3", "the train options of a configuration are 3; they must be a table"),
+        ("optim: {learning_rate: fast}", "--optim.learning_rate is 'fast'; it must be"),
+    ],
+)
+def test_a_wrong_yaml_file_is_one_line(tmp_path, text, named):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"mine.yaml:? .*{named}") as caught:
+        configs.load(path)
+    assert len(str(caught.value).splitlines()) == 1

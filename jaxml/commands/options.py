@@ -56,14 +56,14 @@ def preset_name(words: list[str]) -> str:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="glyphs_simple")
     name = first.parse_known_args(words)[0].preset
-    if not name.endswith(".json") and name not in PRESETS:
-        first.error(f"--preset {name}: give a JSON file, or one of {', '.join(PRESETS)}")
+    if not name.endswith(configs.SUFFIXES) and name not in PRESETS:
+        first.error(f"--preset {name}: give a JSON or YAML file, or one of {', '.join(PRESETS)}")
     return name
 
 
 def preset(name: str) -> configs.Config:
-    """The named configuration, or the one in a JSON file."""
-    return configs.load(name) if name.endswith(".json") else PRESETS[name]
+    """The named configuration, or the one in a file."""
+    return configs.load(name) if name.endswith(configs.SUFFIXES) else PRESETS[name]
 
 
 def presets() -> str:

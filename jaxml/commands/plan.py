@@ -32,7 +32,8 @@ class Arguments:
     """What to plan, and for which chips."""
 
     preset: str = "glyphs_simple"
-    """Configuration to start from: a name from jaxml.config.presets, or a JSON file such as a run's config.json."""
+    """Configuration to start from: a name from jaxml.config.presets, or a JSON or YAML file, such as a run's
+    config.json."""
     target: Annotated[str, tyro.conf.arg(name="for")] = "v5e:2x2"
     """Chips: v5e:4x4 (v5e, v5p or v6e and their arrangement), h100:8, cpu."""
     largest: bool = True

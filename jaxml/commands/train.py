@@ -32,7 +32,8 @@ class Arguments:
     """Which run, and every option of its configuration."""
 
     preset: str = "glyphs_simple"
-    """Configuration to start from: one of the presets above, or a JSON file such as a run's config.json."""
+    """Configuration to start from: one of the presets above, or a JSON or YAML file, such as a run's
+    config.json."""
     workdir: str = ""
     """Directory of the run; runs/ and the preset's name by default."""
     resume: bool = False

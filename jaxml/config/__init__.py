@@ -22,10 +22,12 @@ from jaxml.config.schema import (
     Triplets,
     options,
 )
+from jaxml.config.yaml_files import parse_yaml
 from jaxml.files import parse_json, write_json
 
 __all__ = [
     "SECTIONS",
+    "SUFFIXES",
     "Config",
     "Data",
     "Eval",
@@ -43,6 +45,10 @@ __all__ = [
     "save",
     "to_dict",
 ]
+
+YAML = (".yaml", ".yml")
+SUFFIXES = (".json", *YAML)
+"""How the names of files with a configuration end."""
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -66,12 +72,13 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def load(path: str | Path) -> Config:
-    """The configuration in a JSON file, such as `save` writes.
+    """The configuration in a JSON file, such as `save` writes, or in a YAML file (`SUFFIXES`).
 
     Raises:
         ValueError: the file holds no configuration; names the file and what is wrong.
     """
-    values = parse_json(Path(path).read_bytes(), path)
+    parse = parse_yaml if Path(path).suffix in YAML else parse_json
+    values = parse(Path(path).read_bytes(), path)
     try:
         return from_dict(values)
     except ValueError as error:

@@ -38,6 +38,8 @@ def places(pictures, tmp_path):  # noqa: F811
     (tmp_path / "file").write_text("no folder")
     (tmp_path / "text.safetensors").write_text("no weights")
     (tmp_path / "text.json").write_text("{")
+    (tmp_path / "text.yaml").write_text("train: {")
+    (tmp_path / "options.yml").write_text("train:\n  steps: many\n")
     (tmp_path / "options.json").write_text('{"train": {"stepz": 3}}')
     save_file({"features.0.weight": np.zeros((2, 2), np.float32)}, tmp_path / "other.safetensors")
     picture = (pictures / "class0/0.png").read_bytes()
@@ -65,10 +67,15 @@ PARSED = {
     "--optim.groups ( 0.1": "--optim.groups has .*; it must be a regular expression",
     "--train.steps 12 --train.steps_per_call 5": "--train.steps must be a multiple of --train.steps_per_call",
     "--train.steps_per_call 2 --data.input tf_data": "--train.steps_per_call needs --data.input resident",
+    "--train.patience 2 --data.train_on train+val": "--train.patience needs --data.train_on train: with train.val no",
+    "--train.patience -1": "--train.patience is -1; it must be at least 0",
     "--train.mode input_triplets --loss.name lifted": "input_triplets needs --loss.name triplet",
     "--train.mode input_triplets": "--data.classes_per_batch x --data.images_per_class must be a multiple of 3",
     "--preset {here}/none.json": "none.json",
     "--preset {here}/text.json": "text.json is no JSON file",
+    "--preset {here}/none.yaml": "none.yaml",
+    "--preset {here}/text.yaml": "text.yaml is no YAML file: .*line 1, column",
+    "--preset {here}/options.yml": "options.yml: --train.steps is 'many'; it must be a whole number of at least 1",
     "--preset {here}/options.json": "options.json: unknown configuration options 'train.stepz'; known: .*train.steps",
 }
 TRAIN = {
@@ -148,7 +155,7 @@ def test_weights_that_do_not_fit_are_listed(places, monkeypatch, capsys):
     [
         ("train", "--train.steps many", "--train.steps"),
         ("train", "--data.rot x", "--data.rot"),
-        ("train", "--preset none", "--preset none: give a JSON file, or one of glyphs_simple"),
+        ("train", "--preset none", "--preset none: give a JSON or YAML file, or one of glyphs_simple"),
         ("evaluate", "", "--workdir"),
         ("evaluate", "--workdir x --split all", "--split"),
         ("cluster", "--workdir x", "--images"),
@@ -217,7 +224,7 @@ def test_a_directory_that_cannot_be_taken_is_named(places, config, monkeypatch, 
             "run": r"run holds a run; continue with `jaxml train --workdir \S+/run --resume`, or choose another",
             "mine": "mine holds a run; continue with `.*--resume`, or choose another --workdir",
             "begun": "begun is being trained by process",
-            "run --resume": "run holds another run; it differs in .*train.steps: 12 -> 2",
+            "run --resume": "run holds another run; it differs in .*train.log_every: 1 -> 10",
         }.items():
             code, said = called(
                 "train", [*words, "--workdir", *f"{here}/{place}".split()], monkeypatch, capsys

@@ -271,7 +271,7 @@ def test_wrong_options_are_one_line(tmp_path):
     out = tmp_path / "plan"
     done = script("--preset", "glyphs_best", "--for", "cpu")
     assert done.returncode == 2
-    assert "--preset glyphs_best: give a JSON file, or one of glyphs_simple" in done.stderr
+    assert "--preset glyphs_best: give a JSON or YAML file, or one of glyphs_simple" in done.stderr
     done = script("--for", "cpu:3", "--out", str(out), "--no-largest")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: the batch of 128 cannot be divided among 3 chips")
