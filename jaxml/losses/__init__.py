@@ -21,6 +21,7 @@ from jaxml.losses.memory import Memory, cross_batch, memory, push
 from jaxml.losses.pairs import contrastive, multi_similarity
 from jaxml.losses.proxies import centres, proxies, proxy_anchor, proxy_nca, soft_triple
 from jaxml.losses.softmax import n_pairs, nt_xent, supervised_contrastive
+from jaxml.losses.transfer import relaxed_contrastive
 from jaxml.losses.triplet import triplet
 from jaxml.losses.voting import soft_voting
 
@@ -67,6 +68,7 @@ __all__ = [
     "proxy_anchor",
     "proxy_nca",
     "push",
+    "relaxed_contrastive",
     "soft_triple",
     "soft_voting",
     "supervised_contrastive",
