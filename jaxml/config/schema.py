@@ -99,6 +99,9 @@ class Loss:
     """Hyper-parameters of the loss function, each a name and a value, such as: margin 0.2 formula soft mining local."""
     norm_weight: Annotated[Float, Ge(0)] = 0.0
     """Weight of the mean length of the embeddings before normalisation."""
+    nested_sizes: tuple[Count, ...] = ()
+    """Matryoshka training: the loss is its mean over the first so many dimensions of the embedding, for each of these
+    sizes in ascending order, and over all of them. Each part is normalised by itself and has its own proxies."""
 
 
 @checks.options
@@ -175,6 +178,9 @@ class Eval:
     images do best somewhat larger than in training (Touvron et al. 2019)."""
     mirror: Bool = False
     """Embed an image and its mirror image, and take the mean: twice the time."""
+    feature_size: Annotated[Int, Ge(0)] = 0
+    """Dimensions of the embedding that are validated, scored and clustered, the first ones; 0 is all of them. A network
+    that was trained with loss.nested_sizes serves each of these sizes."""
     clusters_per_class: Count = 1
     """K-means clusters for each class."""
     kmeans_seeds: Annotated[Count, Le(1000)] = 5
@@ -202,10 +208,27 @@ class Config:
         for name, kind in SECTIONS.items():
             part = checks.checked(kind, getattr(self, name), f"{name}.")
             object.__setattr__(self, name, part)  # the class is frozen for everyone else
+        self._check_sizes()
         if self.train.steps_per_call > 1:
             self._check_steps_per_call()
         if self.train.mode == "input_triplets":
             self._check_triplets()
+
+    def _check_sizes(self) -> None:
+        sizes, most = self.loss.nested_sizes, self.model.feature_size
+        if list(sizes) != sorted(set(sizes)):
+            raise ValueError(
+                f"--loss.nested_sizes is {' '.join(map(str, sizes))}; it must be in ascending order, each size once"
+            )
+        if sizes and sizes[-1] >= most:
+            raise ValueError(
+                f"--loss.nested_sizes has {sizes[-1]}; it must be less than --model.feature_size, which is {most}"
+            )
+        if self.eval.feature_size > most:
+            raise ValueError(
+                f"--eval.feature_size is {self.eval.feature_size}; it must be at most --model.feature_size, which is "
+                f"{most}"
+            )
 
     def _check_steps_per_call(self) -> None:
         if self.data.input != "resident":

@@ -18,6 +18,7 @@ from jaxml.losses.inputs import input_triplets, triplet_distances
 from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.margin import margin, margin_beta
 from jaxml.losses.memory import Memory, cross_batch, memory, push
+from jaxml.losses.nested import matryoshka
 from jaxml.losses.pairs import contrastive, multi_similarity
 from jaxml.losses.proxies import centres, proxies, proxy_anchor, proxy_nca, soft_triple
 from jaxml.losses.softmax import n_pairs, nt_xent, supervised_contrastive
@@ -61,6 +62,7 @@ __all__ = [
     "input_triplets",
     "lifted",
     "margin",
+    "matryoshka",
     "memory",
     "multi_similarity",
     "n_pairs",

@@ -57,9 +57,7 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
     params = dict(variables["params"])
     if config.loss.name in losses.PARAMETERS:
         width = jax.eval_shape(partial(module.apply, train=False), variables, blank).shape[-1]
-        init = losses.PARAMETERS[config.loss.name]
-        options = {k: v for k, v in config.loss.options if k in _keywords(init)}
-        params["loss"] = init(loss_key, num_classes, width, **options)
+        params["loss"] = _loss_parameters(config, loss_key, num_classes, width)
     backbone = models.BACKBONES[config.model.backbone]
     if config.eval.size and not backbone.spatial:
         raise ValueError(f"--eval.size: {config.model.backbone} takes images of one size only; leave it at 0")
@@ -108,12 +106,24 @@ def loss_function(config: Config) -> Loss:
     if unknown := sorted(set(options) - set(allowed)):
         raise ValueError(f"--loss.options: {name} has no {', '.join(unknown)}; it takes {', '.join(allowed)}")
     bound = {key: value for key, value in options.items() if key in own}
+    if sizes := config.loss.nested_sizes:
+        function = losses.matryoshka(function, sizes, normalize=config.model.normalize)
 
     def loss(*args: Any, key: Array) -> tuple[Array, Metrics]:
         random = {"key": key} if "key" in taken else {}
         return function(*args, **bound, **random, axis_name=AXIS)
 
     return loss
+
+
+def _loss_parameters(config: Config, key: Array, num_classes: int, width: int) -> Any:
+    """Initial parameters of the loss, for embeddings of this width: an array, or one for each of the nested sizes."""
+    init = losses.PARAMETERS[config.loss.name]
+    options = {k: v for k, v in config.loss.options if k in _keywords(init)}
+    if not (sizes := config.loss.nested_sizes):
+        return init(key, num_classes, width, **options)
+    keys = jax.random.split(key, len(sizes) + 1)
+    return tuple(init(k, num_classes, m, **options) for k, m in zip(keys, (*sizes, width), strict=True))
 
 
 def without_loss(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

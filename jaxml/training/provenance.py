@@ -28,7 +28,7 @@ MAY_CHANGE = (
 )
 """Options, by their beginning, that a resumed run may set anew: none changes what is learned."""
 
-EMBEDDING = ("eval.size", "eval.mirror")
+EMBEDDING = ("eval.size", "eval.mirror", "eval.feature_size")
 """Of these, the options that do change it where lists of triplets are drawn by embeddings."""
 
 

@@ -85,7 +85,8 @@ def frozen_features(run: Run, rows: np.ndarray) -> np.ndarray:
     """Pooled features of the pretrained backbone before any training, float32 [n, D] for rows int [n]."""
     features = BACKBONES[run.config.model.backbone].features
     model = replace(run.config.model, head="none", feature_size=features, dropout=0.0)
-    config = replace(run.config, model=model, loss=configs.Loss(), optim=configs.Optim())
+    whole = replace(run.config.eval, feature_size=0)
+    config = replace(run.config, model=model, loss=configs.Loss(), optim=configs.Optim(), eval=whole)
     learner, state = create(config, 1)
     state, _ = load_weights(config, state)
     return replace(run, learner=learner, state=state).embed(rows)

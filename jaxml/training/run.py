@@ -145,19 +145,25 @@ def _devices(config: Config, to_train: bool) -> list[Any]:
     return devices[:count]
 
 
-def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False) -> Run:
+def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False, feature_size: int = 0) -> Run:
     """A finished or interrupted run with its best checkpoint (the last, where nothing was validated).
 
-    `data_root` is where the data set lies now, if it has moved; `other_data` allows other pictures than the run saw.
+    `data_root` is where the data set lies now, if it has moved; `other_data` allows other pictures than the run saw;
+    `feature_size` takes the place of `eval.feature_size`, unless it is 0.
     The run may be training meanwhile, and nothing in its directory is changed.
 
     Raises:
         RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration or of other
             pictures; lists what differs.
+        ValueError: the embedding has fewer dimensions than `feature_size`.
     """
     workdir, config = Path(workdir), _saved_config(workdir)
-    data = replace(config.data, root=data_root or config.data.root)
-    run = open_run(replace(config, data=data, train=replace(config.train, devices=0)), workdir)
+    here = {
+        "data.root": data_root or config.data.root,
+        "eval.feature_size": feature_size or config.eval.feature_size,
+        "train.devices": 0,
+    }
+    run = open_run(configs.override(config, here), workdir)
     _check_saved(run.checkpoints, workdir)
     meta = run.restore_best(partial(run.check, other_data=other_data))
     say_changes(int(run.state.step), meta, config)

@@ -150,11 +150,15 @@ def train_step(
 
 
 def embed_step(learner: Learner, params: Any, batch_stats: Any, images: Array) -> Array:
-    """Embeddings [b, D] of uint8 images [b, S, S, 3], not augmented; with `eval.mirror` the mean of both ways round."""
+    """Embeddings [b, D] of uint8 images [b, S, S, 3], not augmented; with `eval.mirror` the mean of both ways round.
+
+    D is `eval.feature_size`, where it is set.
+    """
     normalize = l2_normalize if learner.config.model.normalize else lambda outputs: outputs
 
     def embed(images: Array) -> Array:
-        return normalize(features(learner, params, batch_stats, images, keys=None)[0])
+        outputs, _ = features(learner, params, batch_stats, images, keys=None)
+        return normalize(outputs[:, : learner.config.eval.feature_size or None])
 
     if not learner.config.eval.mirror:
         return embed(images)
