@@ -28,6 +28,9 @@ class Arguments:
     """Score other pictures than those that the run has seen."""
     feature_size: Annotated[int, also("--eval.feature_size")] = 0
     """Dimensions of the embedding to score, the first ones; 0 is as the run is configured."""
+    whiten: int = 0
+    """Score PCA with whitening to so many dimensions as well, of the whole embedding and of the frozen features of
+    pretrained weights. It is fitted to the training classes, whose images are embedded for it."""
 
 
 def main(words: list[str]) -> None:
@@ -51,6 +54,8 @@ def main(words: list[str]) -> None:
         if not name.endswith("_std"):
             deviation = f" +- {scores[f'{name}_std']:.4f}" if f"{name}_std" in scores else ""
             print(f"  {name:16}{value:8.4f}{deviation}")
+    if arguments.whiten:
+        print(results.table(results.whitened(opened, rows, arguments.whiten)))
 
 
 if __name__ == "__main__":

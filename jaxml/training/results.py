@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from jaxml import config as configs
 from jaxml.evaluation.clustering import cluster, evaluate
+from jaxml.evaluation.whitening import whiten
 from jaxml.files import write_json
 from jaxml.models import BACKBONES
 from jaxml.reports import run as report
@@ -31,9 +33,10 @@ def score(run: Run, embeddings: np.ndarray, rows: np.ndarray) -> dict[str, float
 def table(rows: dict[str, dict[str, float]]) -> str:
     """Metrics of several embeddings, one line each, for a terminal."""
     columns = {"nmi": "NMI", "f1": "F1", "recall@1": "Recall@1"}
-    lines = ["".join([f"{'':20}", *(f"{title:>10}" for title in columns.values())])]
+    width = max(20, *(len(name) + 2 for name in rows))
+    lines = ["".join([" " * width, *(f"{title:>10}" for title in columns.values())])]
     for name, row in rows.items():
-        lines.append("".join([f"{name:20}", *(f"{row[key]:10.4f}" for key in columns)]))
+        lines.append("".join([f"{name:{width}}", *(f"{row[key]:10.4f}" for key in columns)]))
     return "\n".join(lines)
 
 
@@ -70,6 +73,33 @@ def write_results(
         class_names=run.images.index.class_names,
     )
     return results
+
+
+def whitened(run: Run, rows: np.ndarray, size: int) -> dict[str, dict[str, float]]:
+    """Scores of some rows int [n] by PCA with whitening to `size` dimensions, and by what it was given.
+
+    That is the run's whole embedding and, where its backbone is pretrained, the frozen features, as far as they are
+    wider. PCA is fitted to the classes that the run learns from, all of whose images are embedded for it.
+
+    Raises:
+        ValueError: neither is wider.
+    """
+    whole = configs.override(run.config, {"eval.feature_size": 0})
+    sources = {"embedding": replace(run, learner=replace(run.learner, config=whole)).embed}
+    if run.config.model.weights:
+        sources["frozen features"] = partial(frozen_features, run)
+    both = np.concatenate([rows, run.images.rows(run.config.data.train_on)])
+    found = {}
+    for name, embed in sources.items():
+        features, learned_from = np.split(embed(both), [len(rows)])
+        if features.shape[1] > size:
+            found[f"{name} ({features.shape[1]})"] = score(run, features, rows)
+            found[f"{name}, PCA to {size}"] = score(run, whiten(features, learned_from, size), rows)
+    if not found:
+        raise ValueError(
+            f"--whiten is {size}; it must be less than the dimensions of {' and of the '.join(sources)}"
+        )
+    return found
 
 
 def pixels_as_features(images: np.ndarray, side: int = 8) -> np.ndarray:
