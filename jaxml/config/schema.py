@@ -106,6 +106,28 @@ class Loss:
 
 @checks.options
 @dataclass(frozen=True)
+class Distill:
+    """Learning from the embeddings of a finished run, the teacher, beside the labels or in their place.
+
+    The network minimises loss_weight x loss + weight x relaxed contrastive loss (Kim et al. 2021; see
+    jaxml.losses.relaxed_contrastive), the latter of its embeddings and the teacher's of the same crops.
+    """
+
+    teacher: Text = ""
+    """Directory of the finished run to learn from, of any backbone, data.size and model.feature_size; without one there
+    is no distillation."""
+    weight: Annotated[Float, Gt(0)] = 1.0
+    """Weight of the relaxed contrastive loss."""
+    loss_weight: Annotated[Float, Ge(0)] = 1.0
+    """Weight of the loss that the loss options name; 0 is distillation alone, which takes nothing from the labels."""
+    sigma: Annotated[Float, Gt(0)] = 1.0
+    """Squared distance of the teacher's embeddings over which two images become unlike."""
+    delta: Annotated[Float, Gt(0)] = 1.0
+    """Distance to which unlike images are pushed apart, as a multiple of the mean distance of the batch."""
+
+
+@checks.options
+@dataclass(frozen=True)
 class Optim:
     """Adam, its schedule, and learning rates by parameter group."""
 
@@ -198,6 +220,7 @@ class Config:
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     loss: Loss = field(default_factory=Loss)
+    distill: Distill = field(default_factory=Distill)
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     triplets: Triplets = field(default_factory=Triplets)

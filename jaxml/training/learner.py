@@ -41,6 +41,8 @@ class Learner:
     module: nn.Module
     loss: Loss
     optimizer: optax.GradientTransformation
+    teacher: Learner | None = None
+    """The network that this one learns from, and how that is shown the same crops; its parameters are not here."""
 
 
 def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
@@ -114,6 +116,14 @@ def loss_function(config: Config) -> Loss:
         return function(*args, **bound, **random, axis_name=AXIS)
 
     return loss
+
+
+def transfer_function(config: Config) -> Loss:
+    """The loss that transfers a teacher's embeddings, a function of (embeddings, teacher's embeddings)."""
+    function: Loss = losses.relaxed_contrastive
+    if sizes := config.loss.nested_sizes:
+        function = losses.matryoshka(function, sizes, normalize=config.model.normalize)
+    return partial(function, sigma=config.distill.sigma, delta=config.distill.delta, axis_name=AXIS)
 
 
 def _loss_parameters(config: Config, key: Array, num_classes: int, width: int) -> Any:

@@ -6,6 +6,7 @@ config.json      what was asked for         weights.json     where pretrained we
 data.jsonl       which images it saw        metrics.jsonl    one line per logged step and validation
 checkpoints/     the newest two, the best   results.json     metrics of test classes
 run.lock         who trains here            report.html      all of it to look at
+teacher.json     which run it learned from, where that was asked for
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.data.images import Images, open_images
 from jaxml.errors import Interrupted, RunError
-from jaxml.training import distributed, provenance
+from jaxml.training import distributed, provenance, saved
 from jaxml.training.checkpoint import Check, Checkpoints
 from jaxml.training.devices import parallel
 from jaxml.training.learner import Learner, TrainState, create
 from jaxml.training.preemption import StopSignals
 from jaxml.training.step import embed_step
+from jaxml.training.teacher import Teacher, open_teacher
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Run:
     devices: list[Any]
     checkpoints: Checkpoints
     signals: StopSignals = field(default_factory=StopSignals)
+    teacher: Teacher | None = None
+    """Whom it learns from; None also where it does not train."""
 
     @property
     def config(self) -> Config:
@@ -64,11 +68,22 @@ class Run:
         """The images of the run's data set, by name, label, box and hash."""
         return provenance.Pictures.of(self.images.index)
 
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The meta data of its checkpoints."""
+        teacher = self.teacher.identity if self.teacher else None
+        return provenance.meta(self.config, self.pictures, teacher)
+
     def check(self, step: int, meta: dict[str, Any], other_data: bool = False) -> None:
         """RunError unless a checkpoint is this run's, of the same pictures or, if so allowed, of others."""
         provenance.check_config(step, meta, self.config)
         if not other_data:
             provenance.check_pictures(step, meta, self.pictures, self.workdir)
+
+    def check_to_resume(self, step: int, meta: dict[str, Any], other_data: bool = False) -> None:
+        """The same, and RunError also if the checkpoint has learned from another teacher than the run has now."""
+        self.check(step, meta, other_data)
+        provenance.check_teacher(step, meta, self.meta.get("teacher"))
 
     def restore_best(self, check: Check) -> dict[str, Any]:
         """Take the state with the best score, or the last where nothing was validated; returns its meta data."""
@@ -124,10 +139,13 @@ def pixel_embedder(learner: Learner, devices: list[Any]) -> Callable[[TrainState
 def open_run(config: Config, workdir: Path, to_train: bool = False) -> Run:
     """A run at step 0 with random parameters, whatever its directory holds."""
     devices = _devices(config, to_train)
+    teacher = open_teacher(config) if to_train and config.distill.teacher else None
     images = open_images(config.data, devices if to_train else ())
     learner, state = create(config, len(images.classes(config.data.train_on)))
+    if teacher:
+        learner = replace(learner, teacher=teacher.learner)
     checkpoints = Checkpoints(workdir / "checkpoints", writer=to_train)
-    return Run(workdir, learner, state, images, devices, checkpoints)
+    return Run(workdir, learner, state, images, devices, checkpoints, teacher=teacher)
 
 
 def _devices(config: Config, to_train: bool) -> list[Any]:
@@ -157,14 +175,14 @@ def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False, 
             pictures; lists what differs.
         ValueError: the embedding has fewer dimensions than `feature_size`.
     """
-    workdir, config = Path(workdir), _saved_config(workdir)
+    workdir, config = Path(workdir), saved.configuration(workdir)
+    saved.checkpoints(workdir)
     here = {
         "data.root": data_root or config.data.root,
         "eval.feature_size": feature_size or config.eval.feature_size,
         "train.devices": 0,
     }
     run = open_run(configs.override(config, here), workdir)
-    _check_saved(run.checkpoints, workdir)
     meta = run.restore_best(partial(run.check, other_data=other_data))
     say_changes(int(run.state.step), meta, config)
     return run
@@ -179,15 +197,9 @@ def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np
     Raises:
         RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration.
     """
-    workdir, config = Path(workdir), _saved_config(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    _check_saved(checkpoints, workdir)
-    # The shapes of a loss's parameters would need the number of classes; embedding needs neither.
-    learner, state = create(replace(config, loss=configs.Loss(), optim=configs.Optim()), 1)
-    best = config.data.train_on == "train"
-    restore = checkpoints.restore_best if best else checkpoints.restore_newest
-    check = partial(provenance.check_config, config=config)
-    state, meta = restore(state._replace(opt_state=()), check, part=True)
+    config = saved.configuration(workdir)
+    learner, state = saved.untrained(config)
+    state, meta = saved.restore(workdir, config, state)
     say_changes(int(state.step), meta, config)
     return config, partial(pixel_embedder(learner, jax.local_devices()), state)
 
@@ -196,15 +208,3 @@ def say_changes(step: int, meta: dict[str, Any], config: Config) -> None:
     """Print the options that have changed since a checkpoint was saved, as some may."""
     if lines := provenance.changed(configs.from_dict(meta["config"]), config)[1]:
         distributed.say(f"changed since checkpoint {step} was saved: {'; '.join(lines)}")
-
-
-def _saved_config(workdir: str | Path) -> Config:
-    path = Path(workdir) / "config.json"
-    if not path.exists():
-        raise RunError(f"{workdir} holds no run: there is no config.json")
-    return configs.load(path)
-
-
-def _check_saved(checkpoints: Checkpoints, workdir: Path) -> None:
-    if not checkpoints.steps():
-        raise RunError(f"{workdir} has no checkpoint yet")

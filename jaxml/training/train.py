@@ -83,7 +83,7 @@ def _learn(
     run = replace(open_run(config, workdir, to_train=True), signals=signals)
     distributed.on_main(partial(_check_not_lost, run))
     if distributed.on_main(run.checkpoints.steps):
-        check = partial(run.check, other_data=other_data)
+        check = partial(run.check_to_resume, other_data=other_data)
         run.state, meta = distributed.on_main(partial(run.checkpoints.restore_newest, run.state, check))
         step = int(run.state.step)
         signals.saved = f"step {step} is saved"
@@ -137,6 +137,8 @@ def _record(run: Run) -> None:
     """Write what the run learns with and from, now that nothing refuses it."""
     configs.save(run.workdir / "config.json", run.config)
     run.pictures.save(run.workdir)
+    if run.teacher:
+        write_json(run.workdir / "teacher.json", run.teacher.record(run.config))
 
 
 def _finish(run: Run) -> dict[str, Any]:
