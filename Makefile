@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # A run that is there goes on, or is scored again if it is finished.
 quickstart: $(VENV)/.base
-	$(BIN)/python experiments/train.py --preset glyphs_simple --workdir runs/quickstart \
+	$(BIN)/python -m jaxml train --preset glyphs_simple --workdir runs/quickstart \
 		$(if $(wildcard runs/quickstart/config.json),--resume)
 
 test: $(VENV)/.test

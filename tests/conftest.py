@@ -1,4 +1,4 @@
-"""Every test sees four CPU devices; an accidental broadcast between ranks is an error."""
+"""Settings of all tests: four CPU devices, and an accidental broadcast between ranks is an error."""
 
 import os
 import signal
@@ -21,14 +21,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_are_freed():
-    """Forget a module's compiled programs: each maps memory, of which a process may have 65,530 pieces."""
+    """Free a module's compiled programs: each one maps memory, and a process may have 65,530 maps."""
     yield
     jax.clear_caches()
 
 
 @pytest.fixture
 def heeded_signals():
-    """Signals as at a terminal, where nohup or a shell has not told this process and its children to ignore them."""
+    """Handle signals as at a terminal, even if nohup or a shell made this process and its children ignore them."""
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield

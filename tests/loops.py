@@ -1,9 +1,9 @@
-"""Losses once more, as plain loops over triplets and pairs in float64, with gradients by complex steps.
+"""The references of the losses: plain loops over triplets and pairs in float64, with gradients by complex steps.
 
 Arrays carry a leading axis of perturbations: entry i of the flattened inputs gets an imaginary part of 1e-30 in
 copy i, so that the imaginary part of the result is the derivative with respect to it, exact to rounding.
-Decisions (who is nearest, who is active) look at the real part. `Result.edge` is the least distance of such a
-decision from tipping: where it is tiny, float32 may decide otherwise.
+Decisions, such as which negative is nearest or whether a triplet is active, use the real part. `Result.edge` is the
+smallest change of a number that would change a decision: where it is tiny, float32 may decide otherwise.
 """
 
 from __future__ import annotations
@@ -62,12 +62,8 @@ def log_sum(terms):
     return top + np.log(sum(np.exp(t - top) for t in terms))
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
 class Sets:
-    """Who is whose positive and negative."""
+    """The positives and negatives of each anchor."""
 
     def __init__(self, x, labels, references=None, reference_labels=None):
         self.own = references is None
@@ -86,16 +82,19 @@ class Sets:
         return [[function(self.x[:, a], self.r[:, j]) for j in range(self.r.shape[1])] for a in self.anchors]
 
 
-def formula_value(formula, ap, an, pn, margin):
-    if formula in ("hinge", "squared_hinge"):
-        return ap - an + margin
-    s = np.exp(ap) / (np.exp(ap) + np.exp(an))
-    return {
-        "soft": lambda: ap + np.log(np.exp(margin - an) + np.exp(margin - pn)),
-        "ratio": lambda: s**2 + (1 - (1 - s)) ** 2,
-        "ratio_original": lambda: s**2 + 1 - (1 - s) ** 2,
-        "softplus": lambda: np.log(1 + np.exp(ap - an)),
-    }[formula]()
+def share(ap, an):
+    return np.exp(ap) / (np.exp(ap) + np.exp(an))
+
+
+FORMULAS = {
+    "hinge": lambda ap, an, pn, margin: ap - an + margin,
+    "squared_hinge": lambda ap, an, pn, margin: ap - an + margin,
+    "soft": lambda ap, an, pn, margin: ap + np.log(np.exp(margin - an) + np.exp(margin - pn)),
+    "ratio": lambda ap, an, pn, margin: share(ap, an) ** 2 + (1 - (1 - share(ap, an))) ** 2,
+    "ratio_original": lambda ap, an, pn, margin: share(ap, an) ** 2 + 1 - (1 - share(ap, an)) ** 2,
+    "softplus": lambda ap, an, pn, margin: np.log(1 + np.exp(ap - an)),
+}
+"""Values of a triplet, from the distances of anchor and positive, anchor and negative, positive and negative."""
 
 
 def gap(values):
@@ -105,7 +104,7 @@ def gap(values):
 
 
 def kept(values, quantile):
-    """Places of values within a quantile, by sorting, and how near the cut was to going elsewhere."""
+    """Places of the values within a quantile, by sorting, and the gap between the values on either side of the cut."""
     order = np.argsort(values)
     n = int(np.floor(quantile * (len(values) - 1) + 1e-4)) + 1
     ordered = np.sort(values)
@@ -113,7 +112,7 @@ def kept(values, quantile):
 
 
 def draws(key, a, positives, group, weights):
-    """The negative drawn for each positive, as the library's keys have it."""
+    """The negative drawn for each positive, with the random keys that the library uses."""
     seed = jax.random.key(jax.random.bits(jax.random.fold_in(key, a)))
     total = np.cumsum(weights)
     out = {}
@@ -135,54 +134,96 @@ def wu_weights(sets, a, cutoff=0.5, upper=1.4):
     return weights
 
 
+@dataclasses.dataclass
+class Anchor:
+    """What a way of mining may look at: an anchor with its positives and negatives, and the options of the loss."""
+
+    place: int
+    pos: dict[int, float]  # distance by place among the candidates
+    neg: dict[int, float]
+    sets: Sets
+    distances: list[list[float]]
+    margin: float
+    quantile: float
+    key: jax.Array | None
+
+
+def every_pair(anchor):
+    return [(p, n) for p in anchor.pos for n in anchor.neg], np.inf
+
+
+def semi_hard(anchor):
+    pairs = [
+        (p, n) for p, ap in anchor.pos.items() for n, an in anchor.neg.items() if ap < an < ap + anchor.margin
+    ]
+    limits = [ap + m for ap in anchor.pos.values() for m in (0, anchor.margin)]
+    return pairs, min(abs(limit - an) for limit in limits for an in anchor.neg.values())
+
+
+def original_semi_hard(anchor):
+    pairs = [(p, n) for p, ap in anchor.pos.items() for n, an in anchor.neg.items() if an < ap]
+    return pairs, min(abs(ap - an) for ap in anchor.pos.values() for an in anchor.neg.values())
+
+
+def hardest(anchor):
+    nearest = min(anchor.neg, key=anchor.neg.get)
+    return [(p, nearest) for p in anchor.pos], gap(anchor.neg.values())
+
+
+def batch_hard(anchor):
+    farthest, nearest = max(anchor.pos, key=anchor.pos.get), min(anchor.neg, key=anchor.neg.get)
+    return [(farthest, nearest)], min(gap(anchor.neg.values()), gap(-v for v in anchor.pos.values()))
+
+
+def easy_positive(anchor):
+    nearest = min(anchor.pos, key=anchor.pos.get)
+    return [(nearest, n) for n in anchor.neg], gap(anchor.pos.values())
+
+
+def local(anchor):
+    places, edge = kept(np.array(list(anchor.pos.values())), anchor.quantile)
+    return [(p, n) for i, p in enumerate(anchor.pos) if i in places for n in anchor.neg], edge
+
+
+def local_class(anchor):
+    sets = anchor.sets
+    of_class = [a for a in sets.anchors if sets.labels[a] == sets.labels[anchor.place]]
+    # Both ends of a pair have one distance in the batch; float32 may part them by a rounding.
+    values = np.round([anchor.distances[a][p] for a in of_class for p in sets.pos[a]], 6)
+    limit = max(values[i] for i in kept(values, anchor.quantile)[0])
+    pairs = [(p, n) for p, ap in anchor.pos.items() if np.round(ap, 6) <= limit for n in anchor.neg]
+    return pairs, min((v - limit for v in values if v > limit), default=np.inf)
+
+
+def distance_weighted(anchor):
+    sets, a = anchor.sets, anchor.place
+    return list(draws(anchor.key, a, anchor.pos, sets.group[a], wu_weights(sets, a)).items()), np.inf
+
+
+MINING = {
+    "all": every_pair,
+    "semi_hard": semi_hard,
+    "original_semi_hard": original_semi_hard,
+    "hardest": hardest,
+    "batch_hard": batch_hard,
+    "easy_positive": easy_positive,
+    "local": local,
+    "local_class": local_class,
+    "distance_weighted": distance_weighted,
+}
+"""Ways of mining: from an anchor that has positives and negatives to its pairs (positive, negative), and their edge."""
+
+
 def mined(sets, d, mining, margin, quantile, key):
     """Triplets (a, p, n), and the edge of the decisions."""
     real = [[entry.flat[0].real for entry in row] for row in d]
     edge, out = np.inf, []
-    if mining == "local_class":
-        by_class = {}
-        for a in sets.anchors:
-            by_class.setdefault(sets.labels[a], []).extend((a, p) for p in sets.pos[a])
-        chosen = set()
-        for pairs in by_class.values():
-            if pairs:
-                # Both ends of a pair have one distance in the batch; float32 may part them by a rounding.
-                values = np.round([real[a][p] for a, p in pairs], 6)
-                places, near = kept(values, quantile)
-                limit = max(values[i] for i in places)
-                chosen |= {pairs[i] for i, v in enumerate(values) if v <= limit}
-                rest = [v for v in values if v > limit]
-                edge = min(edge, min(rest) - limit if rest else np.inf)
     for a in sets.anchors:
-        pos, neg, row = sets.pos[a], sets.neg[a], real[a]
-        if not pos or not neg:
-            continue
-        nearest = min(neg, key=lambda j: row[j])
-        if mining == "all":
-            out += [(a, p, n) for p in pos for n in neg]
-        elif mining == "semi_hard":
-            out += [(a, p, n) for p in pos for n in neg if row[p] < row[n] < row[p] + margin]
-            edge = min([edge, *(abs(row[p] + m - row[n]) for p in pos for n in neg for m in (0, margin))])
-        elif mining == "original_semi_hard":
-            out += [(a, p, n) for p in pos for n in neg if row[n] < row[p]]
-            edge = min([edge, *(abs(row[p] - row[n]) for p in pos for n in neg)])
-        elif mining == "hardest":
-            out += [(a, p, nearest) for p in pos]
-            edge = min(edge, gap([row[j] for j in neg]))
-        elif mining == "batch_hard":
-            out.append((a, max(pos, key=lambda j: row[j]), nearest))
-            edge = min(edge, gap([row[j] for j in neg]), gap([-row[j] for j in pos]))
-        elif mining == "easy_positive":
-            out += [(a, min(pos, key=lambda j: row[j]), n) for n in neg]
-            edge = min(edge, gap([row[j] for j in pos]))
-        elif mining == "local":
-            places, near = kept(np.array([row[p] for p in pos]), quantile)
-            out += [(a, pos[i], n) for i in places for n in neg]
+        pos, neg = ({j: real[a][j] for j in places} for places in (sets.pos[a], sets.neg[a]))
+        if pos and neg:
+            pairs, near = MINING[mining](Anchor(a, pos, neg, sets, real, margin, quantile, key))
+            out += [(a, p, n) for p, n in pairs]
             edge = min(edge, near)
-        elif mining == "local_class":
-            out += [(a, p, n) for p in pos if (a, p) in chosen for n in neg]
-        elif mining == "distance_weighted":
-            out += [(a, p, n) for p, n in draws(key, a, pos, sets.group[a], wu_weights(sets, a)).items()]
     return out, edge
 
 
@@ -196,7 +237,7 @@ def triplet(
     triplets, out.edge = mined(sets, d, mining, margin, quantile, key)
     for a, p, n in triplets:
         pn = dist(sets.r[:, p], sets.r[:, n], distance)
-        value = formula_value(formula, d[a][p], d[a][n], pn, margin)
+        value = FORMULAS[formula](d[a][p], d[a][n], pn, margin)
         out.valid += 1
         if formula in ("hinge", "squared_hinge"):
             out.edge = min(out.edge, abs(value[0].real))
@@ -389,6 +430,209 @@ def soft_voting(x, key_points, labels, weight=1.0, temperature=0.1, margin=0.2):
         }
         own = log_sum([v for (c, _), v in votes.items() if c == y])
         out.value = out.value + weight * (log_sum(list(votes.values())) - own) / len(labels)
+    return out
+
+
+def classification(x, points, labels, scale, target, class_weights=None, by_length=False):
+    """Cross entropies with the own class's cosine replaced by target(cosine); `points` are [P, classes, K, D]."""
+    _, classes, centres, _ = points.shape
+    out = Result(np.zeros(x.shape[0], complex), len(labels), len(labels))
+    for a, y in enumerate(labels):
+        length = np.sqrt((x[:, a] ** 2).sum(-1)) if by_length else 1
+        logits = []
+        for c in range(classes):
+            s = sorted((cosine(x[:, a], points[:, c, k]) for k in range(centres)), key=lambda v: -v[0].real)
+            out.edge = min([out.edge, *(s[0][0].real - v[0].real for v in s[1:])])
+            logits.append(scale * length * (target(s[0], out) if c == y else s[0]))
+        weight = 1 if class_weights is None else class_weights[y]
+        out.value += weight * (log_sum(logits) - logits[y]) / len(labels)
+    return out
+
+
+def normalized_softmax(x, proxies, labels, scale=20.0, **options):
+    return classification(x, proxies[:, :, None], labels, scale, lambda s, out: s, **options)
+
+
+def cosface(x, proxies, labels, scale=64.0, margin=0.35, **options):
+    return classification(x, proxies[:, :, None], labels, scale, lambda s, out: s - margin, **options)
+
+
+def widened(s, out, margin):
+    angle, limit = np.arccos(s), np.pi - np.real(margin)
+    out.edge = min(out.edge, abs(limit - angle[0].real))
+    return np.cos(angle + margin) if angle[0].real <= limit else s - margin * np.sin(margin)
+
+
+def arcface(x, proxies, labels, scale=64.0, margin=0.5, **options):
+    target = lambda s, out: widened(s, out, margin)  # noqa: E731
+    return classification(x, proxies[:, :, None], labels, scale, target, **options)
+
+
+def subcenter_arcface(x, centres, labels, scale=64.0, margin=0.5, **options):
+    target = lambda s, out: widened(s, out, margin)  # noqa: E731
+    return classification(x, centres, labels, scale, target, **options)
+
+
+def sphereface(x, proxies, labels, scale=1.0, margin=4.0, **options):
+    def target(s, out):
+        angle = np.arccos(s)
+        k = int(angle[0].real // (np.pi / np.real(margin)))
+        return (-1) ** k * np.cos(margin * angle) - 2 * k
+
+    return classification(x, proxies[:, :, None], labels, scale, target, by_length=True, **options)
+
+
+def circle(x, labels, *refs, scale=80.0, margin=0.4):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(cosine)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if sets.pos[a] and sets.neg[a]:
+            out.valid += 1
+            pull, push = [], []
+            for p in sets.pos[a]:
+                weight = 1 + margin - s[a][p].real
+                out.edge = min(out.edge, abs(np.real(weight).flat[0]))
+                pull.append(-scale * weight * (np.real(weight) > 0) * (s[a][p] - 1 + margin))
+            for n in sets.neg[a]:
+                weight = s[a][n].real + margin
+                out.edge = min(out.edge, abs(np.real(weight).flat[0]))
+                push.append(scale * weight * (np.real(weight) > 0) * (s[a][n] - margin))
+            out.value += log_sum([np.zeros(x.shape[0]), log_sum(pull) + log_sum(push)])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def tuplet_margin(x, labels, *refs, scale=64.0, margin=0.1):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(cosine)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        for p in sets.pos[a]:
+            if sets.neg[a]:
+                out.valid += 1
+                nearer = np.cos(np.arccos(s[a][p]) - margin)
+                terms = [scale * (s[a][n] - nearer) for n in sets.neg[a]]
+                out.value += log_sum([np.zeros(x.shape[0]), *terms])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def nca(x, labels, *refs, scale=1.0, distance="squared"):
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(lambda u, v: scale * dist(u, v, distance))
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if sets.pos[a]:
+            out.valid += 1
+            out.value += log_sum([-d[a][j] for j in sets.pos[a] + sets.neg[a]])
+            out.value -= log_sum([-d[a][p] for p in sets.pos[a]])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def ranked_list(
+    x,
+    labels,
+    *refs,
+    boundary=1.2,
+    margin=0.4,
+    positive_temperature=0.0,
+    negative_temperature=10.0,
+    balance=0.5,
+    distance="euclidean",
+):
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(lambda u, v: dist(u, v, distance))
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        out.valid += len(sets.pos[a]) + len(sets.neg[a])
+        for share, temperature, short in (
+            (1 - balance, positive_temperature, [d[a][p] - boundary + margin for p in sets.pos[a]]),
+            (balance, negative_temperature, [boundary - d[a][n] for n in sets.neg[a]]),
+        ):
+            out.edge = min([out.edge, *(abs(v[0].real) for v in short)])
+            violating = [v for v in short if v[0].real > 0]
+            out.active += len(violating)
+            if violating:
+                weights = [np.exp(temperature * v) for v in violating]
+                out.value += (
+                    share * sum(w * v for w, v in zip(weights, violating, strict=True)) / sum(weights)
+                )
+    out.value /= len(labels)
+    return out
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def smooth_rank(s, p, others):
+    return 1 + sum(sigmoid(s[i] - s[p]) for i in others if i != p)
+
+
+def smooth_ap(x, labels, *refs, temperature=0.01, with_anchor=False):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(lambda u, v: cosine(u, v) / temperature)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if sets.pos[a]:
+            out.valid += 1
+            positives = sets.pos[a] + ([a] if with_anchor else [])
+            everyone = positives + sets.neg[a]
+            terms = [smooth_rank(s[a], p, positives) / smooth_rank(s[a], p, everyone) for p in positives]
+            out.value += 1 - sum(terms) / len(positives)
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def fast_ap(x, labels, *refs, num_bins=10):
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(lambda u, v: dist(unit(u), unit(v), "squared"))
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if not sets.pos[a]:
+            continue
+        out.valid += 1
+        positives = others = total = np.zeros(x.shape[0], complex)
+        for j in range(num_bins + 1):
+            here = np.zeros(x.shape[0], complex)
+            for i in sets.pos[a] + sets.neg[a]:
+                away = (d[a][i] - 4 * j / num_bins) * num_bins / 4
+                away = away if away[0].real > 0 else -away
+                out.edge = min(out.edge, abs(away[0].real), abs(1 - away[0].real))
+                if away[0].real < 1:
+                    if i in sets.pos[a]:
+                        here = here + 1 - away
+                    else:
+                        others = others + 1 - away
+            positives = positives + here
+            if here[0].real > 0:
+                total = total + here * positives / (positives + others)
+        out.value += 1 - total / len(sets.pos[a])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def recall_at_k(x, labels, *refs, ks=(1, 2, 4, 8, 16), temperature=0.01, rank_temperature=1.0):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(lambda u, v: cosine(u, v) / temperature)
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if sets.pos[a]:
+            out.valid += 1
+            ranks = [smooth_rank(s[a], p, sets.pos[a] + sets.neg[a]) - 1 for p in sets.pos[a]]
+            shares = [
+                sum(sigmoid((k - r) / rank_temperature) for r in ranks) / min(k, len(sets.pos[a])) for k in ks
+            ]
+            out.value += 1 - sum(shares) / len(ks)
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
     return out
 
 

@@ -1,4 +1,4 @@
-"""Every public function with wrong arguments: one ValueError that names the argument. A new function must be added."""
+"""Every public function with invalid arguments: one ValueError that names the argument. New functions must be added."""
 
 import dataclasses
 import inspect
@@ -35,7 +35,7 @@ NUMBER = ["x", None, float("nan"), float("inf"), [1.0, 2.0]]
 CHOICE = ["nonsense", None, 3, ""]
 IMAGE = [*TEXT, IMAGES[0], IMAGES.astype(np.float32), IMAGES[..., :1], IMAGES[:, :3]]
 
-# Function, sound arguments, and bad values for each argument that is checked.
+# Function, valid arguments, and invalid values for each argument that is checked.
 CASES = {
     distances.pairwise: (
         {"x": X, "y": X, "distance": "cosine"},
@@ -143,7 +143,7 @@ for name, loss in losses.LOSSES.items():
     wrong["block_size"] = [0, -1, "x", 1.5]
     CASES[loss] = (sound, wrong)
 
-# Parts of the functions above, given what those have checked, or with tests of their own.
+# Parts of the functions above, which check their arguments, and functions that have tests of their own.
 INNER = {
     metrics.recall, metrics.precision, metrics.r_precision, metrics.map_at_r, distances.dot, distances.largest,
 }  # fmt: skip
@@ -176,7 +176,7 @@ def test_the_sound_arguments_are_sound(function):
 
 
 def bad_options():
-    """For every option of a configuration values of other types and beyond its limits."""
+    """For every option of a configuration, values of other types and beyond its limits."""
     limited = {"data.crop_area": ((0.0, 1.0), (0.9, 0.1), (0.5,), (0.5, 1.5), (0.1, float("nan")))}
     for name, schema in config.options().items():
         kind = schema["type"]

@@ -1,4 +1,4 @@
-"""Configurations: saved and read back, changed, compared, refused where no run can have them; the command line."""
+"""Configurations: saving and loading, changes, comparison, invalid values, and the command line."""
 
 import json
 import re
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from jaxml import cli
 from jaxml import config as configs
-from jaxml.cli import parse_train
+from jaxml.commands import options
+from jaxml.commands.train import parse_train
 from jaxml.config import Config, Data, Loss, Optim, Train
 from jaxml.config.checks import described
 from jaxml.config.presets import CATALOGUE, PRESETS, SPACES
 from jaxml.errors import RunError
+from jaxml.files import write_json
 from jaxml.training import provenance, train
 from tests.training.test_run import Stop, StopAt, pictures  # noqa: F401
 
@@ -29,14 +30,20 @@ def test_json_round_trip(name, tmp_path):
     assert configs.load(tmp_path / "config.json") == config
 
 
-def test_a_configuration_of_an_earlier_version_keeps_its_values_and_takes_defaults_for_the_rest(tmp_path):
+def test_a_configuration_of_an_earlier_version_is_read_and_written_unchanged(tmp_path):
     config = configs.load(WRITTEN_BY_983F5AC)
     assert config.loss == Loss("triplet", (("margin", 0.3), ("formula", "soft"), ("mining", "local")), 0.001)
     assert config.optim.groups == (("backbone/.*", 0.1), ("head/.*", 2.0))
     configs.save(tmp_path / "config.json", config)
-    before, written = (json.loads(p.read_text()) for p in (WRITTEN_BY_983F5AC, tmp_path / "config.json"))
-    defaults = configs.to_dict(Config())
-    assert written == {name: {**part, **before.get(name, {})} for name, part in defaults.items()}
+    written = json.loads((tmp_path / "config.json").read_text())
+    earlier, default = json.loads(WRITTEN_BY_983F5AC.read_text()), configs.to_dict(Config())
+    # Options that have come since then are at their defaults; without them the file is the same, byte for byte.
+    added = {(name, option) for name, options in written.items() for option in options}
+    added -= {(name, option) for name, options in earlier.items() for option in options}
+    for name, option in added:
+        assert written[name].pop(option) == default[name][option], (name, option)
+    write_json(tmp_path / "earlier.json", {name: options for name, options in written.items() if options})
+    assert (tmp_path / "earlier.json").read_text() == WRITTEN_BY_983F5AC.read_text()
 
 
 def test_a_run_of_an_earlier_version_goes_on(pictures, tmp_path):  # noqa: F811
@@ -47,13 +54,13 @@ def test_a_run_of_an_earlier_version_goes_on(pictures, tmp_path):  # noqa: F811
     (workdir / "config.json").write_text(json.dumps(written))
     words = ["--workdir", str(workdir), "--resume"]
     with pytest.raises(Stop):
-        train.learn(parse_train(words, "").config, workdir, resume=True, callbacks=[StopAt(4)])
-    opened = train.learn(parse_train(words, "").config, workdir, resume=True)
+        train.learn(parse_train(words).config, workdir, resume=True, callbacks=[StopAt(4)])
+    opened = train.learn(parse_train(words).config, workdir, resume=True)
     assert int(opened.state.step) == 6
-    # What a checkpoint of that version says of its run.
+    # A checkpoint of that version holds the same configuration.
     provenance.check_config(3, {"config": written}, opened.config)
     with pytest.raises(RunError, match=r"train\.seed: 0 -> 1"):
-        train.learn(parse_train([*words, "--train.seed", "1"], "").config, workdir, resume=True)
+        train.learn(parse_train([*words, "--train.seed", "1"]).config, workdir, resume=True)
 
 
 def test_options_are_overridden_by_name():
@@ -88,8 +95,8 @@ def test_changes_lead_from_one_configuration_to_another(old, new):
     changes = configs.changes(PRESETS[old], PRESETS[new])
     assert configs.override(PRESETS[old], changes) == PRESETS[new]
     assert (changes == {}) == (old == new)
-    words = cli.train_options(old, changes)
-    assert parse_train(shlex.split(words), "").config == PRESETS[new]
+    words = options.train_options(old, changes)
+    assert parse_train(shlex.split(words)).config == PRESETS[new]
 
 
 def test_presets_say_what_to_expect():
@@ -102,7 +109,7 @@ def test_presets_say_what_to_expect():
 
 def test_help_shows_presets_choices_limits_and_defaults(capsys):
     with pytest.raises(SystemExit):
-        parse_train(["--preset", "cub_best", "--help"], "")
+        parse_train(["--preset", "cub_best", "--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for name, preset in CATALOGUE.items():
         assert f"{name}: {' '.join(preset.about.split())}" in shown
@@ -172,12 +179,28 @@ def test_other_numbers_that_no_device_can_hold_are_named(section, values, named)
         configs.from_dict({section: values})
 
 
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("model", {"frozen_stages": -1}, "^--model.frozen_stages is -1; it must be at least 0$"),
+        ("optim", {"layer_decay": 0}, "^--optim.layer_decay is 0; it must be more than 0$"),
+        ("optim", {"layer_decay": 1.1}, "^--optim.layer_decay is 1.1; it must be at most 1$"),
+        ("train", {"ema": 1}, "^--train.ema is 1; it must be less than 1$"),
+        ("eval", {"crops": []}, r"^--eval.crops is \[\]; it must be at least one share$"),
+        ("eval", {"crops": [0.5, 0]}, "^--eval.crops has 0; it must be more than 0$"),
+    ],
+)
+def test_shares_and_decays_have_limits(section, values, message):
+    with pytest.raises(ValueError, match=message):
+        configs.from_dict({section: values})
+
+
 @pytest.mark.parametrize("depth", [900, 100_000])
 @pytest.mark.parametrize("text", ["{}", '{{"loss": {{"options": {}}}}}'])
 def test_deep_json_is_one_line(depth, text, tmp_path):
     path = tmp_path / "deep.json"
     path.write_text(text.format("[" * depth + "]" * depth))
-    for load in (configs.load, lambda path: parse_train(["--preset", str(path)], "")):
+    for load in (configs.load, lambda path: parse_train(["--preset", str(path)])):
         with pytest.raises(ValueError, match=r"deep\.json") as caught:
             load(str(path))
         assert len(str(caught.value)) < 600
@@ -186,7 +209,7 @@ def test_deep_json_is_one_line(depth, text, tmp_path):
 def test_command_line_overrides_the_preset():
     words = ["--preset", "cub_squeezenet", "--data.root", "birds", "--data.no_flip", "--train.steps", "5"]
     words += ["--loss.options", "margin", "0.3", "formula", "soft", "--optim.groups", "backbone/.*", "0"]
-    arguments = parse_train(words, "")
+    arguments = parse_train(words)
     config = arguments.config
     assert config.model.backbone == PRESETS["cub_squeezenet"].model.backbone
     assert (config.data.root, config.data.flip, config.train.steps) == ("birds", False, 5)
@@ -198,20 +221,20 @@ def test_command_line_overrides_the_preset():
 def test_resuming_starts_from_the_saved_configuration(tmp_path):
     saved = replace(Config(), train=Train(steps=123))
     configs.save(tmp_path / "config.json", saved)
-    assert parse_train(["--workdir", str(tmp_path), "--resume"], "").config == saved
-    assert parse_train(["--workdir", str(tmp_path)], "").config == PRESETS["glyphs_simple"]
+    assert parse_train(["--workdir", str(tmp_path), "--resume"]).config == saved
+    assert parse_train(["--workdir", str(tmp_path)]).config == PRESETS["glyphs_simple"]
 
 
 @pytest.mark.parametrize("words", [["--data.rot", "x"], ["--train.steps", "many"], ["--preset", "none"]])
 def test_wrong_words_exit_with_two(words, capsys):
     with pytest.raises(SystemExit) as exit_info:
-        parse_train(words, "")
+        parse_train(words)
     assert exit_info.value.code == 2
     assert words[0] in "".join(capsys.readouterr())
 
 
 def test_an_empty_workdir_is_the_presets_own_and_not_the_current_folder():
-    assert parse_train(["--workdir", ""], "").workdir == "runs/glyphs_simple"
+    assert parse_train(["--workdir", ""]).workdir == "runs/glyphs_simple"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +242,7 @@ def test_an_empty_workdir_is_the_presets_own_and_not_the_current_folder():
 )
 def test_a_value_that_an_option_cannot_have_is_one_line(words):
     with pytest.raises(ValueError, match=f"^{words.split()[0]} (is|has) .*; it must be at ") as caught:
-        parse_train(words.split(), "")
+        parse_train(words.split())
     assert "\n" not in str(caught.value)
 
 

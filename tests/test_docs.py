@@ -1,4 +1,4 @@
-"""What the documents say: their code runs, their commands parse, their links and paths lead somewhere."""
+"""The documents: their code runs, their commands parse, and their links and paths exist."""
 
 import importlib
 import importlib.util
@@ -15,7 +15,8 @@ import pytest
 
 from jaxml import config as configs
 from jaxml import metrics
-from jaxml.cli import parse, parse_train
+from jaxml.commands import VERBS, completion
+from jaxml.commands.options import parse
 from jaxml.config.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -23,15 +24,6 @@ PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if not {"_build", 
 DOCUMENTS = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "BUILD_NOTES")), *PAGES]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
 EXTRAS = {*tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]}
-
-
-def module(path):
-    """A script, imported under its own path."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = found  # where dataclasses look for their annotations
-    spec.loader.exec_module(found)
-    return found
 
 
 def name(path):
@@ -57,18 +49,36 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+@pytest.fixture
+def small_run(tmp_path, monkeypatch):
+    """A current folder that has what docs/python.md takes for granted: a network in runs/mine, and pictures."""
+    import jax
+    from PIL import Image
+
+    from jaxml import models
+    from jaxml.inference import Model
+
+    monkeypatch.chdir(tmp_path)
+    config = configs.Config(data=configs.Data(stored_size=24, size=20), model=configs.Model(feature_size=8))
+    variables = models.init(models.build(config.model), jax.random.key(0), 20)
+    Model(config, variables, {}).save("runs/mine")
+    (tmp_path / "pictures").mkdir()
+    for picture in ("one.jpg", "two.png"):
+        Image.linear_gradient("L").save(tmp_path / "pictures" / picture)
+
+
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path, "python")], ids=name)
-def test_python_runs_as_printed(path):
+def test_python_runs_as_printed(path, request):
+    if path.name == "python.md":
+        request.getfixturevalue("small_run")
     space = {}
     for block in blocks(path, "python"):
         exec(compile(block, str(path), "exec"), space)
 
 
 def test_there_are_commands_of_every_kind():
-    assert {"make", "pip", "python", "uv"} <= {words[0] for words in COMMANDS}
-    assert {"train", "evaluate", "cluster", "tune", "plan"} <= {
-        Path(words[1]).stem for words in COMMANDS if len(words) > 1
-    }
+    assert {"make", "pip", "python", "uv", "jaxml"} <= {words[0] for words in COMMANDS}
+    assert VERBS.keys() <= {words[1] for words in COMMANDS if words[0] == "jaxml"}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -83,32 +93,42 @@ def test_commands_are_ones_that_there_are(words, tmp_path, monkeypatch):
     elif program == "uv":
         assert rest[0] == "run"
         assert (ROOT / rest[1]).exists()
+    elif program == "jaxml":
+        monkeypatch.chdir(tmp_path)
+        check_verb(rest[0], rest[1:])
     elif program == "python" and rest[0] == "-m":
         assert importlib.util.find_spec(rest[1])
     elif program == "python":
-        monkeypatch.chdir(tmp_path)
-        check_script(ROOT / rest[0], rest[1:])
+        assert (ROOT / rest[0]).is_file()
+        check_verb(Path(rest[0]).stem, rest[1:])
     else:
         assert (ROOT / program).is_file() or program.startswith(".venv/bin/"), program
 
 
-def check_script(path, words):
-    """The script takes these options; `--help` is printed by a process of its own."""
-    if "--help" in words:
-        command = [sys.executable, str(path), *words]
+def check_verb(verb, words):
+    """The command `jaxml` has this verb, which takes these options; `--help` is printed by a process of its own."""
+    if verb == "--print-completion":
+        assert words[0] in completion.SHELLS
+        return
+    if "--help" in (verb, *words):
+        command = [sys.executable, "-m", "jaxml", verb, *words]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert "--help" in done.stdout
-    elif path.stem == "train":
+        return
+    module = importlib.import_module(VERBS[verb][1])
+    if verb == "train":
         for word in words:
             if word.endswith(".json"):
                 Path(word).parent.mkdir(parents=True)
                 configs.save(word, PRESETS["glyphs_simple"])
-        parse_train(words, "")
-    elif path.stem == "plan":
-        module(path).parse_plan(words)
+        module.parse_train(words)
+    elif verb == "plan":
+        module.parse_plan(words)
+    elif verb == "weights":
+        assert words[0] in module.FUNCTIONS
     else:
-        parse(module(path).Arguments, words, "")
+        parse(module.Arguments, words, "")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 
 @pytest.fixture
 def checkout(tmp_path):
-    """The Makefile beside a run, and a virtual environment whose Python writes down what it is asked to do."""
+    """The Makefile beside a run, and a virtual environment whose Python records its arguments."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / ".venv/bin").mkdir(parents=True)
@@ -50,7 +50,7 @@ def test_quickstart_goes_on_with_a_run_that_is_there(checkout):
     (workdir / "notes.txt").write_text("mine")
     make(checkout, "quickstart")
     assert (workdir / "notes.txt").read_text() == "mine"
-    command = "experiments/train.py --preset glyphs_simple --workdir runs/quickstart"
+    command = "-m jaxml train --preset glyphs_simple --workdir runs/quickstart"
     assert (checkout / "asked").read_text().splitlines() == [command, f"{command} --resume"]
 
 

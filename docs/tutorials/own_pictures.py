@@ -69,17 +69,17 @@ for i, number in enumerate(truth):
 
 
 # %%
-def run(script, *words):
-    """Run a script of the checkout with this Python."""
-    print("$ python", script, *words)
-    subprocess.run([sys.executable, script, *map(str, words)], check=True)
+def run(*words):
+    """Run the command `jaxml` with this Python."""
+    print("$ jaxml", *words)
+    subprocess.run([sys.executable, "-m", "jaxml", *map(str, words)], check=True)
 
 
 options = "--data.source folder --data.split 0-5/6-8/9-11 --data.stored_size 48 --data.size 32 --model.feature_size 16"
 options += " --data.classes_per_batch 6 --data.images_per_class 4 --train.steps 150 --train.eval_every 50"
 options += " --train.save_every 50 --train.devices 1"
 places = ["--data.root", folder / "pictures", "--data.cache", folder / "cache", "--workdir", folder / "run"]
-run("experiments/train.py", *options.split(), *places)
+run("train", *options.split(), *places)
 
 # %% [markdown]
 # On the machine where this page was written it ended with
@@ -90,21 +90,21 @@ run("experiments/train.py", *options.split(), *places)
 # this run                0.8997    0.9353    0.9833
 # ```
 #
-# The scores also stand in `results.json`, and `report.html` shows them with curves and pictures. `evaluate.py`
-# computes them again from the run's directory.
+# The scores also stand in `results.json`, and `report.html` shows them with curves and pictures.
+# `jaxml evaluate` computes them again from the run's directory.
 
 # %%
-run("experiments/evaluate.py", "--workdir", folder / "run", "--split", "test")
+run("evaluate", "--workdir", folder / "run", "--split", "test")
 print(sorted(path.name for path in (folder / "run").iterdir()))
 
 # %% [markdown]
 # ## Clusters
 #
-# `cluster.py` embeds the unlabelled pictures with the best checkpoint and runs K-means. With `--clusters` the number
-# of clusters is given; without it the Bayesian information criterion chooses.
+# `jaxml cluster` embeds the unlabelled pictures with the best checkpoint and runs K-means. With `--clusters` the
+# number of clusters is given; without it the Bayesian information criterion chooses.
 
 # %%
-run("experiments/cluster.py", "--workdir", folder / "run", "--images", unsorted, "--clusters", 6)
+run("cluster", "--workdir", folder / "run", "--images", unsorted, "--clusters", 6)
 
 # %% [markdown]
 # `clusters.html` shows the clusters, and `clusters.csv` has a line for each picture. Here the true classes are known,

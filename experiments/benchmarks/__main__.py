@@ -1,13 +1,13 @@
-"""Every benchmark with quick settings on whatever device is there, after a check of the kernels on that device.
+"""Runs every benchmark with quick settings on the devices of this machine, after a check of the kernels on them.
 
     make benchmark
     python -m experiments.benchmarks --out benchmarks
 
 Runs kernels.py and then every benchmark with --quick, one after the other, each in its own process and for at
-most `--limit` seconds, into one folder, a new one or that of an earlier call: what they print, their CSV, plots and
-tables, and summary.md with all tables, the device, versions and commit. Takes three minutes on two idle CPU cores and
-never more than ten. Needs neither tensorflow nor a network; PyTorch is compared with where it is installed. Ends with
-an error if any of them failed.
+most `--limit` seconds. Their output, CSV files, plots and tables go into one folder, which is new or that of an earlier
+call, with a summary.md of all tables, the device, versions and commit. Takes three minutes on two idle CPU cores, and
+never more than ten. Needs neither tensorflow nor a network, and compares with PyTorch if it is installed. Ends with an
+error if any benchmark failed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jaxml.cli import command
+from jaxml.commands.process import command
 from jaxml.reports.output import output_folder
 
 SCRIPTS = ("backbones", "mining", "scaling", "training")
@@ -28,7 +28,7 @@ TOTAL = 580.0
 
 
 def run(name: str, options: list[str], out: Path, limit: float) -> tuple[str, float]:
-    """Run a script of this folder, its output shown and kept in `name`.log; outcome and seconds."""
+    """Run a script of this folder, show its output and keep it in `name`.log; returns outcome and seconds."""
     print(f"\n== {name}", flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     start = time.monotonic()
@@ -62,7 +62,7 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def summary(out: Path, outcomes: dict[str, tuple[str, float]]) -> str:
-    """One Markdown page: where, outcomes, and the tables and plots of all."""
+    """One Markdown page: device and commit, the outcomes, and the tables and plots of all benchmarks."""
     where = (out / "timing.log").read_text().strip()
     lines = ["# Benchmarks\n", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, quick settings.\n", where, ""]
     lines += ["| script | outcome | seconds |", "|---|---|---|"]

@@ -1,13 +1,14 @@
-"""Speed of the backbones, forward and forward + backward (training-mode BatchNorm), as a Markdown table.
+"""Measures the speed of the backbones, forward and forward + backward with BatchNorm in training mode.
 
     python -m experiments.benchmarks.backbones --backbones squeezenet1_1 resnet50 --batch 32 --size 128
 
-Columns: images/s (median of runs taken in turn with PyTorch's in the same process), XLA's FLOP count per
-image and the share of the device's matrix-product rate, measured first, that it makes of it. With torch and
-torchvision installed (extra `peers`) the same network follows in both of PyTorch's memory layouts; eager on CPU,
-`torch.compile` and, for bfloat16, autocast on a GPU. On two CPU cores the four backbones take about five minutes, and
-`--quick` (SqueezeNet 1.1 alone; on accelerators ResNet-50 too) one; expect SqueezeNet 1.1 to train at 0.9x PyTorch's
-default layout or better.
+Columns: images/s (the median of runs in alternation with PyTorch's in the same process), XLA's FLOP count per
+image, and the FLOP rate as a share of the device's rate for matrix products, which is measured first. With torch and
+torchvision installed, and for EfficientNet-Lite efficientnet-lite-pytorch (extra `peers`), the same network is measured
+in both of PyTorch's memory layouts: eager on CPU, with `torch.compile` and, for bfloat16, autocast on a GPU. On two CPU
+cores SqueezeNet, ResNet-50 and Inception v3 take about five minutes, and `--quick` (SqueezeNet 1.1 alone; on
+accelerators ResNet-50 too) takes one. Expect SqueezeNet 1.1 to train at 0.9 times the speed of PyTorch's default layout
+or better.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ LAYOUTS = ("default layout", "channels last")
 class Arguments:
     """What to measure."""
 
-    backbones: tuple[str, ...] = ("squeezenet1_0", "squeezenet1_1", "resnet50", "inception_v3")
+    backbones: tuple[str, ...] = tuple(name for name, row in models.BACKBONES.items() if row.classifier)
     """Names from jaxml.models.BACKBONES."""
     batch: int = 32
     """Images in a batch."""
     size: int = 128
-    """Side of the images in pixels; 0 takes each backbone's own."""
+    """Side of the images in pixels; 0 is each backbone's own size."""
     dtypes: tuple[str, ...] = ("float32",)
-    """float32, bfloat16."""
+    """float32 or bfloat16."""
     seconds: float = 10.0
-    """Time for each backbone and pass."""
+    """Seconds for each backbone and pass."""
     quick: bool = False
-    """Fewer and smaller, about a minute."""
+    """Fewer backbones and smaller batches, about a minute."""
     peers: bool = True
     """Measure PyTorch too, where it is installed."""
     out: Path = Path("benchmarks")
@@ -80,22 +81,42 @@ def jax_programs(
     return programs
 
 
-def torch_programs(
-    name: str, batch: int, size: int, dtype: str, layout: str
-) -> dict[str, Callable[[], object]]:
-    """The same by torchvision's network."""
+def torchvision_network(name: str) -> Any:
+    """torchvision's network without its classifier, for the features are what both compute."""
     import torch
 
     from experiments.benchmarks.torchvision_import import import_torchvision
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     options = {"init_weights": False, "aux_logits": False} if name == "inception_v3" else {}
     network = import_torchvision().models.get_model(name, weights=None, **options)
-    # The features are what both compute: no classifier.
+    # Both libraries compute features only, without a classifier.
     if name.startswith("squeezenet"):
         network.classifier = torch.nn.AdaptiveAvgPool2d((1, 1))
     else:
         network.fc = torch.nn.Identity()
+    return network
+
+
+def efficientnet_lite_network(name: str, size: int) -> Any:
+    """The network of efficientnet-lite-pytorch, which fixes its padding by `size`, without its classifier."""
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    options = {"image_size": [size, size], "dropout_rate": 0.0, "drop_connect_rate": 0.0}
+    network = EfficientNet.from_name(name.replace("_", "-"), **options)
+    network._fc = torch.nn.Identity()
+    return network
+
+
+def torch_programs(
+    name: str, batch: int, size: int, dtype: str, layout: str
+) -> dict[str, Callable[[], object]]:
+    """The same by PyTorch's network."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    is_lite = name.startswith("efficientnet_lite")
+    network = efficientnet_lite_network(name, size) if is_lite else torchvision_network(name)
     memory_format = torch.channels_last if layout == "channels last" else torch.contiguous_format
     network = network.to(device, memory_format=memory_format).train()
     if device == "cuda":
@@ -130,6 +151,7 @@ def peers_available(wanted: bool) -> bool:
         from experiments.benchmarks.torchvision_import import import_torchvision
 
         import_torchvision()
+        import efficientnet_lite_pytorch  # noqa: F401
     except ImportError:
         return False
     return True

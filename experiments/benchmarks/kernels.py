@@ -1,11 +1,12 @@
-"""Losses and mining on whatever device is there, against the plain float64 loops of tests/loops.py.
+"""Compares losses and mining on the device of this machine with the plain float64 loops of tests/loops.py.
 
     python -m experiments.benchmarks.kernels
 
-What the tests check on CPU, once more where it matters: a GPU or TPU multiplies matrices in reduced precision unless
-told not to, and distances are differences of large numbers. Every loss, every way of mining, values, counts and
-gradients, on one batch whose hinges are not all active, and distances of near-duplicates. Takes about a minute on two
-CPU cores, most of it compilation; needs numpy and jaxml only. Ends with an error if anything differs.
+The tests check the same on CPU. On a GPU or TPU it matters more: they multiply matrices in reduced precision unless
+told otherwise, and distances are small differences of large numbers. Compares values, counts and gradients of every
+loss and way of mining on one batch of which some hinges are active, and checks distances of near-duplicates. Takes
+about a minute on two CPU cores, most of it compilation; needs numpy and jaxml only. Ends with an error if anything
+differs.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def wanted(name: str, options: dict[str, Any]) -> tuple[list[np.ndarray], np.ndarray, loops.Result, list]:
-    """Inputs, labels, and the loop's result and gradients, for a batch in which no decision is a matter of rounding."""
+    """Inputs, labels, and the loop's result and gradients, for a batch in which rounding changes no decision."""
     for seed in range(100):
         x, labels = batch(seed)
         inputs = [x]
@@ -55,7 +56,7 @@ def wanted(name: str, options: dict[str, Any]) -> tuple[list[np.ndarray], np.nda
         )
         if result.edge > 1e-4:
             return inputs, labels, result, gradients
-    raise RuntimeError(f"{name} {options}: every batch has a decision on the edge")
+    raise RuntimeError(f"{name} {options}: rounding decides in every batch that was tried")
 
 
 def difference(name: str, options: dict[str, Any]) -> float:
@@ -64,7 +65,7 @@ def difference(name: str, options: dict[str, Any]) -> float:
         options = {**options, "key": KEY}
     inputs, labels, want, gradients = wanted(name, options)
 
-    # Five anchors at a time: full blocks and a part of one.
+    # Five anchors in a block: full blocks, and one that is not full.
     def loss(arrays: list[jax.Array]) -> Any:
         return losses.LOSSES[name](arrays[0], labels, *arrays[1:], **options, block_size=5)
 
@@ -92,7 +93,8 @@ def main() -> None:
     checks = [
         (f"{name} {' '.join(map(str, o.values()))}", 1e-4, partial(difference, name, o)) for name, o in CASES
     ]
-    # Squares of 1 rounded to 6e-8 leave 1e-4 to a few in a thousand; with TF32 or bfloat16 it would be lost.
+    # Squared lengths of 1 have rounding errors of 6e-8, so a squared distance of 1e-4 is accurate to a few thousandths.
+    # In TF32 or bfloat16 it would be lost.
     checks.append(("distances of near-duplicates", 2e-2, near_duplicates))
     for name, tolerance, check in checks:
         error = check()

@@ -1,7 +1,7 @@
-"""Time and memory of the triplet losses, value and gradient, against other libraries and against the floor.
+"""Measures time and memory of the triplet losses, value and gradient, beside other libraries and a lower bound.
 
-Reproduces: the claim that all violating triplets cost about as much as the distance matrix. The floor is the three
-matrix products that any such loss needs (distances, and the gradient on either side), alone.
+Reproduces: the claim that all violating triplets cost about as much as the distance matrix. The lower bound,
+called the floor, is the three matrix products that any such loss needs: distances, and the gradients of both sides.
 
 Command: python -m experiments.benchmarks.mining [--quick] [--out benchmarks]
 Takes: --quick under 50 s; everything about half an hour on 2 CPU cores.
@@ -51,7 +51,7 @@ def data(size: int, per_class: int) -> tuple[np.ndarray, np.ndarray]:
 
 @jax.jit
 def floor(x: jax.Array) -> Any:
-    """The three matrix products of a loss on distances, a block of rows at a time like the loss itself."""
+    """The three matrix products of a loss of distances, in blocks of rows as in the loss itself."""
     block = block_rows(*x.shape[:1] * 2)
 
     def products(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -77,7 +77,7 @@ def ours(formula: str, mined: str) -> Callable[..., Any]:
 
 
 def timed(call: Callable[[], Any], seconds: float) -> tuple[float, int]:
-    """Median milliseconds of a call that waits for its result, and how often it was made."""
+    """Median milliseconds of a call that waits for its result, and the number of calls."""
     call()
     times: list[float] = []
     end = time.perf_counter() + seconds
@@ -89,7 +89,7 @@ def timed(call: Callable[[], Any], seconds: float) -> tuple[float, int]:
 
 
 def measure_jax(function: Any, args: tuple[Any, ...], seconds: float) -> dict[str, Any]:
-    """Time, compile time and peak memory above the inputs."""
+    """Time, compilation time, and peak memory above that of the inputs."""
     args = tuple(jnp.asarray(a) for a in args)
     start = time.perf_counter()
     compiled = function.lower(*args).compile()
@@ -135,7 +135,7 @@ def measure_peer(function: Any, x: np.ndarray, y: np.ndarray, seconds: float, ne
 
 
 def run(cases: list[tuple[str, str, int, int]], seconds: float, with_peers: bool, end: float) -> list[dict]:
-    """One row for each case and library; the floor once for each size."""
+    """One row for each case and library, and one of the floor for each size."""
     rows: list[dict[str, Any]] = []
     floors: dict[int, dict[str, Any]] = {}
     for formula, mined, size, per_class in cases:

@@ -1,4 +1,4 @@
-"""Triplet losses of other libraries and in straight PyTorch, which mining.py compares with ours."""
+"""Triplet losses of other libraries and in plain PyTorch, which mining.py compares with ours."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def peers(formula: str, mined: str) -> dict[str, Callable[[Any, Any], Any]]:
 
             class_name, method = names[mined]
             kind = getattr(sentence_losses, class_name)
-            module = kind.__new__(kind)  # its constructor wants a text model
+            module = kind.__new__(kind)  # its constructor needs a text model
             torch.nn.Module.__init__(module)
-            module.triplet_margin = module.margin = MARGIN  # the losses differ in its name
+            module.triplet_margin = module.margin = MARGIN  # the losses name the margin differently
             module.distance_metric = sentence_losses.BatchHardTripletLossDistanceFunction.eucledian_distance
             found["sentence-transformers"] = lambda x, y: getattr(module, method)(y, x)
         except ImportError:
@@ -66,7 +66,7 @@ def peers(formula: str, mined: str) -> dict[str, Callable[[Any, Any], Any]]:
 
 
 def straight_soft(x: Any, y: Any) -> Any:
-    """d_ap + log(e^{m - d_an} + e^{m - d_pn}), one row of negatives for each pair of anchor and positive."""
+    """d_ap + log(e^{m - d_an} + e^{m - d_pn}), with a row of negatives for each pair of anchor and positive."""
     import torch
 
     d = torch.cdist(x, x)
@@ -77,7 +77,7 @@ def straight_soft(x: Any, y: Any) -> Any:
 
 
 def needed(who: str, size: int, per_class: int) -> float:
-    """GiB that a peer's own arrays take at the least: a float cube, or lists of triplets."""
+    """GiB that a peer's arrays take at least: a cube of floats, or lists of triplets."""
     if who == "sentence-transformers":
         return 3 * size**3 * 4 / 2**30
     triplets = size * (per_class - 1) * (size - per_class)

@@ -1,12 +1,12 @@
-"""The training step on 1, 2, 4, ... devices, each with the same share of a batch.
+"""Measures the training step on 1, 2, 4, ... devices, with the same number of images on each.
 
     python -m experiments.benchmarks.scaling
     python -m experiments.benchmarks.scaling --model.backbone resnet50 --data.stored_size 256 --data.size 224   # GPUs
 
-Any option of a run can be given; the batch is that of all devices together. Where there are only CPUs, four CPU devices
-are made of the host. Those share its cores, so that the most to expect there is that four do in the time of one, what
-one does with the whole batch: `of one device with this batch` near 1. That shows what the division costs, not what
-devices would gain. Takes about a minute and a half on two CPU cores, `--quick` half of it.
+Any option of a run can be given; the batch is that of all devices together. A machine with CPUs only is divided into
+four CPU devices. These share its cores, so four can at best do a batch in the time in which one does the whole of it:
+the column `of one device with this batch` is then near 1. It shows the cost of dividing the work, not the gain of
+more devices. Takes about a minute and a half on two CPU cores, `--quick` half of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tyro
 
 from experiments.benchmarks import training_parts as part
 from experiments.benchmarks.timing import Row, in_turn, ratio, table, write
-from jaxml.cli import command
+from jaxml.commands.process import command
 from jaxml.config import Config, Data
 from jaxml.data.images import open_images
 from jaxml.training.learner import create
@@ -33,19 +33,19 @@ DEFAULT = Config(data=Data(classes_per_batch=32, images_per_class=4, flip=False)
 
 @dataclass(frozen=True)
 class Arguments:
-    """How long, and every option of a run's configuration."""
+    """How long to measure, and every option of a run's configuration."""
 
     quick: bool = False
-    """Shorter: one device and all of them; on CPU with half of the batch."""
+    """Shorter, with one device and with all; on CPU with half of the batch."""
     seconds: float = 40.0
-    """Time for all device counts together."""
+    """Seconds for all numbers of devices together."""
     out: Path = Path("benchmarks")
     """Folder for scaling.csv and .md."""
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: DEFAULT)
 
 
 def scaling(config: Config, limit: float, quick: bool) -> list[Row]:
-    """A row for each number of devices: with its share of the batch, and beside one device with as many images."""
+    """A row for each number of devices, with the same batch on one device for comparison."""
     images, devices = open_images(config.data), jax.local_devices()
     learner, state = create(config, len(images.classes(config.data.train_on)))
     share = config.data.classes_per_batch * config.data.images_per_class // len(devices)
@@ -70,7 +70,7 @@ def scaling(config: Config, limit: float, quick: bool) -> list[Row]:
 
 
 def main(arguments: Arguments) -> None:
-    jax.config.update("jax_num_cpu_devices", 4)  # of use only where there is nothing but CPUs
+    jax.config.update("jax_num_cpu_devices", 4)  # has an effect only on a machine without accelerators
     config, limit = arguments.config, arguments.seconds
     on_cpu = jax.local_devices()[0].platform == "cpu"
     if arguments.quick:

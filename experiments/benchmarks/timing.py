@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turn, the device's matrix-product rate, tables, and where a number is from."""
+"""What the benchmarks share: timing in alternation, the device's rate for matrix products, tables, and provenance."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def seconds(run: Callable[[], object]) -> float:
 def in_turn(
     runs: dict[Key, Callable[[], object]], limit: float, least: int = 3, most: int = 200
 ) -> Times[Key]:
-    """Seconds of each run, round after round, so that all meet the same disturbances; one round of warm-up.
+    """Seconds of each run in alternation, so that other work on the machine disturbs all alike; one round is warm-up.
 
-    Rounds go on for `limit` seconds, but at least `least` and at most `most` times. Every other round runs backwards.
+    Rounds are repeated for `limit` seconds, at least `least` and at most `most` times. Every other round takes the runs
+    in reverse order.
     """
     for run in runs.values():
         run()
@@ -52,7 +53,7 @@ def in_turn(
 
 
 def ratio(times: Times[Key], name: Key, other: Key) -> float:
-    """How many times as fast `name` is as `other`: median over the rounds."""
+    """Speed of `name` as a multiple of that of `other`: the median over the rounds."""
     return statistics.median(b / a for a, b in zip(times[name], times[other], strict=True))
 
 
@@ -90,7 +91,7 @@ def flops(compiled: Any) -> float:
 
 
 def reset_peak() -> float | None:
-    """Start a new peak of this process's memory; its present size in MiB, or None off Linux."""
+    """Reset the peak of this process's memory; returns its present size in MiB, or None if this is not Linux."""
     gc.collect()
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -106,7 +107,7 @@ def memory(field: str, path: str = "/proc/self/status") -> float:
 
 
 def where() -> str:
-    """A line that says on what a number was measured, with which versions and from which commit."""
+    """The provenance of a measurement in one line: device, versions and commit."""
     device = jax.devices()[0]
     found = {
         "device": f"{jax.device_count()} x {device.device_kind}",
@@ -123,7 +124,7 @@ def where() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, with a plus where files differ from it; `unknown` outside a checkout."""
+    """The commit checked out, followed by a plus if files differ from it; `unknown` outside a git repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
@@ -134,7 +135,7 @@ def commit() -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown; columns in the order in which the rows name them."""
+    """A Markdown table, with columns in the order in which the rows first name them."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     lines += [f"| {' | '.join(str(row.get(name, '')) for name in columns)} |" for row in rows]

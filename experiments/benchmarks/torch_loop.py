@@ -1,4 +1,4 @@
-"""The training loop of training.py as one would write it in PyTorch, in parts that can be timed.
+"""The training loop of training.py in PyTorch, in parts that can be timed.
 
 torchvision's network (or `simple`, written again here), pytorch-metric-learning's triplet loss over all triplets and
 its P x K sampler, a DataLoader with one worker process per core that crops, flips and normalises, Adam. On a GPU
@@ -22,7 +22,7 @@ from experiments.benchmarks.torchvision_import import import_torchvision
 
 
 class Pictures(torch.utils.data.Dataset):
-    """Augmented pictures of an array file uint8 [N, S, S, 3]; `rows` says which of them are to be trained on."""
+    """Augmented images from an array file, uint8 [N, S, S, 3]; `rows` are those to train on."""
 
     def __init__(self, file: Path, rows: np.ndarray, labels: np.ndarray, data: Any, row: Any):
         self.file, self.rows, self.labels = file, rows, labels
@@ -31,15 +31,15 @@ class Pictures(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    # Both are made by the worker itself: neither survives the way into another process.
+    # Each worker makes both for itself, because neither can be sent to another process.
     @cached_property
     def pixels(self) -> np.ndarray:
-        """The array, mapped."""
+        """The array, memory-mapped."""
         return np.load(self.file, mmap_mode="r")
 
     @cached_property
     def transform(self) -> Callable[[Any], Any]:
-        """What is done to one picture."""
+        """The augmentation of one image."""
         import_torchvision()
         from torchvision.transforms import v2
 
@@ -60,7 +60,7 @@ class Pictures(torch.utils.data.Dataset):
 def batches(
     pictures: Pictures, batch: int, images_per_class: int, workers: int
 ) -> Iterator[list[torch.Tensor]]:
-    """Batches without end from worker processes."""
+    """An endless sequence of batches from worker processes."""
     sampler = samplers.MPerClassSampler(
         pictures.labels, images_per_class, batch, length_before_new_iter=10_000 * batch
     )
@@ -70,7 +70,7 @@ def batches(
         sampler=sampler,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        multiprocessing_context="spawn" if workers else None,  # JAX has threads, which a fork would break
+        multiprocessing_context="spawn" if workers else None,  # JAX runs threads, which a fork would break
     )
     while True:
         yield from loader
@@ -87,7 +87,11 @@ def simple(size: int) -> nn.Module:
 
 
 def network(config: Any) -> nn.Module:
-    """The configured backbone, random weights, with its linear head. ValueError if PyTorch has no such network."""
+    """The configured backbone with random weights and a linear head.
+
+    Raises:
+        ValueError: PyTorch has no such network.
+    """
     name, width = config.model.backbone, config.model.feature_size
     if name == "simple":
         return nn.Sequential(simple(config.data.size), nn.Linear(512, width))
@@ -101,9 +105,9 @@ def network(config: Any) -> nn.Module:
 
 
 def programs(config: Any, pictures: Pictures) -> dict[str, Callable[[], object]]:
-    """`network` (forward, backward) and `loss` alone, `step` on a batch that is there, `input` alone, `streamed` steps.
+    """`network` (forward and backward), `loss` and `input` alone, `step` on a fixed batch, and `streamed` steps.
 
-    On a GPU they return before they are done: wait with `finish`.
+    On a GPU these return before the work is done; `finish` waits for it.
     """
     data, per_class = config.data, config.data.images_per_class
     batch = data.classes_per_batch * per_class

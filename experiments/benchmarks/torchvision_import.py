@@ -1,4 +1,4 @@
-"""torchvision beside any torch: its networks are wanted for comparison, its compiled operators are not."""
+"""Imports torchvision beside any version of torch: its networks are needed, its compiled operators are not."""
 
 import sys
 from functools import cache
@@ -7,7 +7,7 @@ from types import ModuleType
 
 @cache
 def import_torchvision() -> ModuleType:
-    """torchvision; where its operators were compiled for another torch, they are declared without code first."""
+    """The module torchvision; its operators are declared without code if they were compiled for another torch."""
     import torch
 
     try:

@@ -1,19 +1,19 @@
-"""Speed of the training step, of its parts and of every input path, and the memory that batches take.
+"""Measures the speed of the training step, its parts and every input path, and the memory that batches take.
 
     python -m experiments.benchmarks.training                                      # simple, batch 256, 64 px
     python -m experiments.benchmarks.training --model.backbone squeezenet1_1 --data.stored_size 96 --data.size 96
     python -m experiments.benchmarks.training --data.source cub --data.root CUB_200_2011 --data.split standard \\
         --model.backbone resnet50 --data.stored_size 256 --data.size 224 --model.dtype bfloat16   # on a GPU
 
-Any option of a run can be given. Parts: `input` (draw, gather, augment), `network` (forward and backward on pixels
-that are there), `loss` (value and gradient on outputs that are there). `step, fixed batch` is the whole step on one
-batch in device memory, `step, resident` and `step, tf.data` are what a run does. Parts are timed in turn in one
-process, input paths as rows of steps in alternation, so that ratios hold on a busy machine too. Also: the share of the
-device's own matrix-product rate; the memory of a batch 16 times as large with and without `train.chunk`;
-tf.data where tensorflow is installed; and the same loop in PyTorch (`torch_loop.py`) where torch,
-torchvision and pytorch-metric-learning are. PyTorch's workers augment, so its fixed batch is augmented already, while
-ours is augmented inside the step. Its CPU threads wait for each other actively: where other work runs on the machine
-PyTorch loses more than we do, and only an idle one compares the two.
+Any option of a run can be given. Parts: `input` (draw, gather, augment), `network` (forward and backward on fixed
+pixels), `loss` (value and gradient on fixed outputs). `step, fixed batch` is the whole step on one
+batch in device memory, `step, resident` and `step, tf.data` are what a run does. Parts are timed in
+alternation in one process, and so are rows of steps of each input path, so that ratios hold on a busy machine too.
+Reports too: the share of the device's rate for matrix products; the memory of a batch 16 times as large, with and
+without `train.chunk`; tf.data if tensorflow is installed; and the same loop in PyTorch (`torch_loop.py`) if torch,
+torchvision and pytorch-metric-learning are installed. PyTorch's workers augment, so its fixed batch is augmented
+already, while ours is augmented inside the step. Its CPU threads wait for each other in busy loops, so other work on
+the machine slows PyTorch down more than jaxml: compare the two on an idle machine only.
 
 Takes about four minutes on two CPU cores, `--quick` (smaller, without the whole large batch) half of it. Expect the
 loss below 2 % of the step, `resident` at least 0.97x the fixed batch, `tf.data` at least 0.9x the lesser of its own
@@ -48,7 +48,7 @@ from experiments.benchmarks.timing import (
 )
 from experiments.benchmarks.training_parts import Program
 from jaxml import models
-from jaxml.cli import command
+from jaxml.commands.process import command
 from jaxml.config import Config, Data, Train
 from jaxml.data.images import Images, open_images
 
@@ -63,14 +63,14 @@ DEFAULT = Config(
 
 @dataclass(frozen=True)
 class Arguments:
-    """How long, against what, and every option of a run's configuration."""
+    """How long to measure, what to compare with, and every option of a run's configuration."""
 
     quick: bool = False
-    """Shorter; on CPU with a quarter of the batch."""
+    """Shorter, and on CPU with a quarter of the batch."""
     seconds: float = 30.0
-    """Time for all parts together, and for all input paths together."""
+    """Seconds for all parts together, and as many for all input paths together."""
     parts_only: bool = False
-    """Neither input paths nor memory, which take long with a slow network."""
+    """Measure parts only: input paths and memory take long with a slow network."""
     peers: bool = True
     """Measure PyTorch too, where it is installed."""
     out: Path = Path("benchmarks")
@@ -79,7 +79,7 @@ class Arguments:
 
 
 def theirs(config: Config, images: Images) -> tuple[dict[str, Program], dict[str, Program]]:
-    """PyTorch's programs; none where it is not installed, has no such loop, or no memory for it."""
+    """PyTorch's programs; none if it is not installed, has no such network or loss, or has too little memory."""
     options = dict(config.loss.options)
     if config.loss.name != "triplet" or set(options) - {"margin"} or config.model.backbone == "shallow":
         print("PyTorch is left out: only the triplet loss over all triplets is compared, and not `shallow`")
@@ -107,10 +107,10 @@ def theirs(config: Config, images: Images) -> tuple[dict[str, Program], dict[str
 
 
 def memory(config: Config, quick: bool) -> list[Row]:
-    """A step's memory for the batch, 16 times the batch in chunks of the batch, and whole unless `quick`."""
+    """Memory of a step for the batch, for 16 batches in chunks of one and, unless `quick`, for 16 batches at once."""
     batch = config.data.classes_per_batch * config.data.images_per_class
     rows = []
-    # The largest last: it takes longest to compile, and may not fit.
+    # The largest comes last: it takes longest to compile, and may not fit into memory.
     for count, chunk in ((batch, 0), (16 * batch, batch), *([] if quick else [(16 * batch, 0)])):
         model, train = replace(config.model, batch_norm="frozen"), replace(config.train, chunk=chunk)
         try:
@@ -136,7 +136,7 @@ def measured(programs: dict[tuple[str, str], Program], times: Times, batch: int,
 
 
 def findings(turns: Times, rows: Times) -> list[str]:
-    """The ratios that matter, in words."""
+    """The main ratios, in words."""
     fixed = (US, part.FIXED)
     lines = [
         f"loss and mining: {1 / ratio(turns, (US, part.LOSS), fixed):.2%} of the step",
@@ -176,7 +176,7 @@ def main(arguments: Arguments) -> None:
     rate = matmul_rate(model.dtype)
     if devices[0].platform == "cpu":
         rate /= len(devices)  # CPU devices share the cores
-    # PyTorch first: its Triton crashes the process where tensorflow, which ours may need, was loaded before it.
+    # PyTorch is loaded first: Triton crashes the process if tensorflow, which jaxml may need, was loaded before it.
     peer = theirs(config, images) if arguments.peers else ({}, {})
     both = [part.ours(config, images, devices), peer]
     programs, paths = (

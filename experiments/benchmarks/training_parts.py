@@ -36,27 +36,27 @@ SIZES = ("activations and gradients, MiB", "images, parameters, optimiser, MiB",
 
 @dataclass(frozen=True)
 class Program:
-    """Something to time."""
+    """A program to time."""
 
     call: Callable[[], Any]
     """Starts `steps` steps."""
     steps: int = 1
     burst: int = 1
-    """Calls in a row before waiting for the last: a run does not wait for an accelerator after each."""
+    """Number of calls before waiting for the last one: a run does not wait for an accelerator after every step."""
     wait: Callable[[Any], object] = jax.block_until_ready
-    """Waits for what `call` returned."""
+    """Waits for the result of `call`."""
     flops: float = float("nan")
-    """Of one step on one device."""
+    """Operations of one step on one device."""
 
     def __call__(self) -> None:
-        """All calls, done when this returns."""
+        """Make all calls, and wait until they are done."""
         for _ in range(self.burst):
             result = self.call()
         self.wait(result)
 
 
 def carried(step: Callable[[Any], tuple[Any, Any]], state: Any, devices: list) -> Callable[[], object]:
-    """A step that goes on from where its last call ended; with a copy of the state, whose memory it reuses."""
+    """A step that continues from the state its last call returned; it works on a copy, whose memory it reuses."""
     states = [replicate(jax.tree.map(jnp.copy, state), devices)]
 
     def call() -> object:
@@ -67,12 +67,12 @@ def carried(step: Callable[[Any], tuple[Any, Any]], state: Any, devices: list) -
 
 
 def burst() -> int:
-    """Calls in a row: steps may queue up on an accelerator, as in a run, but not on CPU devices."""
+    """Number of calls in a row: steps may queue up on an accelerator, as in a run, but not on CPU devices."""
     return 1 if jax.devices()[0].platform == "cpu" else 10
 
 
 def compiled(program: partial, *args: Any) -> Any:
-    """The executable of what `parallel` returned, for these arguments."""
+    """The function that `parallel` returned, compiled for these arguments."""
     return program.func.lower(*program.args, *args).compile()
 
 
@@ -134,7 +134,7 @@ def parts(learner: Learner, state: Any, images: Images, devices: list) -> dict[s
 
 
 def fixed_step(learner: Learner, state: Any, pixels: np.ndarray, devices: list) -> Program:
-    """The step on one batch uint8 [B, S, S, 3] that lies on the devices."""
+    """The step on one fixed batch in device memory, uint8 [B, S, S, 3]."""
     per_class = learner.config.data.images_per_class
     labels = np.arange(len(pixels), dtype=np.int32) // per_class
     arguments = [divide(array, devices) for array in (pixels, labels)]
@@ -147,7 +147,7 @@ def fixed_step(learner: Learner, state: Any, pixels: np.ndarray, devices: list) 
 
 
 def ours(config: Config, images: Images, devices: list) -> tuple[dict[str, Program], dict[str, Program]]:
-    """What is timed in turn, and the input paths, to be timed in rows of steps."""
+    """The programs that are timed in alternation, and the input paths, which are timed in rows of steps."""
     learner, state = create(config, len(images.classes(config.data.train_on)))
     found: dict[str, Program] = {}
     for name, (function, in_axes, arguments) in parts(learner, state, images, devices).items():
@@ -166,7 +166,7 @@ def ours(config: Config, images: Images, devices: list) -> tuple[dict[str, Progr
 
     single = replace(config, train=replace(config.train, steps_per_call=1))
     found |= {FIXED: fixed, RESIDENT: as_in_a_run(single, images)}
-    if devices[0].platform != "cpu":  # a run makes single calls on CPU, whatever steps_per_call says
+    if devices[0].platform != "cpu":  # on CPU a run makes single calls, whatever steps_per_call is
         count = config.train.steps_per_call if config.train.steps_per_call > 1 else 16
         found[MANY] = as_in_a_run(replace(config, train=replace(config.train, steps_per_call=count)), images)
     rows = {FIXED: found[FIXED], RESIDENT: found[RESIDENT]}
@@ -180,9 +180,9 @@ def ours(config: Config, images: Images, devices: list) -> tuple[dict[str, Progr
 
 
 def step_memory(config: Config, batch: int, *, to_run: bool) -> dict[str, float | str]:
-    """MiB that XLA sets aside for a step on one device, and, if it is `to_run`, the peak while it ran, by SIZES.
+    """MiB that XLA reserves for a step on one device and, if it is `to_run`, the peak while it ran; named as SIZES.
 
-    On CPU that is the growth of the process, which keeps pages for later; on a GPU the peak since the process began.
+    On CPU the peak is the growth of the process, which keeps freed pages; on a GPU it is that since the process began.
     """
     learner, state = create(config, config.data.classes_per_batch)
     step = parallel(partial(training.train_step, learner), in_axes=(None, 0, 0), devices=jax.devices()[:1])

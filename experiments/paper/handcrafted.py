@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-SIDE = 64  # pixels to which pictures are made smaller
-BINS = (8, 4, 4)  # of hue, saturation and value
+SIDE = 64  # images are reduced to so many pixels a side
+BINS = (8, 4, 4)  # bins of hue, saturation and value
 
 
 def features(images: np.ndarray) -> np.ndarray:
-    """Pictures uint8 [n, S, S, 3] -> float32 [n, 1764 + 128]: two halves of unit length, gradients and colours.
+    """Features of images, uint8 [n, S, S, 3] -> float32 [n, 1764 + 128]: gradients and colours, each of unit length.
 
     Gradients: 9 orientations in cells of 8 x 8 of 64 x 64 pixels, normalised in blocks of 2 x 2 cells (Dalal & Triggs
     2005). Colours: square roots of a histogram of hue, saturation and value, whose products are Bhattacharyya's.

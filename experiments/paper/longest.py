@@ -3,8 +3,8 @@
     python -m experiments.paper.longest --title "multi-similarity, 3,000 steps" --runs runs/a runs/b runs/c \\
         --minutes 100 --cpu_minutes 90
 
-The runs must differ in nothing but their seed. docs/results.md shows such rows apart, for they
-have budgets of their own.
+The runs may differ only in their seed. docs/results.md shows these rows in a table of their own, because their budgets
+differ from those of the other rows.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from typing import Any
 from experiments.paper.readme import RESULTS
 from experiments.paper.tables import over_seeds
 from jaxml import config as configs
-from jaxml.cli import command, parse, train_options
+from jaxml.commands.options import parse, train_options
+from jaxml.commands.process import command
 from jaxml.config.presets import PRESETS
 from jaxml.files import parse_json, write_atomically
 from jaxml.training.records import PLACES
 
-OWN = (*PLACES, "train.seed:")  # options that do not belong to the row
+OWN = (*PLACES, "train.seed:")  # options that may differ between the runs of a row
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Which runs, and what to say of them."""
+    """Which runs to add, and how to describe them."""
 
     title: str
     """Name of the row; a row of that name is replaced."""
@@ -38,7 +39,7 @@ class Arguments:
     cpu_minutes: float
     """CPU minutes of one run."""
     preset: str = "cub_squeezenet"
-    """Preset that the runs began with."""
+    """Preset that the runs were started from."""
     where: str = ""
     """Device, versions and commit."""
     out: str = str(RESULTS / "longest.json")
@@ -58,13 +59,15 @@ def main(words: list[str]) -> None:
 
 
 def row(arguments: Arguments) -> dict[str, Any]:
-    """The line of these runs, as `tables.collect` makes them."""
+    """The line of results for these runs, in the form that `tables.collect` returns."""
     folders = [Path(name) for name in arguments.runs]
     found = [configs.load(folder / "config.json") for folder in folders]
     for folder, other in zip(folders, found, strict=True):
         changed = [line for line in configs.differences(found[0], other) if not line.startswith(OWN)]
         if changed:
-            raise ValueError(f"{folder} is no other seed of {folders[0]}: {'; '.join(changed)}")
+            raise ValueError(
+                f"{folder} differs from {folders[0]} in more than its seed: {'; '.join(changed)}"
+            )
     seeds = [config.train.seed for config in found]
     if len({*seeds}) < len(seeds):
         raise ValueError(

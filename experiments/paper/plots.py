@@ -16,8 +16,8 @@ from jaxml.training import history
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EMBEDDINGS = "test.npz"  # of a run, with labels and the names of all classes
-WINDOW = 21  # steps of the running mean that is taken as the trend
+EMBEDDINGS = "test.npz"  # file of a run with its test embeddings, their labels and the class names
+WINDOW = 21  # steps in the running mean, which is called the trend
 LOSSES = (
     "a_random",
     "a_hardest",
@@ -25,21 +25,21 @@ LOSSES = (
     "a_facenet",
     "a_kmeans",
     "b_hinge",
-)  # one formula, one margin
+)  # rows that share one formula and one margin
 COMPARED = ("frozen", "handcrafted", "a_random", "a_hardest", "b_hinge", "multi_similarity", "proxy_anchor")
 SHOWN = ("a_random", "b_hinge", "multi_similarity")
 COLOURS = ("#2f6fde", "#e0792b", "#2f9e62", "#c9405a", "#8a5fd0", "#8c7a3d", "#2aa3b8")
 
 
 def trend(losses: Sequence[float]) -> np.ndarray:
-    """Running mean over 21 steps, over fewer at the ends: [n] -> [n]."""
+    """Running mean over WINDOW steps, and over fewer at both ends: [n] -> [n]."""
     x = np.asarray(losses, float)
     ones = np.ones(min(WINDOW, 2 * len(x) - 1))
     return np.convolve(x, ones, "same")[: len(x)] / np.convolve(np.ones(len(x)), ones, "same")[: len(x)]
 
 
 def stability(folder: Path) -> dict[str, float] | None:
-    """Mean of a run's logged losses, and standard deviation of what their trend leaves; None without a record."""
+    """Mean of a run's logged losses, and their standard deviation about the trend; None if there are too few."""
     losses = [row["loss"] for row in history.read(folder / "metrics.jsonl") if "loss" in row]
     if len(losses) < WINDOW:
         return None
@@ -47,7 +47,7 @@ def stability(folder: Path) -> dict[str, float] | None:
 
 
 def draw(workdir: Path, lines: Sequence[dict[str, Any]]) -> dict[str, Figure]:
-    """The figures by name for which rows are finished."""
+    """The figures, by name, of the rows that are finished."""
     done = {line["row"]: line for line in reversed(lines)}
     figures = {}
     if runs := [done[name] for name in LOSSES if name in done]:

@@ -21,7 +21,7 @@ SHORT = ("pixels", "frozen", "b_hinge", "multi_similarity")
 
 
 def results(name: str) -> list[tables.Line]:
-    """Lines of a result file; none where it is missing."""
+    """Lines of a result file; an empty list if there is no such file."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else []
 
@@ -57,7 +57,7 @@ DOCUMENTS = {ROOT / "README.md": summary, ROOT / "docs" / "results.md": full}
 
 
 def stability(lines: list[tables.Line]) -> str:
-    """Model A against Model B in one sentence."""
+    """One sentence that compares the stability of Model A with that of Model B."""
     std = {line["row"]: line["loss"]["detrended_std"] for line in lines if line["loss"]}
     found = [name for name in UNSTABLE if name in std]
     if STABLE not in std or not found:
@@ -71,7 +71,7 @@ def stability(lines: list[tables.Line]) -> str:
 
 
 def inserted(document: str, written: str) -> str:
-    """The document with other text between its markers."""
+    """The document with the text between its markers replaced."""
     before, rest = document.split(START)
     return before + START + written + END + rest.split(END)[1]
 

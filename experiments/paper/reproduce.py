@@ -9,9 +9,9 @@ results.json and table.md into WORKDIR after every row, results.html and figures
 about two CPU minutes for a row; experiments/results/table.md has the numbers to expect.
 
 All rows of a WORKDIR have one budget, data set and weights: the depends_on.json of each row holds its options and the
-SHA-256 of data and weights, and others are refused. One process at a time works on a WORKDIR.
+SHA-256 of data and weights, and a command with other ones is refused. One process at a time works on a WORKDIR.
 
-Exit codes: 0 finished, 1 an error that the last line names, 2 wrong options, 75 stopped by SIGTERM and saved.
+Exit codes: 0 finished, 1 an error, which the last line describes, 2 wrong options, 75 stopped by SIGTERM and saved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from annotated_types import Ge
 
 from experiments.paper.rows import BUDGETS, PRESET, ROWS, Row, changes
 from jaxml import config as configs
-from jaxml.cli import also, command, parse, preset
+from jaxml.commands.options import also, parse, preset
+from jaxml.commands.process import command
 from jaxml.config import Config
 from jaxml.config.checks import options
 from jaxml.config.values import Int, Seed
@@ -39,7 +40,7 @@ from jaxml.training import records
 @options
 @dataclass(frozen=True)
 class Arguments:
-    """Which rows, under which budget, where."""
+    """Which rows to run, under which budget, and in which folder."""
 
     data_root: Annotated[str, also("--data.root")] = ""
     """Folder of the data set."""
@@ -62,7 +63,7 @@ def main(words: list[str]) -> None:
     asked = _asked(arguments)
     from experiments.paper import tables
 
-    # Comes first, so that missing data are an error even if every row is finished.
+    # This comes first, so that missing data are an error even if every row is finished.
     budget = _config(BUDGETS[arguments.budget], 0, arguments)
     shared = {"budget": arguments.budget, **records.contents(budget)}
 
@@ -90,21 +91,21 @@ def _asked(arguments: Arguments) -> list[Row]:
     """The rows to run.
 
     Raises:
-        ValueError: an argument that no table can have; names it.
+        ValueError: an argument is invalid; the message names it.
     """
     names = [row.name for row in ROWS]
     if unknown := sorted({*arguments.only} - {*names}):
-        raise ValueError(f"--only {' '.join(unknown)} is no row; there are {', '.join(names)}")
+        raise ValueError(f"--only {' '.join(unknown)} is unknown; the rows are {', '.join(names)}")
     if arguments.budget not in BUDGETS:
         raise ValueError(f"--budget is {arguments.budget!r}; allowed: {', '.join(BUDGETS)}")
     if not arguments.seeds or len({*arguments.seeds}) < len(arguments.seeds):
         given = " ".join(map(str, arguments.seeds))
-        raise ValueError(f"--seeds is {given!r}; give one seed or more, each of them once")
+        raise ValueError(f"--seeds is {given!r}; give at least one seed, and each seed once")
     if not arguments.workdir:
-        raise ValueError("--workdir is empty; leave it out, or name a folder")
+        raise ValueError("--workdir is empty; name a folder, or leave the option out")
     rows = [row for row in ROWS if row.name in (arguments.only or names)]
     if not arguments.weights and any(row.features == "frozen" for row in rows):
-        raise ValueError("--weights is missing: the row frozen is about pretrained weights")
+        raise ValueError("--weights is missing; the row frozen needs pretrained weights")
     return rows
 
 
@@ -137,7 +138,10 @@ def trained(row: Row, config: Config, folder: Path) -> dict[str, Any]:
     from jaxml.evaluation.clustering import evaluate, validate
     from jaxml.training import history, train
 
-    opened = train.learn(config, folder, resume=(folder / "config.json").exists())
+    resume = (folder / "config.json").exists()
+    opened = train.learn(
+        config, folder, resume=resume, go_on="give the same command again to continue the table"
+    )
     labels, steps = opened.images.index.labels, opened.checkpoints.steps()
     states = {step: opened.checkpoints.restore(opened.state, step)[0] for step in steps}
     test, validation = opened.images.rows("test"), opened.images.rows("val")

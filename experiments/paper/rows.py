@@ -10,7 +10,7 @@ PRESET = "cub_squeezenet"
 """The preset that budgets and rows change."""
 
 BUDGETS: dict[str, dict[str, Any]] = {
-    # 7,200 images: a few minutes a row on two CPU cores. 48 images are the original's 16 triplets.
+    # 7,200 images, which take a few minutes for each row on two CPU cores. 48 images are the original's 16 triplets.
     "small": {
         "data.stored_size": 128,
         "data.size": 96,
@@ -22,7 +22,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "train.log_every": 1,
         "optim.warmup_steps": 15,
     },
-    # 96,000 images: minutes a row on a GPU.
+    # 96,000 images, which should take minutes for each row on a GPU.
     "large": {
         "data.classes_per_batch": 16,
         "data.images_per_class": 6,
@@ -39,7 +39,7 @@ numbers of clusters."""
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table, or one for each number of clusters per class."""
+    """One row of the table, or several that differ in the number of clusters per class."""
 
     name: str
     title: str
@@ -59,7 +59,7 @@ class Row:
 
 
 def changes(row: Row, budget: str) -> dict[str, Any]:
-    """What a row changes of `PRESET` under a budget, by option, without the seed and paths."""
+    """The options in which a row differs from `PRESET` under a budget, without seed and paths."""
     found = {**BUDGETS[budget], **row.changes}
     if row.batch > 1:
         found["data.classes_per_batch"] *= row.batch
@@ -81,12 +81,12 @@ POSTER = "The poster's split: 80 classes to train on, 40 to validate, 80 to test
 
 
 def _model_a(name: str, title: str, sampling: str, options: Mapping[str, Any] | None = None) -> Row:
-    """A way of choosing triplets before the network sees them."""
+    """A row with a way of choosing triplets before the network sees the images."""
     return Row(f"a_{name}", title, A, {**TRIPLETS, "triplets.sampling": sampling, **(options or {})})
 
 
 def _model_b(name: str, title: str, options: Mapping[str, Any]) -> list[Row]:
-    """A formula with all and with local positives, each for one and three clusters per class."""
+    """Rows of a formula with all and with local positives, each with one and with three clusters per class."""
     return [
         Row(
             f"b_{name}{suffix}",

@@ -1,4 +1,4 @@
-"""What `reproduce.py` measured, as results.json, Markdown tables and a page with figures."""
+"""Writes what `reproduce.py` measured as results.json, as Markdown tables and as a page with figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from experiments.paper import plots
 from experiments.paper.rows import PRESET, Row, changes
-from jaxml.cli import train_options
+from jaxml.commands.options import train_options
 from jaxml.files import write_atomically
 from jaxml.reports import figures, page
 from jaxml.reports.run import PUBLISHED
@@ -22,7 +22,12 @@ from jaxml.training import records
 Line = dict[str, Any]
 MEASURED = "measured.json"
 SPACE = "\N{NO-BREAK SPACE}"
-ORIGINAL = ("original_nmi", "original_f1", "recall@1", "recall@8")  # what Shah 2017 published of a row
+ORIGINAL = (
+    "original_nmi",
+    "original_f1",
+    "recall@1",
+    "recall@8",
+)  # the metrics that Shah 2017 published for each row
 MAIN = {"nmi": "NMI", "f1": "F1", "recall@1": "R@1"}
 LIKE = {"original_nmi": "NMI ¹", "original_f1": "accuracy ¹", "recall@1": "R@1", "recall@8": "R@8"}
 LIKE_NOTE = (
@@ -37,12 +42,12 @@ POSTER_NOTE = (
 
 
 def begun(folder: Path) -> bool:
-    """Whether a row's folder for a seed holds a run or its numbers."""
+    """Whether a row's folder for a seed holds a run or its results."""
     return (folder / "config.json").exists() or (folder / MEASURED).exists()
 
 
 def runs(workdir: Path, row: Row) -> list[tuple[int, Path]]:
-    """Seeds of a row that were begun, and their folders; folders of other names, such as copies, do not count."""
+    """Seeds of a row that were started, and their folders; folders with other names, such as copies, are ignored."""
     folders = [path for path in (workdir / row.name).glob("*") if begun(path)]
     return sorted((int(path.name), path) for path in folders if re.fullmatch("0|[1-9][0-9]*", path.name))
 
@@ -67,9 +72,10 @@ def write_page(workdir: Path, lines: Sequence[Line]) -> None:
 
 
 def collect(row: Row, workdir: Path) -> list[Line]:
-    """A line for each number of clusters of a row, over the seeds that are finished; none where none is.
+    """A line of results for each number of clusters of a row, over its finished seeds; no line if no seed is finished.
 
-    Raises ValueError for a damaged record, with its name.
+    Raises:
+        ValueError: a record is damaged; names it.
     """
     remedy = "delete it, and the row is scored again"
     paths = [folder / MEASURED for _, folder in runs(workdir, row)]
@@ -102,7 +108,7 @@ def collect(row: Row, workdir: Path) -> list[Line]:
 
 
 def over_seeds(tests: Sequence[dict[str, float]]) -> Line:
-    """Mean and deviation of each metric: over training seeds, or over K-means seeds where there is one training."""
+    """Mean and standard deviation of each metric over training seeds, or over K-means seeds if there is one run."""
     found = {}
     for name in tests[0]:
         if not name.endswith("_std"):
@@ -113,20 +119,20 @@ def over_seeds(tests: Sequence[dict[str, float]]) -> Line:
 
 
 def number(line: Line, name: str) -> str:
-    """A metric to three digits, with its deviation where there is one."""
+    """A metric with three decimals, and its standard deviation if it has one."""
     found = line["metrics"][name]
     deviation = "" if found["std"] is None else f"{SPACE}±{SPACE}{found['std']:.3f}"
     return f"{found['mean']:.3f}{deviation}"
 
 
 def validation(line: Line, name: str) -> str:
-    """A metric of the validation classes at the chosen step, the mean over seeds; a dash where nothing validates."""
+    """A metric of the validation classes at the chosen step, averaged over seeds; a dash without validation."""
     found = [val[name] for val in line["val"] if val]
     return f"{np.mean(found):.3f}" if found else page.DASH
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """One table, the sections as lines in bold; the clusters per class where there are several numbers of them."""
+    """One table of all sections, with headings as lines in bold; clusters per class are shown if they vary."""
     several = len({line["clusters"] for line in lines}) > 1
     head = ["", *(["clusters"] if several else []), *MAIN.values(), "published by others", "CPU min"]
     text = f"| {' | '.join(head)} |\n{'|---' * len(head)}|\n"
@@ -141,7 +147,7 @@ def markdown(lines: Sequence[Line]) -> str:
 
 
 def like_for_like(lines: Sequence[Line]) -> str:
-    """The rows that Shah 2017 published, ours against his, in his way of counting."""
+    """Our results beside those that Shah 2017 published, both by his metrics."""
     text = f"| | clusters | {' | '.join(LIKE.values())} |\n{'|---' * 6}|\n"
     for line in lines:
         if line["original"]:
@@ -166,13 +172,13 @@ def poster(lines: Sequence[Line]) -> list[tuple[str, list[str]]]:
 
 
 def poster_markdown(lines: Sequence[Line]) -> str:
-    """The same as Markdown, with its note."""
+    """The table of `poster` as Markdown, with its note."""
     rows = "".join(f"| {name} | {' | '.join(cells)} |\n" for name, cells in poster(lines))
     return f"| | {' | '.join(POSTER)} |\n{'|---' * 5}|\n{rows}\n{POSTER_NOTE}\n" if rows else ""
 
 
 def commands(lines: Sequence[Line]) -> str:
-    """How each row is run again."""
+    """The commands that run each row again."""
     text = "| row | run again | options of train.py | minutes |\n|---|---|---|---|\n"
     for line in {line["row"]: line for line in lines}.values():
         text += f"| {line['title']} | `{line['command']}` | `{line['train'] or page.DASH}` | {line['minutes']:.1f} |\n"

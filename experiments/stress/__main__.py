@@ -1,11 +1,11 @@
-"""Hurt tiny runs and the files they read in every way that is known to happen, and see that nothing is silently wrong.
+"""Damages tiny runs and the files they read in every known way, and checks that nothing goes wrong without an error.
 
     python -m experiments.stress                       # all checks, up to an hour on 2 busy CPU cores
-    python -m experiments.stress --quick               # a few of each, minutes
+    python -m experiments.stress --quick               # a few trials of each check, minutes
     python -m experiments.stress --only killed signals
 
-Prints a line per check and writes stress.json and stress.md to --out; exit code 1 if one of them failed. A check that
-cannot be run here, such as mounting a small disk without being root, says "not run".
+Prints a line for each check and writes stress.json and stress.md to --out; the exit code is 1 if a check failed. A
+check that cannot be run here, such as one that has to mount a small disk without being root, says "not run".
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from pathlib import Path
 
 import tyro
 
-from experiments.stress import files, kill, parsers, pictures, runs, steps, together
-from jaxml.cli import command
+from experiments.stress import files, interrupts, kill, parsers, pictures, runs, steps, together
+from jaxml.commands.process import command
 from jaxml.reports.output import output_folder
 
-GROUPS = (kill, steps, files, parsers, pictures, together)
+GROUPS = (kill, interrupts, steps, files, parsers, pictures, together)
 CHECKS = {name: check for group in GROUPS for name, check in group.CHECKS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Which checks, and how thoroughly."""
+    """Which checks to run, and how thoroughly."""
 
     only: tuple[str, ...] = ()
     """Names of checks; all by default."""
     quick: bool = False
-    """A few trials of each instead of all."""
+    """A few trials of each check instead of all."""
     out: str = "stress"
     """Folder for stress.json and stress.md: a new one, or that of an earlier call."""
 
@@ -42,7 +42,7 @@ class Arguments:
 def main(words: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=words, description=__doc__, use_underscores=True)
     if unknown := set(arguments.only) - set(CHECKS):
-        raise ValueError(f"--only {' '.join(sorted(unknown))}: there are {', '.join(CHECKS)}")
+        raise ValueError(f"--only {' '.join(sorted(unknown))}: unknown; the checks are {', '.join(CHECKS)}")
     outcomes = {}
     with (
         output_folder(arguments.out, "stress") as out,

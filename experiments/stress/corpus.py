@@ -1,4 +1,4 @@
-"""Odd pictures for stress.py and the tests: all that Pillow writes, seldom kinds, damage, bombs, no files at all."""
+"""Odd images for the stress suite and the tests: all formats of Pillow, rare and damaged ones, bombs, special files."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import numpy as np
 from PIL import Image
 
 from experiments.stress.damage import bmp, chunk, jpeg_of_scans, jpeg_with_tags, png
-from jaxml.data.decode import FORMATS, MAX_SIDE
+from jaxml.data.decode import MAX_SIDE
+from jaxml.data.formats import FORMATS
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
 Expected = bool | None
-"""Whether a picture must decode or must not; None leaves it to Pillow."""
+"""Whether an image must decode; if None, it must if Pillow decodes it."""
 
 
 def drawn(mode: str = "RGB", width: int = 31, height: int = 22) -> Image.Image:
-    """A smooth picture in some mode."""
+    """A smooth image in a mode of Pillow."""
     small = Image.fromarray(np.random.default_rng(7).integers(0, 256, (5, 6, 3), np.uint8))
     picture = small.resize((width, height), Image.Resampling.BICUBIC)
     if mode in ("LAB", "HSV", "YCbCr", "CMYK", "P", "1", "L", "RGBA", "RGBX"):
@@ -32,14 +33,14 @@ def drawn(mode: str = "RGB", width: int = 31, height: int = 22) -> Image.Image:
 
 
 def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    """A picture as a file."""
+    """An image as the bytes of a file."""
     out = io.BytesIO()
     picture.save(out, kind, **options)
     return out.getvalue()
 
 
 def written_by_pillow() -> Iterator[tuple[str, bytes, Expected]]:
-    """Every mode in every format that Pillow can write; those that jaxml does not read must be refused."""
+    """Images of every mode in every format that Pillow can write; formats that jaxml does not read must be refused."""
     Image.init()
     for kind in sorted(Image.SAVE):
         for mode in MODES:
@@ -47,14 +48,16 @@ def written_by_pillow() -> Iterator[tuple[str, bytes, Expected]]:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     data = encoded(drawn(mode, 32, 32), kind)
-            except Exception:  # a format that lacks this mode, or needs a program that is not here
+            except Exception:  # the format has no such mode, or needs a program that is not installed
                 continue
-            deep = kind == "PNG" and mode.startswith(("I", "F"))
-            yield f"{kind}-{mode.replace(';', '')}", data, kind in (*FORMATS, "MPO") and not deep
+            read = kind in (*FORMATS, "MPO")
+            # Pillow's TIFF has modes that it cannot make RGB, and of over 16 bits.
+            left = mode in ("I", "F", "LAB", "HSV", "YCbCr") and kind in ("PNG", "TIFF")
+            yield f"{kind}-{mode.replace(';', '')}", data, None if read and left else read
 
 
 def unusual() -> Iterator[tuple[str, bytes, Expected]]:
-    """Sound pictures of seldom kinds, and damaged ones."""
+    """Valid images of rare kinds, and damaged ones."""
     for turn in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = turn
@@ -85,13 +88,12 @@ def unusual() -> Iterator[tuple[str, bytes, Expected]]:
             body = b"".join(lines[:1] + lines[1 : 1 + -(-3 * channels * depth // 8)] for _ in range(5))
             table = chunk(b"PLTE", bytes(range(3 * min(2**depth, 85)))) if colour == 3 else b""
             valid = depth == 8 or colour == 0 or (depth == 16 and colour != 3) or (depth < 8 and colour == 3)
-            expected = valid and not (colour == 0 and depth == 16)
             yield (
                 f"depth-{depth}-{colour}.png",
                 png(3, 5, body, depth=depth, colour=colour, before=table),
-                expected,
+                valid,
             )
-    # One pixel of the first pass, by which an interlaced picture of one pixel is complete.
+    # One pixel of the first pass, which completes an interlaced image of one pixel.
     yield "interlaced.png", png(1, 1, b"\0\1\2\3", interlace=1), True
     yield "no-palette.png", png(3, 5, bytes(20), colour=3), False
     yield (
@@ -120,7 +122,7 @@ def unusual() -> Iterator[tuple[str, bytes, Expected]]:
 
 
 def bombs() -> Iterator[tuple[str, bytes, Expected]]:
-    """Small files that want much time or memory."""
+    """Small files that take much time or memory to decode."""
     small = encoded(drawn(), "JPEG")
     yield "scans.jpg", jpeg_of_scans(8000, 6000, 10_000), False
     yield "scans-small.jpg", jpeg_of_scans(64, 64, 40_000), None
@@ -150,7 +152,7 @@ def bombs() -> Iterator[tuple[str, bytes, Expected]]:
 
 
 def large() -> Iterator[tuple[str, bytes, Expected]]:
-    """The largest that are read, and some that are a little larger."""
+    """The largest images that are read, and some that are slightly larger."""
     even = Image.new("RGB", (8192, 5464), (90, 30, 200))
     yield "45-megapixels.jpg", encoded(even, "JPEG"), True
     yield "37-megapixels-progressive.jpg", encoded(even.resize((6800, 5464)), "JPEG", progressive=True), True
@@ -167,7 +169,7 @@ def large() -> Iterator[tuple[str, bytes, Expected]]:
 
 
 def special(place: Path) -> Iterator[tuple[str, Expected]]:
-    """Things that are no regular files, or lead to none, made in a folder."""
+    """Creates things in a folder that are not regular files, and links that do not lead to one."""
     os.mkfifo(place / "pipe.jpg")
     (place / "picture").write_bytes(encoded(drawn(), "PNG"))
     (place / "folder.jpg").mkdir()
@@ -192,7 +194,7 @@ def special(place: Path) -> Iterator[tuple[str, Expected]]:
 
 
 def corpus(place: Path, quick: bool) -> dict[str, Expected]:
-    """Write all pictures into a folder: what must become of each, by file name."""
+    """Write all images into a folder; returns by file name whether each must decode."""
     place.mkdir(parents=True, exist_ok=True)
     found = dict(special(place))
     for source in (written_by_pillow, unusual, bombs, *(() if quick else (large,))):

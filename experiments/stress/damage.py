@@ -1,4 +1,4 @@
-"""Damage for stress.py and the tests: changed bytes, hostile weight files, hostile archives."""
+"""Damage for the stress suite and the tests: changed bytes, hostile weight files, hostile archives."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import numpy as np
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """Up to four random damages: a flipped bit, a byte of interest, a cut, an insertion."""
+    """The data with up to four random changes: a flipped bit, a special byte, a cut or an insertion."""
     out = bytearray(data)
     for _ in range(rng.integers(1, 5)):
-        # Half of them near the beginning, where headers are.
+        # Half of the changes are near the beginning, where headers are.
         place = int(rng.integers((len(out) if rng.random() < 0.5 else min(len(out), 200)) + 1))
         kind = rng.integers(4)
         if kind == 0 and place < len(out):
@@ -71,17 +71,17 @@ def png(
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
-    """One part of a PNG file."""
+    """A chunk of a PNG file."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def segment(kind: int, body: bytes) -> bytes:
-    """One part of a JPEG file."""
+    """A segment of a JPEG file."""
     return bytes([0xFF, kind]) + struct.pack(">H", len(body) + 2) + body
 
 
 def jpeg_of_scans(width: int, height: int, scans: int, *, refining: bool = True) -> bytes:
-    """A progressive JPEG file of an even grey whose decoder goes over all of it in every scan, for a few bytes each."""
+    """A progressive JPEG file of uniform grey: each scan is a few bytes, but is decoded over the whole image."""
 
     def bits(text: str) -> bytes:
         text += "1" * (-len(text) % 8)
@@ -91,7 +91,7 @@ def jpeg_of_scans(width: int, height: int, scans: int, *, refining: bool = True)
     head = segment(0xDB, b"\0" + b"\1" * 64) + segment(
         0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0"
     )
-    # One code in each table: no difference to the block before, and 32,767 blocks without coefficients.
+    # Each table has one code: no difference from the previous block, and 32,767 blocks without coefficients.
     tables = segment(0xC4, b"\0\1" + bytes(15) + b"\0") + segment(0xC4, b"\x10\1" + bytes(15) + b"\xe0")
     first = segment(0xDA, b"\1\1\0\0\0\0") + bits("0" * blocks)
     more = segment(0xDA, b"\1\1\0\1\x3f" + (b"\x10" if refining else b"\0"))
@@ -100,19 +100,19 @@ def jpeg_of_scans(width: int, height: int, scans: int, *, refining: bool = True)
 
 
 def jpeg_with_tags(picture: bytes, tags: int, size: int) -> bytes:
-    """A JPEG file whose EXIF has tags that all lie in the same place, each to be read as `size` bytes."""
+    """A JPEG file whose EXIF tags all point to the same place, from which each is read as `size` bytes."""
     tiff = b"II*\0" + struct.pack("<IH", 8, tags)
     tiff += b"".join(struct.pack("<HHII", 1000 + i, 1, size, 0) for i in range(tags))
     tiff = tiff.ljust(size, b"\1")
     parts = (segment(0xE1, b"Exif\0\0" + tiff[i : i + 65_000]) for i in range(0, len(tiff), 65_000))
-    # Without JFIF, whose resolution would make that of EXIF needless.
+    # Without a JFIF segment, whose resolution would be read in place of that in EXIF.
     return picture[:2] + b"".join(parts) + picture[4 + int.from_bytes(picture[4:6]) :]
 
 
 def bmp(
     width: int, height: int, body: bytes, *, bits: int = 24, compression: int = 0, palette: bytes = b""
 ) -> bytes:
-    """A BMP file that claims a size and holds any body."""
+    """A BMP file that claims a size, with an arbitrary body."""
     size = 54 + len(palette)
     header = struct.pack(
         "<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(body), 0, 0, len(palette) // 4, 0
@@ -121,7 +121,7 @@ def bmp(
 
 
 class Command:
-    """Pickled into a call of os.system that leaves a trace."""
+    """An object that unpickles into a call of os.system, which leaves a trace."""
 
     def __init__(self, trace: Path):
         self.trace = trace
@@ -140,7 +140,7 @@ def zipped(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STOR
 
 
 def safetensors(table: dict, data: bytes = b"") -> bytes:
-    """A safetensors file with any header."""
+    """A safetensors file with an arbitrary header."""
     text = json.dumps(table).encode()
     return struct.pack("<Q", len(text)) + text + data
 
@@ -156,13 +156,13 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _legacy(payload: object) -> bytes:
-    """PyTorch's format before 1.6: a row of pickles."""
+    """A file in PyTorch's format before 1.6: several pickles, one after the other."""
     parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, payload, [])
     return b"".join(pickle.dumps(part, 2) for part in parts)
 
 
 def _hdf5(trace: Path) -> bytes:
-    """An HDF5 file one of whose arrays is a link to another file."""
+    """An HDF5 file with an array that is a link to another file."""
     import h5py
 
     buffer = io.BytesIO()
@@ -182,7 +182,7 @@ def tarred(members: list[tarfile.TarInfo]) -> bytes:
 
 
 def hostile_weights() -> dict[str, Callable[[Path], bytes]]:
-    """Weight files with which somebody means harm, by file name; each is given the trace that must not appear."""
+    """Hostile weight files by file name, made for the file that their code would create if it were executed."""
     f4 = b"\0" * 4
     one = {"a": _entry([1], 0, 4)}
     return {
@@ -225,7 +225,7 @@ def hostile_weights() -> dict[str, Callable[[Path], bytes]]:
 
 
 def links(trace: Path) -> list[tarfile.TarInfo]:
-    """Archive members that lead out of the folder they are unpacked to."""
+    """Archive members whose names lead out of the folder that they are unpacked to."""
     members = []
     for name in (f"../{trace.name}", f"a/../../{trace.name}", str(trace)):
         member = tarfile.TarInfo(name)

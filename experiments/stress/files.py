@@ -1,4 +1,4 @@
-"""Checks of stress.py on files: checkpoints, images, weights, archives that are damaged or meant to do harm."""
+"""Stress checks on files: damaged or hostile checkpoints, images, weights and archives."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def checkpoints(out: Path, quick: bool) -> Outcome:
             found, _ = opened.restore_newest(state(0))
         except CheckpointError:
             seen["stopped"] += 1
-            wrong += 1  # the other checkpoint is sound
+            wrong += 1  # the other checkpoint is undamaged
         else:
             step = int(found["step"])
             wrong += not equal(found, state(step))
@@ -68,7 +68,7 @@ def checkpoints(out: Path, quick: bool) -> Outcome:
                     wrong += not equal(opened.restore(state(0), other)[0], state(other))
                 except CheckpointError:
                     seen["older one refused"] += 1
-            # The newest, or the older one with the newest set aside, whole but for the damage.
+            # Either the newest was restored, or it was set aside with nothing in it lost but what was damaged.
             wrong += (step, aside) not in ((2, []), (1, ["2"]))
             kept = sum(path.is_file() for path in copy.rglob("*"))
             wrong += kept < len(files) - 1
@@ -88,7 +88,7 @@ def checkpoints(out: Path, quick: bool) -> Outcome:
 
 
 def images(out: Path, quick: bool) -> Outcome:
-    """A data set most of whose pictures are damaged, with and without a manifest from before."""
+    """A data set of mostly damaged images, with and without a manifest of the undamaged ones."""
     from jaxml import data
     from jaxml.config import Data
     from jaxml.data import ImageError
@@ -129,7 +129,7 @@ def images(out: Path, quick: bool) -> Outcome:
     left, listed = _skipping(dataclasses.replace(config, on_error="skip"))
     figures["skip: listed"] = listed
     passed = strict == listed == len(really) and left == len(paths) - len(really)
-    # No manifest: only what cannot be decoded can be known.
+    # Without a manifest, only images that cannot be decoded are found.
     fresh_config = dataclasses.replace(config, cache=str(place.parent / "cache2"), on_error="skip")
     undecodable = [path for path in chosen if not _decodes(path)]
     left, listed = _skipping(fresh_config)
@@ -138,7 +138,7 @@ def images(out: Path, quick: bool) -> Outcome:
 
 
 def _skipping(config) -> tuple[int, int]:
-    """Images left, and lines in the list of those left out."""
+    """Numbers of images that are kept, and of lines in the list of those left out."""
     from jaxml import data
 
     with warnings.catch_warnings(record=True) as caught:
@@ -150,7 +150,7 @@ def _skipping(config) -> tuple[int, int]:
 
 
 def _decodes(path: Path) -> bool:
-    """By Pillow alone."""
+    """Whether Pillow alone decodes it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -162,21 +162,19 @@ def _decodes(path: Path) -> bool:
 
 
 def weights(out: Path, quick: bool) -> Outcome:
-    """Hostile weight files: read as training reads them, and as `convert` does."""
-    from jaxml.models.weights import pretrained, readers
+    """Hostile weight files, read as training reads them and as `convert` does."""
+    from jaxml.commands import weights as commands
+    from jaxml.models.weights import readers
     from jaxml.models.weights.readers import WeightFormatError
 
     place = fresh(out, "weights").parent
     (place / "sub").mkdir()
     trace = place / "trace"
     longest = most = 0.0
-    ways: list[Callable] = [readers.read]
-    try:
-        import torch  # noqa: F401
-
-        ways.append(lambda path: pretrained.convert(path, place / "sub" / "converted.safetensors"))
-    except ImportError:
-        pass
+    ways: list[Callable] = [
+        readers.read,
+        lambda path: commands.convert(path, place / "sub" / "converted.safetensors"),
+    ]
     files, wrong = hostile_weights(), []
     if find_spec("h5py") is None:
         files = {name: make for name, make in files.items() if "external" not in name}
@@ -184,7 +182,7 @@ def weights(out: Path, quick: bool) -> Outcome:
         path = place / "sub" / name
         path.write_bytes(make(trace))
         for way in ways:
-            Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+            Path("/proc/self/clear_refs").write_text("5")  # reset the peak of memory
             before, begin = _peak(), time.monotonic()
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
@@ -214,7 +212,7 @@ def _peak() -> float:
 
 
 def archives(out: Path, quick: bool) -> Outcome:
-    """Archives that would be unpacked elsewhere, given to tensorflow-datasets as its downloads are."""
+    """Archives with members outside the folder, given to tensorflow-datasets in place of downloads."""
     if find_spec("tensorflow") is None:
         return Outcome(None, {"why": "tensorflow-datasets unpacks by tensorflow, which is not here"})
     import tensorflow_datasets as tfds

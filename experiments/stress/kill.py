@@ -1,4 +1,4 @@
-"""Checks of stress.py that end a run from outside: SIGKILL, stops after every step, other signals, and a full disk."""
+"""Stress checks that end a run from outside: SIGKILL, a stop after every step, other signals, and a full disk."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from jaxml.training.run import Run
 
 
 def kill_in_save(step: int, delay: float, marks: str) -> None:
-    """SIGKILL `delay` seconds after the save of `step` has begun; a file tells whether it had ended."""
+    """SIGKILL `delay` seconds after the save of `step` has begun; a file tells whether the save had ended by then."""
     from jaxml.training.checkpoint import Checkpoints
 
     save = Checkpoints.save
@@ -50,7 +50,7 @@ def kill_in_save(step: int, delay: float, marks: str) -> None:
 
 
 def killed(out: Path, quick: bool) -> Outcome:
-    """SIGKILL at random moments, half of them inside a save; then the run is resumed to its end."""
+    """SIGKILL at random moments, half of them during a save, after which the run is resumed to its end."""
     kills, sources = (4, SOURCES[:1]) if quick else (20, SOURCES)
     figures: dict[str, object] = {}
     passed = True
@@ -63,7 +63,7 @@ def killed(out: Path, quick: bool) -> Outcome:
         steps: list[int] = []
         while count < kills:
             now = logged(hurt)
-            # Steps left for every kill left.
+            # Enough steps must be left for the kills that are left.
             target = now + 1 + int(rng.integers(max(1, (config.train.steps - 2 - now) // (kills - count))))
             if inside < kills // 2 or inside <= count // 2:
                 target = min(target + target % 2, config.train.steps)
@@ -93,7 +93,7 @@ def killed(out: Path, quick: bool) -> Outcome:
 
 
 class Samples(Callback):
-    """Writes the pictures of every batch from tf.data, by the sums of their pixels, into a file."""
+    """Writes the sums of pixels of the images in every tf.data batch into a file."""
 
     def __init__(self, drawn: str):
         self._drawn = drawn
@@ -111,11 +111,11 @@ class Samples(Callback):
 
 
 def every_step(out: Path, quick: bool) -> Outcome:
-    """A stop after every single step of two epochs."""
+    """A stop after each step of two epochs."""
     figures: dict[str, object] = {}
     passed = True
     for source in SOURCES[:1] if quick else SOURCES:
-        epochs = 2 * 80 // BATCH  # 8 classes of 10 pictures
+        epochs = 2 * 80 // BATCH  # 8 classes of 10 images
         steps = 4 if quick else epochs
         config = tiny(out, source=source, steps=steps, eval_every=max(2, steps // 2), save_every=100)
         whole, hurt = start(config, fresh(out, "whole")), start(config, fresh(out, "stopped"))
@@ -134,9 +134,9 @@ def every_step(out: Path, quick: bool) -> Outcome:
 
 
 def signals(out: Path, quick: bool) -> Outcome:
-    """SIGTERM, Ctrl-C and SIGHUP at random moments: exit code, time, and the line that says how to go on."""
+    """SIGTERM, Ctrl-C and SIGHUP at random moments: exit code, time, and the line that says how to resume."""
     wanted = 3 if quick else 21
-    # Far more steps than there is time for, so that each signal meets a run.
+    # Far more steps than there is time for, so that every signal comes while the run trains.
     config = tiny(out, steps=100 * wanted, eval_every=20, save_every=1000, log_every=1)
     rng = np.random.default_rng(1)
     workdir, took = start(config, fresh(out, "signals")), []
@@ -150,7 +150,7 @@ def signals(out: Path, quick: bool) -> Outcome:
         os.kill(child.process.pid, number)
         code = child.wait()
         took.append(time.monotonic() - begin)
-        saved = f"step {logged(workdir)} is saved, continue with --resume"
+        saved = f"step {logged(workdir)} is saved, continue with `jaxml train --workdir {workdir} --resume`"
         if code != PREEMPTED or took[-1] > 10 or not (child.says(saved) and child.says(number.name)):
             said = child.last_line()[-200:]
             failures.append(f"{number.name}: code {code} after {took[-1]:.1f} s, not {saved!r} but {said!r}")
@@ -168,7 +168,7 @@ def signals(out: Path, quick: bool) -> Outcome:
 
 
 def fill_disk(step: int, share: float, size: int) -> None:
-    """Before the save of `step` leave only a share of a checkpoint's size on the disk."""
+    """Before the save of `step`, fill the disk up to a share of a checkpoint's size."""
     from jaxml.training import checkpoint_folder
 
     write = checkpoint_folder.write
@@ -185,7 +185,7 @@ def fill_disk(step: int, share: float, size: int) -> None:
 
 
 def disk_full(out: Path, quick: bool) -> Outcome:
-    """The disk (a small tmpfs) is full in the middle of a save; the older checkpoints stay whole."""
+    """The disk, a small tmpfs, becomes full in the middle of a save; the older checkpoints must stay whole."""
     wanted = 1 if quick else 10
     config = tiny(out, steps=2 * wanted + 4, eval_every=1000)
     whole = start(config, fresh(out, "whole"))
@@ -209,7 +209,7 @@ def disk_full(out: Path, quick: bool) -> Outcome:
             messages.add(line.split(": ")[-1])
             steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
             named = child.says(f"error: checkpoint {step} not written")
-            resumed = Child(workdir, hook=StopAt, args=(step,))  # one step further, on what was left whole
+            resumed = Child(workdir, hook=StopAt, args=(step,))  # one step on from the checkpoint left whole
             whole_left = resumed.wait() == PREEMPTED and "damaged" not in resumed.log.read_text()
             if code == 1 and named and steps[-1] == step - 2 and whole_left:
                 good += 1
@@ -217,7 +217,7 @@ def disk_full(out: Path, quick: bool) -> Outcome:
                 failures.append(
                     f"step {step}, code {code}, checkpoints {steps}, whole {whole_left}, {line[-200:]}"
                 )
-        # Too little before the save begins, even when it removes what an earlier one left over.
+        # Too little space before the save begins, even after it removes what an earlier save left behind.
         with open(place / "filler", "wb") as file:
             file.write(bytes(shutil.disk_usage(place).free - size // 2))
         child = Child(workdir)
@@ -240,7 +240,7 @@ def disk_full(out: Path, quick: bool) -> Outcome:
 
 
 class StopAt(Callback):
-    """Sends SIGTERM to this process after a step, or after the first that comes later."""
+    """Sends SIGTERM to this process after a step, or after the first later one."""
 
     def __init__(self, step: int):
         self._step = step
@@ -251,7 +251,7 @@ class StopAt(Callback):
 
 
 def stopped_after_one_step(drawn: str) -> list[Callback]:
-    """Stop in the first step, and write what the tf.data path draws into a file."""
+    """Stop after the first step, and write what the tf.data path draws into a file."""
     return [StopAt(0), Samples(drawn)]
 
 

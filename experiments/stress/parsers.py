@@ -1,4 +1,4 @@
-"""Check of the stress suite on parsers: whatever is done to a file, they raise one of their own errors or read it."""
+"""Stress check of parsers: whatever is changed in a file, they read it or raise one of their own errors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from experiments.stress import torch_files
 from experiments.stress.damage import mutate
 from experiments.stress.runs import Outcome
 
 
 def _of_runs() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, ...]]]:
-    """A sound file, its parser, and the errors that it may raise, by name."""
+    """Valid files of a run by name, each with its parser and the errors that it may raise."""
     from jaxml import config
     from jaxml.config.presets import PRESETS
     from jaxml.errors import CheckpointError
@@ -55,7 +56,7 @@ def _of_runs() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, 
 
 
 def _parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, ...]]]:
-    """A sound input, the parser, and the errors that it may raise, by name."""
+    """Valid inputs by name, each with its parser and the errors that it may raise."""
     from safetensors.numpy import save
 
     from jaxml.data import manifest
@@ -63,6 +64,7 @@ def _parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, 
     from jaxml.data.index import ImageError
     from jaxml.data.sources import unlabelled
     from jaxml.models.weights import readers
+    from jaxml.models.weights.pickles import parse_pickle
     from jaxml.models.weights.readers import WeightFormatError
 
     tensors = {"w": np.ones((3, 2), "<f4"), "b": np.arange(5, dtype="<i8"), "c": np.zeros((0, 2), "<f2")}
@@ -80,6 +82,9 @@ def _parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, 
         "safetensors": (save(tensors), parse(readers.parse_safetensors), (WeightFormatError,)),
         "npz": (npz.getvalue(), parse(readers.parse_npz), (WeightFormatError,)),
     }
+    for kind, legacy in (("pth", False), ("legacy pth", True)):
+        pth = torch_files.save(tensors, legacy=legacy)
+        found[kind] = (pth, parse(parse_pickle), (WeightFormatError,))
     found |= _of_runs()
     for kind, buffer in encoded.items():
         found[kind] = (buffer.getvalue(), lambda data: open_image(data, "x"), (ImageError,))
@@ -96,15 +101,6 @@ def _parsers() -> dict[str, tuple[bytes, Callable[[bytes], object], tuple[type, 
         _naming("b.csv", lambda data: unlabelled.parse_boxes(data, "b.csv")),
         (ValueError,),
     )
-    try:
-        import torch
-    except ImportError:
-        return found
-    from jaxml.models.weights.pickles import parse_pickle
-
-    pth = io.BytesIO()
-    torch.save({"w": torch.ones(3, 2), "b": torch.arange(5)}, pth)
-    found["pickle"] = (pth.getvalue(), parse(parse_pickle), (WeightFormatError,))
     return found
 
 
@@ -123,7 +119,7 @@ def _naming(name: str, parse: Callable[[bytes], object]) -> Callable[[bytes], ob
 
 
 def fuzz_one(name: str, count: int, seed: int) -> tuple[int, list[str]]:
-    """How many damaged inputs a parser has refused, and errors that it should not raise."""
+    """The number of damaged inputs that a parser refused, and the errors that it should not have raised."""
     data, parse, allowed = _parsers()[name]
     rng, refused, wrong = np.random.default_rng(seed), 0, []
     with warnings.catch_warnings():

@@ -1,7 +1,7 @@
-"""Check of stress.py on odd pictures.
+"""Stress check of decoding odd images.
 
-Each is decoded in a process of its own, which shows its time and memory; every path must give the same pixels, those
-of Pillow, or one ImageError with the name.
+Each is decoded in a process of its own, which measures time and memory. Every path must give Pillow's pixels, or one
+ImageError with the name of the file.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from PIL import Image
 from experiments.stress.corpus import corpus
 from experiments.stress.runs import Outcome, fresh
 
-SIDE = 24  # to which the pictures are decoded
+SIDE = 24  # side to which images are decoded
 SECONDS, MEGABYTES = 2.0, 512
 
 
 def _serve(pipe: Connection, folder: str) -> None:
-    """Decode one picture after the other: (digest or "", what it said, CPU seconds, MB above those before)."""
+    """Decode image after image; sends (digest or "", error message, CPU seconds, MB above the memory before)."""
     from jaxml.data.decode import decode
     from jaxml.data.index import ImageError
 
@@ -37,10 +37,10 @@ def _serve(pipe: Connection, folder: str) -> None:
         return int(re.search(rf"{field}:\s+(\d+)", text)[1]) * 1024 / 1e6  # type: ignore[index]
 
     now = int(status("VmSize") * 1e6)
-    resource.setrlimit(resource.RLIMIT_AS, (now + 2**31, now + 2**31))  # for the machine's sake
+    resource.setrlimit(resource.RLIMIT_AS, (now + 2**31, now + 2**31))  # to protect the machine
     warnings.simplefilter("ignore")
     while name := pipe.recv():
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak of memory
         begin, before = time.process_time(), status("VmRSS")
         try:
             digest, said = hashlib.sha256(decode(f"{folder}/{name}", name, None, SIDE)).hexdigest(), ""
@@ -52,7 +52,7 @@ def _serve(pipe: Connection, folder: str) -> None:
 
 
 class Decoding:
-    """A process that decodes pictures and is killed when one of them does not end."""
+    """A process that decodes images, and is killed if one of them takes too long."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -67,7 +67,7 @@ class Decoding:
         other.close()
 
     def __call__(self, name: str) -> tuple[str, str, float, float]:
-        """What `_serve` says of a picture."""
+        """What `_serve` sends for an image."""
         self._pipe.send(name)
         try:
             if self._pipe.poll(60):
@@ -86,7 +86,7 @@ class Decoding:
 
 
 def by_pillow(path: Path) -> str:
-    """Digest of a picture as Pillow alone gives it."""
+    """Digest of an image as Pillow alone decodes it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(path) as image:
@@ -95,7 +95,7 @@ def by_pillow(path: Path) -> str:
 
 
 def paths(place: Path) -> dict[str, Callable[[list[str]], Iterator[str]]]:
-    """Ways to decode pictures of a folder: digests, up to the error at the first that cannot be decoded."""
+    """Ways to decode the images of a folder: each gives digests, up to the error of the first damaged image."""
     from jaxml.config import Data
     from jaxml.data import ImageError, Index, decode
     from jaxml.data.sources.unlabelled import Pictures
@@ -132,7 +132,7 @@ def paths(place: Path) -> dict[str, Callable[[list[str]], Iterator[str]]]:
 
 
 def pictures(out: Path, quick: bool) -> Outcome:
-    """The corpus: time and memory of each, the same pixels on every path, or the same error with its name."""
+    """The corpus: limits of time and memory, and the same pixels, or the same error with the name, on every path."""
     from jaxml.data import ImageError
 
     place = fresh(out, "pictures")

@@ -1,7 +1,7 @@
-"""Tiny runs in processes of their own, for stress.py: started, hurt, resumed and compared.
+"""Tiny runs in processes of their own, for the stress suite: started, damaged, resumed and compared.
 
-A process is forked from a server that has everything imported, which saves seconds each time; it is otherwise the
-script train.py with its options, its exit codes and its last line on stderr.
+A process is forked from a server that has imported everything, which saves seconds each time. Otherwise it is the
+command `jaxml train`, with its options, its exit codes and its last line on stderr.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ SOURCES = ("resident", "tf_data") if find_spec("tensorflow") else ("resident",)
 
 @dataclasses.dataclass
 class Outcome:
-    """What a check has shown."""
+    """The result of a check."""
 
     passed: bool | None
-    """None: it could not be run."""
+    """None if the check could not be run."""
     figures: dict[str, Any]
 
     def line(self) -> str:
-        """One line for a table."""
+        """One line of a table."""
         verdict = {True: "passed", False: "FAILED", None: "not run"}[self.passed]
         return f"{verdict} | {'; '.join(f'{name}: {value}' for name, value in self.figures.items())}"
 
 
 def prepare(out: Path) -> None:
-    """Settings of all processes to come: CPU, and compiled programs shared."""
+    """Set the environment of all later processes: they run on CPU and share compiled programs."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(out / "compiled"))
@@ -58,7 +58,7 @@ def prepare(out: Path) -> None:
 
 
 def glyphs(root: Path) -> Path:
-    """A folder of small drawn characters, one folder per class."""
+    """Creates a data set of small drawn characters, one folder per class."""
     if not root.exists():
         from jaxml.data.decode import open_image
         from jaxml.data.sources.glyphs import IMAGES_PER_CLASS, load
@@ -97,9 +97,9 @@ def tiny(out: Path, *, source: str = "resident", groups: tuple = (), **train: An
 
 
 class Child:
-    """train.py --resume, or another script, in a process of its own.
+    """`jaxml train --resume`, or another verb, in a process of its own.
 
-    `hook` is called there first, with `args`; what it returns, if anything, are callbacks of the run.
+    `hook` is called in the process first, with `args`; it may return callbacks for the run.
     """
 
     _numbers = itertools.count()
@@ -108,7 +108,7 @@ class Child:
         self,
         workdir: Path,
         *words: str,
-        script: str = "train",
+        verb: str = "train",
         resume: bool = True,
         hook: Callable | None = None,
         args: tuple = (),
@@ -118,20 +118,20 @@ class Child:
         context.set_forkserver_preload(
             ["jaxml.training.train", "jaxml.reports.run", "jaxml.data.streamed", "sklearn.cluster"]
         )
-        # Not on the disk that is filled.
+        # Not on the disk that a check fills.
         self.log = workdir.parents[1] / f"{workdir.parent.name}-{next(self._numbers)}.log"
         self.workdir = workdir
         words = ("--workdir", str(workdir), *(("--resume",) if resume else ()), *words)
         self.process = context.Process(
-            target=_main, args=(script, words, str(self.log), hook, args, devices), daemon=True
+            target=_main, args=(verb, words, str(self.log), hook, args, devices), daemon=True
         )
         self.process.start()
 
     def wait(self, seconds: float = 120) -> int:
-        """Its exit code; a signal's number is negative."""
+        """Its exit code; a negative number is that of a signal."""
         self.process.join(seconds)
         if self.process.exitcode is None:
-            os.kill(self.process.pid, signal.SIGUSR1)  # it writes where it is into its log
+            os.kill(self.process.pid, signal.SIGUSR1)  # it writes its stack into the log
             time.sleep(1)
             self.process.kill()
             self.process.join()
@@ -139,47 +139,47 @@ class Child:
         return self.process.exitcode
 
     def last_line(self) -> str:
-        """What it said at last."""
+        """The last line that it printed."""
         return (self.log.read_text(errors="replace").strip().splitlines() or [""])[-1]
 
     def says(self, text: str) -> bool:
-        """Whether one of its last lines has this; libraries may add theirs at exit."""
+        """Whether one of its last lines has this text; libraries may print more lines at exit."""
         return any(text in line for line in self.log.read_text(errors="replace").splitlines()[-5:])
 
     def reach(self, step: int) -> bool:
-        """Wait until it has logged a step; whether it still runs then."""
+        """Wait until it has logged a step; returns whether it still runs then."""
         while self.process.is_alive() and logged(self.workdir) < step:
             time.sleep(0.001)
         return self.process.is_alive()
 
 
-def _main(script: str, words: tuple, log: str, hook: Callable | None, args: tuple, devices: int) -> None:
+def _main(verb: str, words: tuple, log: str, hook: Callable | None, args: tuple, devices: int) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
     faulthandler.register(signal.SIGUSR1)
-    # Which nohup and shells tell background processes to ignore.
+    # Signals that nohup and shells make background processes ignore.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    from jaxml.cli import command
+    from jaxml.commands.process import command
 
-    main = importlib.import_module(f"experiments.{script}").main
+    main = importlib.import_module(f"jaxml.commands.{verb}").main
     if found := hook(*args) if hook else None:
         main = partial(main, callbacks=found if isinstance(found, list) else [found])
-    sys.argv = [f"{script}.py", *words]
+    sys.argv = [f"jaxml {verb}", *words]
     command(main)
 
 
 def start(config: Config, workdir: Path) -> Path:
-    """A directory in which `Child` finds the run to be resumed at step 0."""
+    """Prepare a directory in which `Child` finds a run to resume at step 0."""
     workdir.mkdir(parents=True)
     configs.save(workdir / "config.json", config)
     return workdir
 
 
 def finish(workdir: Path) -> None:
-    """Run to the end."""
+    """Resume the run until its end."""
     child = Child(workdir)
     if child.wait() != 0:
         raise RuntimeError(f"{workdir} could not be resumed: {child.last_line()}")
@@ -212,7 +212,7 @@ def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def differences(a: Path, b: Path, step: int) -> list[str]:
-    """What differs between two finished runs, bit by bit; of the record all but the clock's column."""
+    """Differences between two finished runs, bit by bit; columns of the record that hold times are left out."""
     found = []
     for name, x in arrays(a, step).items():
         if arrays(b, step)[name].tobytes() != x.tobytes():
@@ -225,7 +225,7 @@ def differences(a: Path, b: Path, step: int) -> list[str]:
 
 
 def rows(workdir: Path) -> list[dict[str, float]]:
-    """The record without what depends on the clock."""
+    """The record without columns that hold times."""
     found = history.read(workdir / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in found]
 

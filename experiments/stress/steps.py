@@ -1,4 +1,4 @@
-"""Checks of stress.py on what happens inside the steps: other device counts, numbers that are none, and memory."""
+"""Stress checks of what happens inside the steps: other numbers of devices, values that are not finite, and memory."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Gradients(Callback):
 
 
 def devices(out: Path, quick: bool) -> Outcome:
-    """Saved on some devices, resumed on others: losses and gradients of 20 steps beside those without a change."""
+    """Runs resumed on another number of devices: losses and gradients of 20 steps, compared with an unchanged run."""
     pairs = [(4, 1)] if quick else [(4, 1), (4, 2), (1, 4), (2, 4)]
     figures: dict[str, object] = {}
     passed = True
     for saved, resumed in pairs:
-        # A bias in front of BatchNorm has gradient 0 but for rounding, which Adam would make whole steps of.
+        # A bias in front of BatchNorm has a gradient of 0 up to rounding, which Adam would scale up to a whole step.
         config = tiny(
             out,
             steps=30,
@@ -75,7 +75,7 @@ def devices(out: Path, quick: bool) -> Outcome:
 
 
 def spoil(step: int, what: str, value: float) -> None:
-    """From `step` on the loss, or one tensor of the gradient, is no number."""
+    """From `step` on, make the loss or one tensor of the gradient NaN or infinite."""
     import jax.numpy as jnp
 
     from jaxml.training import step as training
@@ -94,7 +94,7 @@ def spoil(step: int, what: str, value: float) -> None:
 
 
 def collapse(step: int) -> None:
-    """From `step` on all embeddings are equal."""
+    """From `step` on, make all embeddings equal."""
     import jax.numpy as jnp
 
     from jaxml.training import step as training
@@ -109,7 +109,7 @@ def collapse(step: int) -> None:
 
 
 def numbers(out: Path, quick: bool) -> Outcome:
-    """NaN and infinity in loss and gradient, on both input paths, and a collapse."""
+    """NaN and infinity in loss and gradient on both input paths, and embeddings that collapse."""
     cases = [(what, value) for what in ("loss", "gradient") for value in (np.nan, np.inf)]
     cases = cases[1:3] if quick else cases
     good, said = 0, set()
@@ -141,7 +141,7 @@ def numbers(out: Path, quick: bool) -> Outcome:
 
 
 class Memory(Callback):
-    """Writes memory and compilations of this process, every so many steps."""
+    """Writes memory and number of compilations of this process at regular steps."""
 
     def __init__(self, file: str, every: int):
         self._file, self._every, self._compiled = file, every, 0
@@ -166,7 +166,7 @@ class Memory(Callback):
 
 
 def memory(out: Path, quick: bool) -> Outcome:
-    """A long run with validations and checkpoints: memory of host and device, compilations."""
+    """A long run with validations and checkpoints: memory of host and device, and compilations, must not grow."""
     steps = 400 if quick else 10_000
     config = tiny(out, steps=steps, eval_every=steps // 10, save_every=steps // 10, log_every=10)
     workdir = start(config, fresh(out, "memory"))
@@ -176,7 +176,7 @@ def memory(out: Path, quick: bool) -> Outcome:
     if child.wait(900) != 0:
         raise RuntimeError(child.last_line())
     found = [json.loads(line) for line in file.read_text().splitlines()]
-    # Everything has been done once by then.
+    # By then everything has been done once.
     early = next(row for row in found if row["step"] >= steps // 5)
     last = found[-1]
     grown = {name: last[name] - early[name] for name in ("host", "device", "arrays", "compiled")}

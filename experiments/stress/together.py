@@ -1,4 +1,4 @@
-"""Checks of stress.py on several processes at one run: two that train there, readers beside one, and other users."""
+"""Stress checks of several processes on one run: two that train, readers beside one that trains, and other users."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+import jaxml
 from experiments.stress.kill import StopAt
 from experiments.stress.runs import Child, Outcome, copy, differences, finish, fresh, logged, start, tiny
 from jaxml.training.preemption import PREEMPTED
@@ -21,7 +22,7 @@ NOBODY = 65534
 
 
 def meet(own: str, other: str) -> None:
-    """Go on when the other process has come as far."""
+    """Wait until the other process has come as far."""
     Path(own).touch()
     end = time.monotonic() + 100
     while not Path(other).exists() and time.monotonic() < end:
@@ -29,7 +30,7 @@ def meet(own: str, other: str) -> None:
 
 
 def pair(workdir: Path, *words: str, resume: bool) -> list[Child]:
-    """Two processes that train in one directory, from the same moment on; both have ended."""
+    """Start two processes that train in one directory from the same moment on, and wait for both to end."""
     marks = [f"{workdir}.a", f"{workdir}.b"]
     for mark in marks:
         Path(mark).unlink(missing_ok=True)
@@ -76,20 +77,19 @@ def concurrent(out: Path, quick: bool) -> Outcome:
 
 
 class Warnings(logging.Handler):
-    """What readers say of checkpoints."""
+    """Collects the warnings that readers log about checkpoints."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
+        """Keep a record."""
         self.lines.append(record.getMessage())
 
 
 def readers(out: Path, quick: bool) -> Outcome:
-    """Reads beside a run that saves after every step, validates now and then, and deletes all but three."""
-    from jaxml.training import run
+    """Reads beside a run that saves after every step, validates now and then, and keeps three checkpoints only."""
     from jaxml.training.checkpoint import Checkpoints
     from jaxml.training.learner import create
 
@@ -106,8 +106,7 @@ def readers(out: Path, quick: bool) -> Outcome:
         checkpoints = Checkpoints(workdir / "checkpoints")
         try:
             if i % 10 == 0:
-                _, network = run.load_network(workdir)
-                found = np.isfinite(network(pixels)).all()
+                found = np.isfinite(jaxml.load(workdir).embed(pixels)).all()
             else:
                 restore = (checkpoints.restore_newest, checkpoints.restore_best)[i % 2]
                 state, _ = restore(template)
@@ -137,8 +136,8 @@ def readers(out: Path, quick: bool) -> Outcome:
 
 
 def become_nobody(workdir: str) -> None:
-    """Score the run once, so that all is imported, then give up all rights."""
-    from experiments import evaluate
+    """Score the run once, so that everything is imported, and then become a user without rights."""
+    from jaxml.commands import evaluate
 
     with contextlib.redirect_stdout(io.StringIO()):
         evaluate.main(["--workdir", workdir])
@@ -158,7 +157,7 @@ def everything(workdir: Path) -> dict[str, tuple]:
 
 
 def other_user(out: Path, quick: bool) -> Outcome:
-    """A user without rights scores a run, tries to train it, and meets files that are closed to him."""
+    """A user without rights scores a run, tries to train it, and meets files that may not be read."""
     if os.geteuid() != 0:
         return Outcome(None, {"why": "only root can become another user"})
     config = tiny(out, steps=4, eval_every=2)
@@ -172,22 +171,20 @@ def other_user(out: Path, quick: bool) -> Outcome:
     cases = [("evaluate", None, 0), ("train", None, 1)]
     cases += [("evaluate", place, 1) for place in (closed[-1:] if quick else closed)]
     good, otherwise = 0, []
-    for script, place, code in cases:
+    for verb, place, code in cases:
         workdir = copy(sound, fresh(out, "other"))
         workdir.parent.chmod(0o755)
         if place is not None:
             (workdir / place).chmod(0o700 if (workdir / place).is_dir() else 0o600)
         before = everything(workdir)
-        child = Child(
-            workdir, script=script, resume=script == "train", hook=become_nobody, args=(str(workdir),)
-        )
+        child = Child(workdir, verb=verb, resume=verb == "train", hook=become_nobody, args=(str(workdir),))
         ended = child.wait()
         line = child.last_line()
         refused = line.startswith("error: ") and "ermission denied" in line
         if ended == code and refused == (code == 1) and everything(workdir) == before:
             good += 1
         else:
-            otherwise.append(f"{script}, {place} closed: code {ended}, {line[-300:]}")
+            otherwise.append(f"{verb}, {place} closed: code {ended}, {line[-300:]}")
     figures = {
         "every byte as it was, and the code and line that there should be": f"{good} of {len(cases)}",
         **({"otherwise": otherwise} if otherwise else {}),

@@ -18,13 +18,13 @@ class Preset:
     base: str = ""
     """The preset that is changed; the defaults if empty."""
     space: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """What `experiments/tune.py` varies, by option: ("log", low, high), ("uniform", low, high) or ("choice", ...)."""
+    """What `jaxml tune` varies, by option: ("log", low, high), ("uniform", low, high) or ("choice", ...)."""
 
 
 CATALOGUE = {
     "glyphs_simple": Preset(
         """The quickstart: a small network from scratch on drawn characters.
-        Run: make quickstart, or python experiments/train.py --preset glyphs_simple
+        Run: make quickstart, or jaxml train --preset glyphs_simple
         Time: 111 seconds on 2 CPU cores, installation included.
         Expect, for 80 unseen characters: NMI 0.598, pairwise F1 0.248, Recall@1 0.672.
         """,
@@ -52,7 +52,7 @@ CATALOGUE = {
     ),
     "cub_squeezenet": Preset(
         """Birds with ImageNet features: learns from 80 species, and chooses the best step by 20 others.
-        Run: python experiments/train.py --preset cub_squeezenet --data.root CUB_200_2011 --model.weights FILE
+        Run: jaxml train --preset cub_squeezenet --data.root CUB_200_2011 --model.weights FILE
         Time: 25 minutes on 2 shared CPU cores, 14 minutes of CPU time.
         Expect, for 100 unseen species: NMI 0.527, pairwise F1 0.199, Recall@1 0.395.
         """,
@@ -84,7 +84,7 @@ CATALOGUE = {
     ),
     "cub_best": Preset(
         """The best on birds so far: chosen by the 20 species that validate, it then learns from these as well.
-        Run: python experiments/train.py --preset cub_best --data.root CUB_200_2011 --model.weights FILE
+        Run: jaxml train --preset cub_best --data.root CUB_200_2011 --model.weights FILE
         Time: 17 minutes on 2 shared CPU cores, 21 minutes of CPU time.
         Expect, for 100 unseen species: NMI 0.584, pairwise F1 0.262, Recall@1 0.464, with standard deviations of
         0.008, 0.009 and 0.009 over three training seeds.
@@ -100,7 +100,7 @@ CATALOGUE = {
     ),
     "cub_inception_original": Preset(
         """The best network of Shah 2017: all violating triplets of 4 classes x 16 images, learning rates by depth.
-        Run: python experiments/train.py --preset cub_inception_original --data.root CUB_200_2011 --model.weights FILE
+        Run: jaxml train --preset cub_inception_original --data.root CUB_200_2011 --model.weights FILE
         Time and score have not been measured. He reports Recall@1 0.188 and, with K-means started from true labels,
         NMI 0.351, to compare with original_nmi.
         """,
@@ -133,4 +133,4 @@ for _name, _preset in CATALOGUE.items():
     PRESETS[_name] = override(PRESETS[_preset.base] if _preset.base else Config(), _preset.changes)
 
 SPACES = {name: preset.space for name, preset in CATALOGUE.items() if preset.space}
-"""What `experiments/tune.py` varies of a preset, by option."""
+"""What `jaxml tune` varies of a preset, by option."""

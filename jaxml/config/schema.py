@@ -16,7 +16,9 @@ from jaxml.config.values import (
     Pixels,
     Regex,
     Seed,
+    Share,
     ShareRange,
+    Shares,
     Text,
     Value,
 )
@@ -55,7 +57,7 @@ class Data:
     images_per_class: Annotated[Count, Le(2**20)] = 4
     """K: images of each class in a batch."""
     cache: Text = "~/.cache/jaxml"
-    """Folder for decoded images."""
+    """Folder for decoded images and converted weights."""
     on_error: Literal["raise", "skip"] = "raise"
     """raise: an image that is damaged, missing or changed ends the run; skip: such images are left out and listed."""
 
@@ -66,20 +68,26 @@ class Model:
     """The embedding network: backbone, then head."""
 
     backbone: Text = "simple"
-    """A name from jaxml.models.BACKBONES: simple, shallow, squeezenet1_0, squeezenet1_1, resnet50 or inception_v3."""
+    """A name from jaxml.models.BACKBONES: simple, shallow, squeezenet1_0, squeezenet1_1, resnet50, inception_v3,
+    efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2."""
     weights: Text = ""
-    """Pretrained weights (safetensors) for the backbone; without them parameters start random."""
+    """Pretrained weights for the backbone: a file (safetensors or npz), hf://owner/repo/file@commit, or auto for the
+    package that has them; without them parameters start random."""
     head: Literal["linear", "conv", "none", "classifier"] = "linear"
     """linear: a fully connected layer; conv: the original's SqueezeNet head; none: pooled features; classifier: the
     layer of the weight file."""
     feature_size: Count = 64
     """Dimensions of the embedding."""
-    pooling: Literal["avg", "avg+max"] = "avg"
-    """How a backbone's feature map becomes a vector."""
+    pooling: Literal["avg", "avg+max", "gem"] = "avg"
+    """How a backbone's feature map becomes a vector: its mean, the sum of mean and maximum, or the generalised mean
+    with a learned power."""
     dropout: Annotated[Float, Ge(0), Lt(1)] = 0.0
     """Dropout rate before the head."""
     normalize: Bool = True
     """Scale embeddings to unit length."""
+    frozen_stages: Annotated[Int, Ge(0)] = 0
+    """Stages of the backbone, from the images on, that are not trained: their parameters and BatchNorm statistics stay
+    as they are, they have no dropout, and no gradient is computed for them."""
     batch_norm: Literal["sync", "local", "frozen"] = "sync"
     """sync: statistics over all devices; local: over each device; frozen: never updated."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -142,6 +150,9 @@ class Optim:
     groups: tuple[tuple[Regex, Annotated[Float, Ge(0)]], ...] = ()
     """Factors of the learning rate, each after a regular expression on parameter paths; the first that matches a
     parameter counts, and 0 freezes it."""
+    layer_decay: Share = 1.0
+    """Factor of the learning rate from each stage of the backbone to the one before it, beside that of groups; the last
+    stage, the pooling, the head and the loss have 1 (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT)."""
 
 
 @checks.options
@@ -164,6 +175,9 @@ class Train:
     """Steps between checkpoints."""
     steps_per_call: Count = 1
     """Steps in one dispatch to the device (resident input); 16 or more keeps a GPU busy with small networks."""
+    ema: Annotated[Float, Ge(0), Lt(1)] = 0.0
+    """Decay of the exponential moving average of parameters and BatchNorm statistics by which the network embeds in
+    validation, evaluation and afterwards; at step t it is at most (1 + t) / (10 + t). 0 keeps no average."""
     chunk: Annotated[Int, Ge(0)] = 0
     """Images of a device's batch embedded at a time: memory of the chunk, gradient of the batch; 0 is all."""
     devices: Annotated[Int, Ge(0)] = 0
@@ -200,6 +214,9 @@ class Eval:
     images do best somewhat larger than in training (Touvron et al. 2019)."""
     mirror: Bool = False
     """Embed an image and its mirror image, and take the mean: twice the time."""
+    crops: Shares = (1.0,)
+    """Central crops, each as a share of the image's side, that are resized to the network's input and embedded; their
+    mean is taken, so that each costs the time of one. 1 is the whole image."""
     feature_size: Annotated[Int, Ge(0)] = 0
     """Dimensions of the embedding that are validated, scored and clustered, the first ones; 0 is all of them. A network
     that was trained with loss.nested_sizes serves each of these sizes."""

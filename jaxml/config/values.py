@@ -52,5 +52,13 @@ def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _check_some(shares: tuple[float, ...]) -> tuple[float, ...]:
+    """The shares, if there are any."""
+    if not shares:
+        raise ValueError("at least one share")
+    return shares
+
+
 Regex = Annotated[Text, AfterValidator(_check_regex)]
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_check_order)]
+Shares = Annotated[tuple[Share, ...], AfterValidator(_check_some)]

@@ -160,15 +160,21 @@ def augment(
     return _normalize(out, mean, std)
 
 
-def center(images: Array, *, size: int, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """Resize and normalise whole images for evaluation: uint8 [b, S, S, 3] to float32 [b, size, size, 3].
+def center(
+    images: Array, *, size: int, mean: Sequence[float], std: Sequence[float], share: float = 1.0
+) -> Array:
+    """Resize and normalise images for evaluation: uint8 [b, S, S, 3] to float32 [b, size, size, 3].
 
-    `mean` and `std` are by channel, of pixels in 0 .. 1.
+    Of each image the central square whose side is `share` of S is taken. `mean` and `std` are by channel, of pixels in
+    0 .. 1.
 
     Raises:
-        ValueError: an argument has the wrong shape or type.
+        ValueError: an argument has the wrong shape or type, or is outside its range.
     """
     _check(images, size, mean, std)
+    if not 0 < arguments.numbers("share", [share], 1)[0] <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, got {share!r}")
     side = images.shape[1]
-    places = _places(jnp.float32(0), jnp.float32(side), size, side, jnp.bool_(False))
+    start, extent = jnp.float32((1 - share) * side / 2), jnp.float32(share * side)
+    places = _places(start, extent, size, side, jnp.bool_(False))
     return _normalize(jax.vmap(lambda image: _resize(image, places, places))(images), mean, std)

@@ -15,19 +15,29 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
-from tqdm import tqdm
 
-from jaxml.data import essential
+from jaxml.data.essential import Essential, essential
+from jaxml.data.formats import (
+    EXTRA_BYTES,
+    FORMATS,
+    Unreadable,
+    check_depth,
+    formats_of,
+    in_colour,
+    over_white,
+)
 from jaxml.data.index import ImageError, Index
+from jaxml.data.orientation import ORIENTATION, upright
 from jaxml.files import printable
+from jaxml.progress import Progress
 
-FORMATS = ("JPEG", "PNG", "BMP")
 MAX_BYTES = 100_000_000
 """Bytes of a file."""
 MAX_SIDE = 65_535
 """Pixels of a side, as many as JPEG allows; resizing a line of millions of pixels would take gigabytes."""
 MAX_MEMORY = 450_000_000
-"""Bytes of a file, its decoded image and a copy of that together: 56 million pixels in colour, 45 if progressive."""
+"""Bytes of a file, its decoded image and a copy of that together: 56 million pixels in colour, 45 if progressive, 22 of
+a WebP and 28 of a HEIC file."""
 MAX_SCANNED = 600_000_000
 """Pixels of all scans of a JPEG together: 13 scans of 45 million pixels."""
 MAX_RUN_LENGTH = 1_000_000
@@ -78,10 +88,6 @@ def _check_size(size: int, name: str) -> None:
         )
 
 
-class _Refused(ValueError):
-    """An image that is beyond a limit; the message goes on after the name of the image."""
-
-
 class _Timed(io.BytesIO):
     """Encoded bytes that can be read until the thread has used its time."""
 
@@ -102,45 +108,44 @@ def _named(data: bytes, name: str) -> Iterator[None]:
         yield
     except ImageError:
         raise
-    except _Refused as error:
+    except Unreadable as error:
         raise ImageError(f"image {printable(name)} {error}") from error
     except Exception as error:
         # Pillow's UnidentifiedImageError names nothing but the buffer in memory; other errors may have no text.
         reason = "memory ran out" if isinstance(error, MemoryError) else printable(error)
-        reason = f": {reason}" if reason and not isinstance(error, UnidentifiedImageError) else ""
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = f": {reason}" if reason and not unknown else ""
         what = f"cannot be decoded as {', '.join(FORMATS)}{reason}" if data else "is empty"
-        raise ImageError(f"image {printable(name)} {what}. Replace it by a sound copy.") from error
+        remedy = (
+            "Convert it to one of these, or remove it." if unknown and data else "Replace it by a sound copy."
+        )
+        raise ImageError(f"image {printable(name)} {what}. {remedy}") from error
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
-    """Open an image without decompressing it, and check by its header that it is within the limits."""
-    scans, buffered, copies = 1, False, 2
-    if data.startswith(b"\xff\xd8"):
-        data, scans, buffered = essential.jpeg(data)
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        data = essential.png(data)
-    else:
-        copies = 1
-    image = Image.open(_Timed(data), formats=FORMATS)
-    if not image.tile:
+def _open(data: bytes) -> tuple[ImageFile.ImageFile, int]:
+    """Open an image without decompressing it, and check by its header that it is within the limits; its orientation."""
+    part = essential(data)
+    image = Image.open(_Timed(part.data), formats=formats_of(part.data))
+    if not image.tile and image.format not in EXTRA_BYTES:  # decoders of the latter do without
         raise ValueError("it has no pixels")
-    if image.mode.startswith(("I", "F")):
-        raise _Refused(f"has over 8 bits per channel ({image.mode}); convert it to 8 bits")
-    if wrong := _beyond_limits(image, copies * len(data), scans, buffered):
-        raise _Refused(f"has {wrong}. Shrink it, save it anew, or remove it.")
-    return image
+    check_depth(image)
+    if wrong := _beyond_limits(image, part):
+        raise Unreadable(f"has {wrong}. Shrink it, save it anew, or remove it.")
+    return image, part.turn
 
 
-def _beyond_limits(image: ImageFile.ImageFile, encoded: int, scans: int, buffered: bool) -> str:
-    """The limit that an image of `encoded` bytes exceeds, in words; empty if there is none."""
+def _beyond_limits(image: ImageFile.ImageFile, part: Essential) -> str:
+    """The limit that an image exceeds, in words; empty if there is none."""
     pixels, bands = image.width * image.height, len(image.getbands())
+    encoded, scans, buffered = part.copies * len(part.data), part.scans, part.buffered
     if max(image.size) > MAX_SIDE:
         return f"a side of {max(image.size):,} pixels, beyond the limit of {MAX_SIDE:,}"
     # Pillow keeps four bytes per pixel, or one where there is a single channel. Converting or cropping makes a second
     # image; before that, a buffered JPEG takes two bytes per coefficient. Channels of 16 bits, of which 8 are kept,
     # take twice the time.
-    memory = encoded + pixels * ((1 if bands == 1 else 4) + max(4, 2 * bands * buffered))
-    codec, _, _, options = image.tile[0]
+    extra = EXTRA_BYTES.get(image.format or "", 0)
+    memory = encoded + pixels * ((1 if bands == 1 else 4) + max(4, 2 * bands * buffered) + extra)
+    codec, _, _, options = image.tile[0] if image.tile else ("", None, 0, "")
     if memory * (1 + (";16B" in str(options))) > MAX_MEMORY:
         return (
             f"{image.width:,} x {image.height:,} pixels, which take over {MAX_MEMORY / 1e6:,.0f} MB to decode"
@@ -153,34 +158,40 @@ def _beyond_limits(image: ImageFile.ImageFile, encoded: int, scans: int, buffere
 
 
 def size(data: bytes, name: str) -> tuple[int, int]:
-    """Width and height in pixels of an encoded image, from its header.
+    """Width and height in pixels of an encoded image, turned upright, from its header.
 
     Raises:
         ImageError: as `open_image`.
     """
     with _named(data, name):
-        return _open(data).size
+        image, turn = _open(data)
+        return image.size if turn < 5 else image.size[::-1]
 
 
 def open_image(data: bytes, name: str, corner: np.ndarray | None = None) -> Image.Image:
-    """Decode to an RGB image, cropped to `corner` int [4] (left, top, right, bottom) if given.
+    """Decode to an RGB image, upright, cropped to `corner` int [4] (left, top, right, bottom) if given.
 
-    A crop has at least one pixel. Transparency, colour profiles and the rotations that EXIF asks for are ignored. The
-    limits are checked against the header, before anything is decompressed.
+    The picture is turned as EXIF says, and the crop is one of the upright picture; it has at least one pixel. What is
+    transparent is white. Of channels of 16 bits the upper 8 are kept, of several pictures the first. Colour profiles
+    are ignored. The limits are checked against the header, before anything is decompressed.
 
     Raises:
-        ImageError: the image cannot be decoded, has over 8 bits per channel, or is beyond the limits.
+        ImageError: the image cannot be decoded, has over 16 bits per channel, or is beyond the limits.
     """
     with _named(data, name):
-        opened = _open(data)
-        opened.load()
-        image: Image.Image = opened
-        if corner is not None:
-            left, top, right, bottom = (int(v) for v in corner)
-            left, top = min(max(left, 0), image.width - 1), min(max(top, 0), image.height - 1)
-            right, bottom = min(max(right, left + 1), image.width), min(max(bottom, top + 1), image.height)
-            image = image.crop((left, top, right, bottom))
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return over_white(_cropped(*_open(data), corner))
+
+
+def _cropped(image: Image.Image, turn: int, corner: np.ndarray | None) -> Image.Image:
+    """An image upright, cropped, and in the mode RGB or RGBA."""
+    image.load()
+    image = upright(image, turn)
+    if corner is not None:
+        left, top, right, bottom = (int(v) for v in corner)
+        left, top = min(max(left, 0), image.width - 1), min(max(top, 0), image.height - 1)
+        right, bottom = min(max(right, left + 1), image.width), min(max(bottom, top + 1), image.height)
+        image = image.crop((left, top, right, bottom))
+    return in_colour(image)
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:
@@ -201,8 +212,26 @@ def decode(item: str | bytes, name: str, corner: np.ndarray | None, size: int) -
     """
     data = read(item, name)
     with _named(data, name):
-        image = open_image(data, name, corner)
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+        return _resized(_cropped(*_open(data), corner), size)
+
+
+def fitted(image: Image.Image, name: str, corner: np.ndarray | None, size: int) -> np.ndarray:
+    """What `decode` makes of a file, of an image that Pillow has opened: uint8 [size, size, 3].
+
+    Raises:
+        ImageError: the image cannot be decoded.
+    """
+    with _named(b"opened", name):
+        check_depth(image)
+        image.load()  # which turns a TIFF upright, and then it says so
+        turn = image.getexif().get(ORIENTATION, 1)
+        return _resized(_cropped(image, turn, corner), size)
+
+
+def _resized(image: Image.Image, size: int) -> np.ndarray:
+    # Transparent pixels count less in the mean of their neighbourhood, and white shines through it: the same as if
+    # white had come first, but in the memory of the small picture.
+    return np.asarray(over_white(image.resize((size, size), Image.Resampling.BILINEAR)))
 
 
 class Decoder:
@@ -245,7 +274,7 @@ def decode_all(index: Index, *, size: int, crop_to_box: bool) -> Iterator[np.nda
 
 
 def parallel(function: Callable[[int], _Result], count: int, title: str) -> Iterator[_Result]:
-    """Yield function(0) ... function(count - 1) in order, computed by one thread per core, with a progress bar.
+    """Yield function(0) ... function(count - 1) in order, computed by one thread per core, and show how far it is.
 
     For functions that release Python's lock, as Pillow and hashlib do. Only a few results are computed ahead, so that
     they need not all fit into memory.
@@ -253,7 +282,7 @@ def parallel(function: Callable[[int], _Result], count: int, title: str) -> Iter
     workers = os.cpu_count() or 1
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=count, desc=title, unit="image", leave=False, disable=None) as bar,
+        Progress(title, count, "image") as progress,
     ):
         waiting: deque[Future[_Result]] = deque()
         try:
@@ -261,10 +290,10 @@ def parallel(function: Callable[[int], _Result], count: int, title: str) -> Iter
                 waiting.append(pool.submit(function, i))
                 if len(waiting) >= 8 * workers:
                     yield waiting.popleft().result()
-                    bar.update()
+                    progress.update()
             while waiting:
                 yield waiting.popleft().result()
-                bar.update()
+                progress.update()
         finally:
             for future in waiting:
                 future.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -39,16 +39,24 @@ class Images:
             ValueError: the split has no such part.
         """
         if not len(self.classes(part)):
-            raise ValueError(f"this split has no {part} classes: it was made to tune on, not to test")
+            there = " and ".join(name for name, classes in self.parts.items() if len(classes))
+            raise ValueError(f"--split {part}: there are no {part} classes in --data.split, only {there}")
         return np.flatnonzero(np.isin(self.index.labels, self.classes(part)))
 
 
-def open_images(config: Data, devices: Sequence[Any] = ()) -> Images:
+Check = Callable[[data.Index, Mapping[str, np.ndarray]], None]
+"""Function (index, class ids of the parts) that refuses a data set by raising an error."""
+
+
+def open_images(
+    config: Data, devices: Sequence[Any] = (), check: Check = lambda index, parts: None
+) -> Images:
     """Open the configured data set; a warning counts images that are in several parts of the split.
 
     Args:
         config: the data set, its split and its input path.
         devices: those that each hold the whole data set, if it is resident.
+        check: called before anything is decoded.
 
     Raises:
         ValueError: an unknown source or split, classes that the data set lacks, or too little memory.
@@ -59,6 +67,7 @@ def open_images(config: Data, devices: Sequence[Any] = ()) -> Images:
     if not len(parts["test"]):
         # Test images are dropped altogether, so that nothing that tunes on this split can read one.
         index = index.take(np.flatnonzero(np.isin(index.labels, np.concatenate(list(parts.values())))))
+    check(index, parts)
     _warn_of_copies(index, parts)
     if config.input == "resident":
         resident.check_fits(index, config, devices)  # before decoding, which may take an hour

@@ -22,12 +22,12 @@ class Index:
     """N images of a data set, not yet decoded, with labels, and boxes where the source has them."""
 
     items: Sequence[str | bytes]
-    """N paths, or N encoded images (JPEG, PNG, BMP)."""
+    """N paths, or N encoded images (see `formats.FORMATS`)."""
     labels: np.ndarray
     """int32 [N], each in 0 .. number of classes - 1."""
     boxes: np.ndarray | None
-    """float32 [N, 4]: left, top, width, height in pixels of the file, each finite and below LARGEST in magnitude; None
-    if the source has no boxes."""
+    """float32 [N, 4]: left, top, width, height in pixels of the upright picture, each finite and below LARGEST in
+    magnitude; None if the source has no boxes."""
     class_names: tuple[str, ...]
     """One per class."""
     names: tuple[str, ...]

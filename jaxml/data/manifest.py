@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxml.config import Data
-from jaxml.data.decode import open_image, parallel, read
+from jaxml.data.decode import decode, parallel, read
 from jaxml.data.index import ImageError, Index
 from jaxml.files import expand, parse_json, printable, write_atomically
 
@@ -64,7 +64,7 @@ def check(index: Index, config: Data) -> Index:
             data = read(index.items[i], name)
             digest = hashlib.sha256(data).hexdigest()
             if name not in known:
-                open_image(data, name)
+                decode(data, name, None, 1)
             elif digest != known[name]:
                 return digest, f"image {printable(name)} has changed since this data set was first read."
         except ImageError as error:

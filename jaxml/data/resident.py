@@ -18,7 +18,7 @@ from jaxml.data.decode import corners, decode_all, parallel, read
 from jaxml.data.index import Index
 from jaxml.files import expand, is_ours, move_into_place, parse_json, printable, unfinished_folder
 
-FORMAT = 2
+FORMAT = 3
 """Version of the cache: raised when the same source gives other pixels, or its folder other files."""
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxml.data.index import ImageError
-from jaxml.data.sources.unlabelled import Pictures
 from jaxml.evaluation.clustering import cluster
-from jaxml.files import printable
 
 RATIO = 1.2  # between successive numbers of clusters tried
 SMALLEST = 4  # embeddings in a cluster, on average, where the most clusters are tried
@@ -40,44 +36,6 @@ class Groups:
         """Places int [n] of the embeddings of a cluster, the most central first."""
         rows = np.flatnonzero(self.clusters == number)
         return rows[np.argsort(self.distance[rows], kind="stable")]
-
-
-def embed(
-    pictures: Pictures, network: Callable[[np.ndarray], np.ndarray], *, size: int, batch_size: int
-) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Embeddings of the pictures that can be read.
-
-    Args:
-        pictures: the files.
-        network: from pixels uint8 [b, size, size, 3], b at most `batch_size`, to embeddings [b, D].
-        size: side of the pixels.
-        batch_size: pictures embedded at a time.
-
-    Returns:
-        Embeddings [n, D] of the n pictures that can be read, their places int [n] in `pictures`, and the error of each
-        other file by its name.
-
-    Raises:
-        ImageError: no picture can be read.
-    """
-    embeddings, rows, batch, errors = [], [], [], {}
-    for i, pixels in enumerate(pictures.decode(size)):
-        if isinstance(pixels, ImageError):
-            errors[pictures.names[i]] = str(pixels)
-        else:
-            rows.append(i)
-            batch.append(pixels)
-        if batch and (len(batch) == batch_size or i == len(pictures) - 1):
-            embeddings.append(network(np.stack(batch)))
-            batch = []
-    if not rows:
-        first = next(iter(errors.values()))
-        raise ImageError(
-            first
-            if len(errors) == 1
-            else f"none of the {len(errors)} files in {printable(pictures.root)} can be read: {first}"
-        )
-    return np.concatenate(embeddings), np.array(rows), errors
 
 
 def group(embeddings: np.ndarray, num_clusters: int, *, seed: int = 0) -> Groups:

@@ -14,14 +14,25 @@ from collections.abc import Callable
 
 import jax
 
+from jaxml.losses.circle import circle, tuplet_margin
+from jaxml.losses.classification import (
+    arcface,
+    cosface,
+    normalized_softmax,
+    sphereface,
+    sub_centres,
+    subcenter_arcface,
+)
 from jaxml.losses.inputs import input_triplets, triplet_distances
 from jaxml.losses.lifted import generalized_lifted, lifted
+from jaxml.losses.listwise import fast_ap, recall_at_k, smooth_ap
 from jaxml.losses.margin import margin, margin_beta
 from jaxml.losses.memory import Memory, cross_batch, memory, push
 from jaxml.losses.nested import matryoshka
 from jaxml.losses.pairs import contrastive, multi_similarity
 from jaxml.losses.proxies import centres, proxies, proxy_anchor, proxy_nca, soft_triple
-from jaxml.losses.softmax import n_pairs, nt_xent, supervised_contrastive
+from jaxml.losses.ranked_list import ranked_list
+from jaxml.losses.softmax import n_pairs, nca, nt_xent, supervised_contrastive
 from jaxml.losses.transfer import relaxed_contrastive
 from jaxml.losses.triplet import triplet
 from jaxml.losses.voting import soft_voting
@@ -40,6 +51,18 @@ LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
     "proxy_anchor": proxy_anchor,
     "soft_triple": soft_triple,
     "soft_voting": soft_voting,
+    "normalized_softmax": normalized_softmax,
+    "cosface": cosface,
+    "arcface": arcface,
+    "subcenter_arcface": subcenter_arcface,
+    "sphereface": sphereface,
+    "circle": circle,
+    "tuplet_margin": tuplet_margin,
+    "nca": nca,
+    "ranked_list": ranked_list,
+    "smooth_ap": smooth_ap,
+    "fast_ap": fast_ap,
+    "recall_at_k": recall_at_k,
 }
 """All losses by name; contract tests walk them."""
 
@@ -49,6 +72,11 @@ PARAMETERS: dict[str, Callable[..., jax.Array]] = {
     "proxy_anchor": proxies,
     "soft_triple": centres,
     "soft_voting": centres,
+    "normalized_softmax": proxies,
+    "cosface": proxies,
+    "arcface": proxies,
+    "subcenter_arcface": sub_centres,
+    "sphereface": proxies,
 }
 """Initial learnable parameters of a loss: init(key, num_classes, feature_size, **options) -> array."""
 
@@ -56,8 +84,12 @@ __all__ = [
     "LOSSES",
     "PARAMETERS",
     "Memory",
+    "arcface",
+    "circle",
     "contrastive",
+    "cosface",
     "cross_batch",
+    "fast_ap",
     "generalized_lifted",
     "input_triplets",
     "lifted",
@@ -66,14 +98,22 @@ __all__ = [
     "memory",
     "multi_similarity",
     "n_pairs",
+    "nca",
+    "normalized_softmax",
     "nt_xent",
     "proxy_anchor",
     "proxy_nca",
     "push",
+    "ranked_list",
+    "recall_at_k",
     "relaxed_contrastive",
+    "smooth_ap",
     "soft_triple",
     "soft_voting",
+    "sphereface",
+    "subcenter_arcface",
     "supervised_contrastive",
     "triplet",
     "triplet_distances",
+    "tuplet_margin",
 ]

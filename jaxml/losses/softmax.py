@@ -1,4 +1,4 @@
-"""Losses that pick the positives of an anchor out of its candidates by a softmax over similarities."""
+"""Losses that pick the positives of an anchor out of its candidates by a softmax."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxml.distances import DISTANCES
 from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
@@ -178,5 +179,68 @@ def _share_equally(block: Block) -> Terms:
     average = jnp.sum(jnp.where(block.positive, s, 0.0), axis=1) / jnp.maximum(block.positive_count, 1.0)
     valid = block.positive_count > 0
     terms = log_sum_exp(s, block.positive | block.negative) - average
+    number = count(valid)
+    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
+
+
+def nca(
+    embeddings: Array,
+    labels: Array,
+    *,
+    scale: float | Array = 1.0,
+    distance: str = "squared",
+    block_size: int | None = None,
+    axis_name: str | None = None,
+    references: Array | None = None,
+    reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
+) -> tuple[Array, Aux]:
+    """Give an anchor's positives, taken together, all of a softmax over distances to the other images.
+
+    -log(sum_p e^{-scale d_ap} / sum_{i != a} e^{-scale d_ai}).
+
+    Reduction: mean over anchors with a positive; 0 if there is none.
+
+    Args:
+        embeddings: float [B, D]; computed in float32.
+        labels: int [B].
+        scale: above 0; one by the temperature of the soft nearest neighbour loss.
+        distance: euclidean, squared or cosine.
+        block_size: anchors at a time; chosen for the device if None.
+        axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+        references: float [M, D], compared with in place of the batch; equal on all devices.
+        reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
+
+    Returns:
+        float32 loss, and a dict with the float32 numbers of `active` and `valid` anchors (the same).
+
+    Raises:
+        ValueError: an argument of wrong shape, type or value, named in the message.
+
+    Source: Goldberger et al. 2004, Neighbourhood Components Analysis, equations 1 and 2, and Frosst et al. 2019,
+    Analyzing and Improving Representations with the Soft Nearest Neighbor Loss, equation 1, where the loss is this
+    logarithm.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> loss, aux = losses.nca(embeddings, labels)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} anchors")
+        0.430, 4 of 4 anchors
+    """
+    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    checks.number("scale", scale, above=0.0)
+    checks.choice("distance", distance, DISTANCES)
+    return mean(_share_together, pairs, measure=distance, scale=scale)
+
+
+def _share_together(block: Block) -> Terms:
+    """Negative logarithms of the positives' share, of the anchors of a block."""
+    d = block.measured
+    valid = block.positive_count > 0
+    terms = log_sum_exp(-d, block.positive | block.negative) - log_sum_exp(-d, block.positive)
     number = count(valid)
     return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,10 @@ import jax.numpy as jnp
 from jaxml import config
 from jaxml.config.checks import checked
 from jaxml.models.backbones import BACKBONES
-from jaxml.models.layers import Conv, dropout, relu
+from jaxml.models.dropout import dropout
+from jaxml.models.layers import Conv, relu
+from jaxml.models.pooling import POOLING
+from jaxml.models.stages import as_in_evaluation
 
 Array = jax.Array
 
@@ -26,14 +30,16 @@ class Embedder(nn.Module):
         conv:   x = pool(relu(conv1x1(backbone(image)))), as SqueezeNet's classifier (Iandola et al. 2016)
         none:   x = pool(backbone(image))
 
-    Pooling `avg` is the mean over the map, and `avg+max` the sum of mean and maximum (Kim et al. 2020, Proxy-Anchor).
-    The parameters are in {"backbone", "head"}.
+    where pool is a module of `jaxml.models.pooling`. The parameters are in {"backbone", "head", "pooling"}, each only
+    where it has some.
     """
 
     backbone: nn.Module
     head: nn.Dense | Conv | None
-    pooling: str = "avg"
+    pooling: nn.Module
     dropout: float = 0.0
+    frozen_stages: tuple[str, ...] = ()
+    """Stages of the backbone in which BatchNorm and dropout are always as in evaluation."""
 
     def __call__(self, images: Array, train: bool, keys: Array | None = None) -> Array:
         """Embeddings float32 [b, feature_size] of normalised images [b, H, W, 3].
@@ -48,15 +54,16 @@ class Embedder(nn.Module):
         """
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images: [batch, height, width, 3] expected, got shape {tuple(images.shape)}")
-        x = self.backbone(images, train, keys)
+        with as_in_evaluation(self.frozen_stages, self.backbone.path):
+            x = self.backbone(images, train, keys)
         if x.ndim == 4 and not isinstance(self.head, Conv):
-            x = _pool(x, self.pooling)
+            x = self.pooling(x.astype(jnp.float32))
         if train and self.dropout > 0:
             x = dropout(x, self.dropout, keys, layer=0)
         # In float32 whatever the backbone's dtype: the head is small, and distances are taken from its output.
         x = x.astype(jnp.float32)
         if isinstance(self.head, Conv):
-            return _pool(relu(self.head(x)), self.pooling)
+            return self.pooling(relu(self.head(x)))
         return x if self.head is None else self.head(x)
 
 
@@ -91,13 +98,24 @@ def build(model: config.Model, axis_name: str | None = None) -> Embedder:
             f"--model.feature_size is {model.feature_size}; with --model.head none it must be {row.features}, the "
             f"features of {model.backbone}"
         )
+    if model.frozen_stages > len(row.stages):
+        raise ValueError(
+            f"--model.frozen_stages is {model.frozen_stages}; it must be at most {len(row.stages)}, the stages of "
+            f"{model.backbone}"
+        )
     backbone = row.module(
         frozen=model.batch_norm == "frozen",
         axis_name=axis_name if model.batch_norm == "sync" else None,
         dtype=DTYPES[model.dtype],
         remat=model.remat,
     )
-    return Embedder(backbone, _head(kind, model.feature_size), model.pooling, model.dropout)
+    return Embedder(
+        backbone,
+        _head(kind, model.feature_size),
+        POOLING[model.pooling](),
+        model.dropout,
+        row.stages[: model.frozen_stages],
+    )
 
 
 def init(module: nn.Module, key: Array, size: int | tuple[int, int]) -> dict[str, Any]:
@@ -108,6 +126,12 @@ def init(module: nn.Module, key: Array, size: int | tuple[int, int]) -> dict[str
     # parameter, compiles six times faster without optimisation.
     options: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}
     return jax.jit(lambda key: module.init(key, images, train=False), compiler_options=options)(key)
+
+
+def shapes(module: nn.Module, size: int) -> dict[str, Any]:
+    """Shapes and types of the variables that `init` would return for images of side `size`; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return jax.eval_shape(partial(module.init, train=False), jax.random.key(0), images)
 
 
 def _head_kind(model: config.Model) -> str:
@@ -130,10 +154,3 @@ def _head(kind: str, feature_size: int) -> nn.Dense | Conv | None:
     if kind == "conv":
         return Conv(feature_size, (1, 1), kernel_init=xavier_normal)
     return None
-
-
-def _pool(x: Array, pooling: str) -> Array:
-    """[b, h, w, C] -> float32 [b, C]."""
-    x = x.astype(jnp.float32)
-    mean = x.mean(axis=(1, 2))
-    return mean + x.max(axis=(1, 2)) if pooling == "avg+max" else mean

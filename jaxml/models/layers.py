@@ -1,10 +1,10 @@
-"""Layers shared by the backbones: images are [b, H, W, C], parameters float32, and padding is as in PyTorch."""
+"""Layers shared by the backbones: images are [b, H, W, C], parameters float32, padding mostly as in PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -20,15 +20,16 @@ HE_NORMAL = jax.nn.initializers.he_normal()
 
 
 class Conv(nn.Module):
-    """2-D convolution [b, H, W, C] -> [b, H', W', features] with symmetric zero padding, computed in `dtype`.
+    """2-D convolution [b, H, W, C] -> [b, H', W', features] with zero padding, computed in `dtype`.
 
-    Its parameters are `kernel` [h, w, C, features] and `bias` [features].
+    The padding is symmetric, or TensorFlow's SAME: H' = ceil(H / strides), with the odd row or column at the end.
+    The parameters are `kernel` [h, w, C, features] and `bias` [features].
     """
 
     features: int
     kernel_size: tuple[int, int]
     strides: int = 1
-    padding: tuple[int, int] = (0, 0)
+    padding: tuple[int, int] | Literal["SAME"] = (0, 0)
     use_bias: bool = True
     dtype: Any = jnp.float32
     kernel_init: Initializer = HE_NORMAL
@@ -43,11 +44,14 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         x = x.astype(self.dtype)
-        for axis in (0, 1):
-            _output_size(x.shape[1 + axis], self.kernel_size[axis], self.strides, 2 * self.padding[axis])
-        padding = [(pad, pad) for pad in self.padding]
+        if self.padding == "SAME":
+            padding = same_padding(x.shape[1:3], self.kernel_size, self.strides)
+        else:
+            padding = [(pad, pad) for pad in self.padding]
+        for size, side, pads in zip(x.shape[1:3], self.kernel_size, padding, strict=True):
+            _output_size(size, side, self.strides, sum(pads))
         convolve = partial(_convolve, strides=self.strides, padding=padding)
-        if self.kernel_size == (1, 1) and self.padding == (0, 0):
+        if self.kernel_size == (1, 1) and padding == [(0, 0), (0, 0)]:
             # On a CPU, the product of matrices is twice as fast as XLA's convolution, gradients included, and on a TPU
             # it moves no more memory. On a GPU it moves up to 1.7 times as much, and with strides XLA may abort.
             product = partial(_product_of_pixels, strides=self.strides)
@@ -106,6 +110,23 @@ def _relu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
     return y, jnp.where(y != 0, *tangents, 0)
 
 
+@jax.custom_jvp
+def relu6(x: Array) -> Array:
+    """min(max(x, 0), 6) of any shape, with gradient 0 at 0, at 6 and beyond, as in PyTorch."""
+    return jnp.clip(x, 0, 6)
+
+
+@relu6.defjvp
+def _relu6_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,) = primals
+    return relu6(x), jnp.where((x > 0) & (x < 6), *tangents, 0)
+
+
+def same_padding(size: tuple[int, ...], kernel: tuple[int, ...], strides: int) -> list[tuple[int, int]]:
+    """TensorFlow's SAME padding (before, after) by axis of maps of `size`: outputs number ceil(size / strides)."""
+    return lax.padtype_to_pads(size, kernel, [strides] * len(size), "SAME")
+
+
 def max_pool(x: Array, *, window: int, stride: int, padding: int = 0, ceil: bool = False) -> Array:
     """Maximum over square windows, [b, H, W, C] -> [b, H', W', C]; `ceil` keeps a last, partial window.
 
@@ -133,27 +154,6 @@ def avg_pool(x: Array, *, window: int, stride: int, padding: int = 0) -> Array:
         default=lambda x: _reduce_slices(x, jnp.add, 0.0, *sides),
     )
     return total / (window * window)
-
-
-def dropout(x: Array, rate: float, keys: Array | None, *, layer: int, channels: bool = False) -> Array:
-    """Set elements or channels of `x` [b, ..., C] to 0 with probability `rate`, and divide the others by 1 - rate.
-
-    The mask of image i depends only on `keys[i]`, of PRNG keys [b], and on the number of the layer, so it does not
-    depend on how the batch is divided among devices.
-
-    Raises:
-        ValueError: `keys` is None, or there is not one key per image.
-    """
-    if keys is None:
-        raise ValueError("keys: training with dropout needs one PRNG key per image, got None")
-    if keys.shape[0] != x.shape[0]:
-        raise ValueError(f"keys: one PRNG key per image, got {keys.shape[0]} keys for {x.shape[0]} images")
-    shape = (1,) * (x.ndim - 2) + x.shape[-1:] if channels else x.shape[1:]
-
-    def keep(key: Array) -> Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, layer), 1.0 - rate, shape)
-
-    return jnp.where(jax.vmap(keep)(keys), x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
 def _product_of_pixels(x: Array, kernel: Array, strides: int) -> Array:

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxml.models.layers import BatchNorm, Conv, dropout, max_pool
+from jaxml.models.dropout import Dropout
+from jaxml.models.layers import BatchNorm, Conv, max_pool
 
 Array = jax.Array
 
@@ -53,12 +54,9 @@ class Simple(nn.Module):
         x = norm("bn1", conv(0, x))
         x = nn.relu(max_pool(x, window=2, stride=2))
         x = norm("bn2", conv(1, x))
-        if train:
-            x = dropout(x, 0.3, keys, layer=1, channels=True)
+        x = Dropout(0.3, layer=1, channels=True, name="dropout2")(x, train, keys)
         x = nn.relu(max_pool(x, window=2, stride=2))
         x = x.reshape(x.shape[0], -1)
         x = nn.Dense(512, dtype=self.dtype, kernel_init=XAVIER_NORMAL, name="fc1")(x)
         x = nn.relu(norm("bn3", x))
-        if train:
-            x = dropout(x, 0.5, keys, layer=2)
-        return x
+        return Dropout(0.5, layer=2, name="dropout3")(x, train, keys)

@@ -1,1 +1,1 @@
-"""Plans a training step for an accelerator that need not be there, from what its compiler says: experiments/plan.py."""
+"""Plans a training step for an accelerator that need not be there, from what its compiler says: `jaxml plan`."""

@@ -38,8 +38,8 @@ def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.
     learner, state = create(config, classes)
     teacher: Any = ()
     if config.distill.teacher:
-        shown, teacher = untrained(config)
-        learner = dataclasses.replace(learner, teacher=shown)
+        network, teacher = untrained(config)
+        learner = dataclasses.replace(learner, teacher=network)
     state, teacher = jax.tree.map(lambda x: Shape(x.shape, x.dtype), (state, teacher))
     pixels = (data.stored_size, data.stored_size, 3)
     if data.input == "resident" and config.train.mode == "batch":

@@ -17,7 +17,7 @@ MEMORY = {
 
 
 def summary(plan: Plan) -> list[str]:
-    """The lines that `experiments/plan.py` prints."""
+    """The lines that `jaxml plan` prints."""
     data, target = plan.config.data, plan.target
     batch = plan.tried[0].images
     chips = f"{target.count} x {target.chip.title}" if target.count > 1 else target.chip.title

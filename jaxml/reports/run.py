@@ -52,6 +52,18 @@ PUBLISHED_LABEL_FREE = {
     "published: lifted structure": {"nmi": 0.54, "f1": 0.20},
 }
 OURS = "this run"
+PARTS = {
+    "test": "unseen classes",
+    "val": "validation classes",
+    "train+val": "classes that it was trained on",
+}
+"""By the part of the split that results are of, what its classes are."""
+SEEN = {
+    "test": "none of which was trained on",
+    "val": "which chose the step; none of them was trained on",
+    "train+val": "all of which were trained on, for there are no others",
+}
+"""By the part, what the network has seen of them."""
 
 
 class _Images(NamedTuple):
@@ -127,7 +139,7 @@ def write(
     published = list(PUBLISHED_LABEL_FREE.items()) if cub else []
     text = page.render(
         "run.html",
-        title=f"{config['model']['backbone']} on {config['data']['source']}: clusters of unseen classes",
+        title=f"{config['model']['backbone']} on {config['data']['source']}: clusters of {PARTS.get(split, split)}",
         config=config,
         cub=cub,
         ours=OURS,
@@ -168,7 +180,7 @@ def _facts(config: Config, labels: np.ndarray, split: str) -> str:
     """What was trained, and the classes of `labels` int [N] that it is tested on."""
     data, train = config["data"], config["train"]
     return (
-        f"{len(labels):,} images of {len(np.unique(labels))} {split} classes, none of which was trained on. "
+        f"{len(labels):,} images of {len(np.unique(labels))} {split} classes, {SEEN.get(split, SEEN['test'])}. "
         f"Loss {config['loss']['name']}, {config['model']['feature_size']} dimensions, {train['steps']:,} steps of "
         f"{data['classes_per_batch']} classes \u00d7 {data['images_per_class']} images, seed {train['seed']}."
     )

@@ -1,9 +1,8 @@
-"""What is done between the steps of a run: its record, its progress bar, and whatever a user adds."""
+"""What is done between the steps of a run: its record, its progress, and whatever a user adds."""
 
 from __future__ import annotations
 
-from tqdm import tqdm
-
+from jaxml.progress import Progress
 from jaxml.training import history
 from jaxml.training.run import Run
 
@@ -55,30 +54,27 @@ class Record(Callback):
         self._history.write({"step": step, **{f"val_{name}": value for name, value in metrics.items()}})
 
 
-class ProgressBar(Callback):
-    """Shows steps, loss, share of active triplets and images per second on the terminal."""
+class ShowProgress(Callback):
+    """Shows steps, loss, share of active triplets and images per second on stderr, and the scores of validations."""
 
     def on_begin(self, run: Run) -> None:
         """Show the bar."""
-        self._bar = tqdm(
-            desc="training", total=run.config.train.steps, initial=int(run.state.step), unit="step"
+        self._progress = Progress(
+            "training", run.config.train.steps, "step", done=int(run.state.step), lasting=True
         )
 
     def on_step(self, run: Run, step: int, metrics: dict[str, float]) -> None:
         """Move on by one step."""
         loss, active, speed = (metrics[name] for name in ("loss", "active_share", "images_per_second"))
-        self._bar.set_postfix_str(
-            f"loss {loss:.4f}, active {active:.1%}, {speed:.0f} images/s", refresh=False
-        )
-        self._bar.update()
+        self._progress.update(note=f"loss {loss:.4f}, active {active:.1%}, {speed:.0f} images/s")
 
     def on_validation(self, run: Run, step: int, metrics: dict[str, float]) -> None:
-        """Print the scores above the bar."""
-        self._bar.write(
+        """Write the scores."""
+        self._progress.line(
             f"step {step}: validation NMI {metrics['nmi']:.4f}, F1 {metrics['f1']:.4f}, "
             f"Recall@1 {metrics['recall@1']:.4f}"
         )
 
     def on_end(self, run: Run) -> None:
         """Leave the bar as it is."""
-        self._bar.close()
+        self._progress.close()

@@ -154,7 +154,8 @@ def batches(run: Run, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for start in range(first - first % every, steps, every):
         if start >= first:
             choosing = start and config.triplets.sampling != "random"
-            embeddings = run.embed(own) if choosing else None
+            # By the network that learns, whose triplets these are, and not by its averages.
+            embeddings = run.embed(own, run.state._replace(averages=None)) if choosing else None
             distributed.on_main(partial(drawn, start, embeddings))
         rows = distributed.on_main(partial(read, start))[max(first - start, 0) : steps - start]
         for chosen, pixels in zip(rows, run.images.read(map(distributed.share, rows)), strict=True):

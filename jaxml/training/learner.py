@@ -16,6 +16,7 @@ import optax
 from jaxml import losses, models
 from jaxml.config import Config
 from jaxml.models.weights import pretrained
+from jaxml.training import averages
 from jaxml.training import optimizer as optimizers
 from jaxml.training.devices import AXIS
 
@@ -31,22 +32,39 @@ class TrainState(NamedTuple):
     params: Any
     batch_stats: Any
     opt_state: Any
+    averages: Any = None
+    """Of the network's {"params", "batch_stats"}, with `train.ema`."""
+
+    @property
+    def network(self) -> tuple[Any, Any]:
+        """Parameters and statistics by which it embeds: the averages, where there are some."""
+        if self.averages is None:
+            return self.params, self.batch_stats
+        return self.averages["params"], self.averages["batch_stats"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Learner:
-    """What does not change: the network, the loss and the optimiser, as the configuration names them."""
+class Network:
+    """What embeds: the module that a configuration names, and how the configuration prepares images for it."""
 
     config: Config
     module: nn.Module
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner(Network):
+    """What does not change: the network, the loss and the optimiser, as the configuration names them."""
+
     loss: Loss
     optimizer: optax.GradientTransformation
-    teacher: Learner | None = None
+    teacher: Network | None = None
     """The network that this one learns from, and how that is shown the same crops; its parameters are not here."""
 
 
-def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
-    """Learner, and its state at step 0 with fresh parameters.
+def create(
+    config: Config, num_classes: int, init: Callable[..., dict[str, Any]] = models.init
+) -> tuple[Learner, TrainState]:
+    """Learner, and its state at step 0 with fresh parameters, which `init` makes.
 
     Raises:
         ValueError: an unknown loss, an option that the loss does not take, or options that exclude each other.
@@ -55,7 +73,7 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
     module = models.build(config.model, AXIS)
     network_key, loss_key = jax.random.split(jax.random.key(config.train.seed))
     blank = jnp.zeros((1, config.data.size, config.data.size, 3))
-    variables = models.init(module, network_key, config.data.size)
+    variables = init(module, network_key, config.data.size)
     params = dict(variables["params"])
     if config.loss.name in losses.PARAMETERS:
         width = jax.eval_shape(partial(module.apply, train=False), variables, blank).shape[-1]
@@ -63,31 +81,42 @@ def create(config: Config, num_classes: int) -> tuple[Learner, TrainState]:
     backbone = models.BACKBONES[config.model.backbone]
     if config.eval.size and not backbone.spatial:
         raise ValueError(f"--eval.size: {config.model.backbone} takes images of one size only; leave it at 0")
-    optimizer = optimizers.make(config.optim, config.train.steps, params)
+    optimizer = optimizers.make(config, params)
     stats = variables.get("batch_stats", {})
     if config.train.chunk and stats and config.model.batch_norm != "frozen":
         raise ValueError(
             "--train.chunk needs --model.batch_norm frozen: statistics of a chunk are not the batch's"
         )
     state = TrainState(jnp.int32(0), params, stats, optimizer.init(params))
-    return Learner(config, module, loss, optimizer), state
+    return Learner(config, module, loss, optimizer), averaged(config, state)
 
 
 def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The state with the pretrained weights of `model.weights`, and a report on them.
+    """The state with the pretrained weights of `model.weights` and without averages, and a report on the weights.
 
     Raises:
+        ImportError: a package that it needs is not installed.
         WeightFormatError: it is not a weight file for the backbone.
     """
     network, loss = without_loss(state.params)
     variables = {"params": network, "batch_stats": state.batch_stats}
     model = config.model
     variables, report = pretrained.load(
-        model.weights, variables, model.backbone, classifier=model.head == "classifier"
+        model.weights,
+        variables,
+        model.backbone,
+        classifier=model.head == "classifier",
+        cache=config.data.cache,
     )
-    return state._replace(
-        params={**variables["params"], **loss}, batch_stats=variables.get("batch_stats", {})
-    ), report
+    params, stats = {**variables["params"], **loss}, variables.get("batch_stats", {})
+    return state._replace(params=params, batch_stats=stats, averages=None), report
+
+
+def averaged(config: Config, state: TrainState) -> TrainState:
+    """The state with averages that begin here, if the configuration asks for them."""
+    if not config.train.ema:
+        return state
+    return state._replace(averages=averages.begin(without_loss(state.params)[0], state.batch_stats))
 
 
 def loss_function(config: Config) -> Loss:

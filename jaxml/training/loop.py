@@ -12,7 +12,7 @@ import numpy as np
 from jaxml.errors import Interrupted, Preempted
 from jaxml.evaluation.clustering import validate
 from jaxml.training import devices, distributed, health, history, inputs, optimizer
-from jaxml.training.callbacks import Callback, ProgressBar, Record
+from jaxml.training.callbacks import Callback, Record, ShowProgress
 from jaxml.training.learner import Metrics
 from jaxml.training.profiling import traced
 from jaxml.training.run import Run
@@ -82,9 +82,9 @@ class _Loop:
 
     def __init__(self, run: Run, callbacks: Sequence[Callback]):
         self._run = run
-        self._names = [name for name, _ in optimizer.trainable(run.config.optim, run.state.params)]
+        self._names = [name for name, _ in optimizer.trainable(run.config, run.state.params)]
         self._batch = run.config.data.classes_per_batch * run.config.data.images_per_class
-        mine = (Record(), ProgressBar(), health.CollapseWarning())
+        mine = (Record(), ShowProgress(), health.CollapseWarning())
         self._callbacks = (*mine, *callbacks) if distributed.is_main() else ()
 
     def __enter__(self) -> _Loop:
@@ -115,7 +115,7 @@ class _Loop:
         run = self._run
         embeddings = self._validation_embeddings() if run.validates_at(step) else None
         distributed.on_main(partial(self._validate_and_save, step, embeddings))
-        run.signals.saved = f"step {step} is saved"
+        run.signals.saved = step
         if stopping or run.signals.received:
             raise Preempted(run.signals.message())
         self._clock = time.perf_counter()  # leaves all this out of images per second

@@ -23,6 +23,9 @@ GRACE = 8.0
 """Seconds after which the process is ended, saved or not; what was saved before stays whole. Not for Ctrl-C and SIGHUP
 while steps are made, for nobody takes the machine back then, and a step may take longer."""
 
+GO_ON = "continue with --resume"
+AGAIN = "nothing is saved yet, give the same command again"
+
 TOGETHER = 0.25
 """Seconds within which signals count as one: a terminal that is closed sends SIGHUP twice, launchers pass Ctrl-C on."""
 
@@ -40,11 +43,14 @@ class StopSignals:
 
     Among several processes (not `alone`) jax.distributed acts upon SIGTERM, so that all stop at the same step; other
     signals are passed on to it as SIGTERM.
+
+    `go_on` is how messages say that a run continues, and `saved` the newest step that can be continued.
     """
 
-    def __init__(self, alone: bool = True):
+    def __init__(self, alone: bool = True, go_on: str = GO_ON):
         self.received = False
-        self.saved = "nothing is saved yet"
+        self.saved: int | None = None
+        self._go_on = go_on
         self._by = signal.SIGTERM
         self._alone = alone
         self._stepping = False
@@ -88,7 +94,8 @@ class StopSignals:
 
     def message(self) -> str:
         """Exit message."""
-        return f"stopped by {_name(self._by)}; {self.saved}, continue with --resume"
+        state = AGAIN if self.saved is None else f"step {self.saved} is saved, {self._go_on}"
+        return f"stopped by {_name(self._by)}; {state}"
 
     def _handle(self, number: int, _: object) -> None:
         if number == signal.SIGHUP:
@@ -144,7 +151,7 @@ def interruptible() -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    line, code = f"\nstopped by {_name(signal.SIGINT)}\n", 128 + signal.SIGINT
+    line, code = f"\nstopped by {_name(signal.SIGINT)}; give the same command again\n", 128 + signal.SIGINT
     late = threading.Timer(GRACE, _end, (line, code))
     late.daemon = True
 

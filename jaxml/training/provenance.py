@@ -30,7 +30,7 @@ MAY_CHANGE = (
 """Options, by their beginning, that a resumed run may set anew: none changes what is learned. The teacher may have
 moved, no more: see `check_teacher`."""
 
-EMBEDDING = ("eval.size", "eval.mirror", "eval.feature_size")
+EMBEDDING = ("eval.size", "eval.mirror", "eval.crops", "eval.feature_size")
 """Of these, the options that do change it where lists of triplets are drawn by embeddings."""
 
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxml import config as configs
+from jaxml.errors import RunError
 from jaxml.evaluation.clustering import cluster, evaluate
 from jaxml.evaluation.whitening import whiten
-from jaxml.files import write_json
+from jaxml.files import parse_json, write_json
 from jaxml.models import BACKBONES
 from jaxml.reports import run as report
 from jaxml.training import history
 from jaxml.training.learner import create, load_weights
 from jaxml.training.run import Run
+
+RESULTS = "results.json"
+"""File of the metrics in a run's directory."""
 
 
 def score(run: Run, embeddings: np.ndarray, rows: np.ndarray) -> dict[str, float]:
@@ -54,25 +59,54 @@ def write_results(
         rivals["frozen features"] = frozen
     results: dict[str, Any] = {
         "step": int(run.state.step),
-        "test": score(run, embeddings, rows),
+        "split": run.reported,
+        run.reported: score(run, embeddings, rows),
         "baselines": {name: score(run, features, rows) for name, features in rivals.items()},
     }
-    write_json(run.workdir / "results.json", results)
+    write_json(run.workdir / RESULTS, results)
+    write_report(run, results, rows, embeddings)
+    return results
+
+
+def read_results(run: Run) -> dict[str, Any]:
+    """What `results.json` of a finished run holds.
+
+    Raises:
+        RunError: the run has not come to its end, or has another checkpoint by now than the one that was scored.
+    """
+    path = run.workdir / RESULTS
+    if not path.exists():
+        raise RunError(
+            f"{run.workdir} has no {RESULTS}, so the run is not finished; continue it with --resume"
+        )
+    results: dict[str, Any] = parse_json(path.read_bytes(), path)
+    if results["step"] != run.state.step:
+        raise RunError(
+            f"{path} is of step {results['step']}, but the checkpoint to report on is of step {run.state.step}; finish "
+            f"the run with --resume"
+        )
+    return results
+
+
+def write_report(run: Run, results: dict[str, Any], rows: np.ndarray, embeddings: np.ndarray) -> Path:
+    """Write `report.html` on the scores in `results` and the embeddings [n, D] of some rows [n]; returns its path."""
+    path, part = run.workdir / "report.html", results.get("split", "test")
     labels = run.images.index.labels[rows]
     classes = len(np.unique(labels)) * run.config.eval.clusters_per_class
     report.write(
-        run.workdir / "report.html",
+        path,
         config=configs.to_dict(run.config),
         history=history.read(run.workdir / "metrics.jsonl"),
-        results=results["test"],
+        results=results[part],
+        split=part,
         baselines=list(results["baselines"].items()),
         embeddings=embeddings,
         labels=labels,
         clusters=cluster(embeddings, classes),
-        images=pixels,
+        images=next(run.images.read([rows])),
         class_names=run.images.index.class_names,
     )
-    return results
+    return path
 
 
 def whitened(run: Run, rows: np.ndarray, size: int) -> dict[str, dict[str, float]]:

@@ -19,16 +19,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.data.images import Images, open_images
 from jaxml.errors import Interrupted, RunError
-from jaxml.training import distributed, provenance, saved
+from jaxml.progress import Progress
+from jaxml.training import distributed, provenance, saved, start
 from jaxml.training.checkpoint import Check, Checkpoints
 from jaxml.training.devices import parallel
-from jaxml.training.learner import Learner, TrainState, create
+from jaxml.training.learner import Learner, Network, TrainState, create
 from jaxml.training.preemption import StopSignals
 from jaxml.training.step import embed_step
 from jaxml.training.teacher import Teacher, open_teacher
@@ -57,6 +57,13 @@ class Run:
     def validates(self) -> bool:
         """Whether validation classes are left to choose the best step by."""
         return self.config.data.train_on == "train"
+
+    @property
+    def reported(self) -> str:
+        """The part that the run's results are of: test, or where there are no test classes the next best."""
+        if len(self.images.parts["test"]):
+            return "test"
+        return "val" if self.validates else self.config.data.train_on
 
     def validates_at(self, step: int) -> bool:
         """Whether the validation classes are clustered after this step."""
@@ -101,11 +108,13 @@ class Run:
         """
         own, size = distributed.share(rows), -(-self.config.eval.batch_size // jax.process_count())
         batches = [own[i : i + size] for i in range(0, len(own), size)]
-        hidden, parts = not distributed.is_main(), []
-        for pixels in tqdm(self.images.read(batches), "embedding", len(batches), False, disable=hidden):
-            if self.signals.received:
-                raise Interrupted
-            parts.append(self._embed_pixels(state or self.state, pixels))
+        parts = []
+        with Progress("embedding", len(own), "image", hidden=not distributed.is_main()) as progress:
+            for pixels in self.images.read(batches):
+                if self.signals.received:
+                    raise Interrupted
+                parts.append(self._embed_pixels(state or self.state, pixels))
+                progress.update(len(pixels))
         return distributed.gather(np.concatenate(parts), len(rows))
 
     @cached_property
@@ -113,12 +122,12 @@ class Run:
         return pixel_embedder(self.learner, self.devices)
 
 
-def pixel_embedder(learner: Learner, devices: list[Any]) -> Callable[[TrainState, np.ndarray], np.ndarray]:
+def pixel_embedder(network: Network, devices: list[Any]) -> Callable[[TrainState, np.ndarray], np.ndarray]:
     """Function (state, pixels uint8 [n, S, S, 3]) -> embeddings float32 [n, D], by batches of one shape."""
     count = len(devices)
-    share = -(-learner.config.eval.batch_size // (count * jax.process_count()))
+    share = -(-network.config.eval.batch_size // (count * jax.process_count()))
     step = parallel(
-        lambda images, params, stats: embed_step(learner, params, stats, images),
+        lambda images, params, stats: embed_step(network, params, stats, images),
         in_axes=(0, None, None),
         out_axes=0,
         devices=devices,
@@ -129,7 +138,7 @@ def pixel_embedder(learner: Learner, devices: list[Any]) -> Callable[[TrainState
         for i in range(0, len(pixels), count * share):
             part = pixels[i : i + count * share]
             full = np.pad(part, ((0, count * share - len(part)), (0, 0), (0, 0), (0, 0)))
-            output = np.asarray(step(full.reshape(count, share, *part.shape[1:]), *state[1:3]))
+            output = np.asarray(step(full.reshape(count, share, *part.shape[1:]), *state.network))
             parts.append(output.reshape(count * share, -1)[: len(part)])
         return np.concatenate(parts)
 
@@ -137,13 +146,22 @@ def pixel_embedder(learner: Learner, devices: list[Any]) -> Callable[[TrainState
 
 
 def open_run(config: Config, workdir: Path, to_train: bool = False) -> Run:
-    """A run at step 0 with random parameters, whatever its directory holds."""
+    """A run at step 0 with random parameters, whatever its directory holds.
+
+    Raises:
+        ValueError: an option names what there is not, or `to_train`, the run cannot be trained so; names it.
+        RunError: as many devices are not there, or `to_train`, do not divide the batch, or there is no such teacher.
+    """
     devices = _devices(config, to_train)
     teacher = open_teacher(config) if to_train and config.distill.teacher else None
-    images = open_images(config.data, devices if to_train else ())
+    if to_train:
+        start.check_network(config, devices, teacher)
+        images = open_images(config.data, devices, partial(start.check_images, config))
+    else:
+        images = open_images(config.data)
     learner, state = create(config, len(images.classes(config.data.train_on)))
     if teacher:
-        learner = replace(learner, teacher=teacher.learner)
+        learner = replace(learner, teacher=teacher.network)
     checkpoints = Checkpoints(workdir / "checkpoints", writer=to_train)
     return Run(workdir, learner, state, images, devices, checkpoints, teacher=teacher)
 
@@ -184,27 +202,5 @@ def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False, 
     }
     run = open_run(configs.override(config, here), workdir)
     meta = run.restore_best(partial(run.check, other_data=other_data))
-    say_changes(int(run.state.step), meta, config)
+    saved.say_changes(int(run.state.step), meta, config)
     return run
-
-
-def load_network(workdir: str | Path) -> tuple[Config, Callable[[np.ndarray], np.ndarray]]:
-    """A run's configuration, and its network: pixels uint8 [n, S, S, 3] -> embeddings float32 [n, D].
-
-    The checkpoint is the one that `load` takes, S is `data.stored_size`. Needs the run's directory only: its data set
-    may be gone.
-
-    Raises:
-        RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration.
-    """
-    config = saved.configuration(workdir)
-    learner, state = saved.untrained(config)
-    state, meta = saved.restore(workdir, config, state)
-    say_changes(int(state.step), meta, config)
-    return config, partial(pixel_embedder(learner, jax.local_devices()), state)
-
-
-def say_changes(step: int, meta: dict[str, Any], config: Config) -> None:
-    """Print the options that have changed since a checkpoint was saved, as some may."""
-    if lines := provenance.changed(configs.from_dict(meta["config"]), config)[1]:
-        distributed.say(f"changed since checkpoint {step} was saved: {'; '.join(lines)}")

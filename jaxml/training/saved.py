@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxml import config as configs
+from jaxml import models
 from jaxml.config import Config
 from jaxml.errors import RunError
-from jaxml.training import provenance
+from jaxml.training import distributed, provenance
 from jaxml.training.checkpoint import Checkpoints
-from jaxml.training.learner import Learner, TrainState, create
+from jaxml.training.learner import Network, TrainState
+
+
+def load_variables(workdir: str | Path) -> tuple[Network, TrainState]:
+    """A run's network, and its state without that of the loss and of the optimiser.
+
+    The checkpoint is the one that `run.load` takes. Needs the run's directory only: its data set may be gone.
+
+    Raises:
+        RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration.
+    """
+    config = configuration(workdir)
+    network, shapes = untrained(config)
+    state, meta = restore(workdir, config, shapes)
+    say_changes(int(state.step), meta, config)
+    return network, state
 
 
 def configuration(workdir: str | Path) -> Config:
@@ -31,17 +48,18 @@ def checkpoints(workdir: str | Path) -> Checkpoints:
     return found
 
 
-def untrained(config: Config) -> tuple[Learner, TrainState]:
-    """The network that a configuration describes, with fresh parameters and without those of a loss or an optimiser."""
-    # The shapes of a loss's parameters would need the number of classes; embedding needs neither.
-    learner, state = create(replace(config, loss=configs.Loss(), optim=configs.Optim()), 1)
-    return learner, state._replace(opt_state=())
+def untrained(config: Config) -> tuple[Network, TrainState]:
+    """The network that a configuration describes, and the shapes of its state without that of loss and optimiser."""
+    module = models.build(config.model)
+    variables = models.shapes(module, config.data.size)
+    variables.setdefault("batch_stats", {})
+    averages = variables if config.train.ema else None
+    blank = TrainState(jnp.int32(0), variables["params"], variables["batch_stats"], (), averages)
+    return Network(config, module), blank
 
 
-def restore(workdir: str | Path, config: Config, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """An `untrained` state with the parameters of the best checkpoint (the last, where nothing was validated).
-
-    Returns the checkpoint's meta data as well.
+def restore(workdir: str | Path, config: Config, shapes: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The state of these shapes from the best checkpoint (the last, where nothing was validated), and its meta data.
 
     Raises:
         RunError: the run has saved nothing yet, or the checkpoint is of another configuration.
@@ -49,4 +67,10 @@ def restore(workdir: str | Path, config: Config, state: TrainState) -> tuple[Tra
     """
     found = checkpoints(workdir)
     restore = found.restore_best if config.data.train_on == "train" else found.restore_newest
-    return restore(state, partial(provenance.check_config, config=config), part=True)
+    return restore(shapes, partial(provenance.check_config, config=config), part=True)
+
+
+def say_changes(step: int, meta: dict[str, Any], config: Config) -> None:
+    """Print the options that have changed since a checkpoint was saved, as some may."""
+    if lines := provenance.changed(configs.from_dict(meta["config"]), config)[1]:
+        distributed.say(f"changed since checkpoint {step} was saved: {'; '.join(lines)}")

@@ -5,7 +5,7 @@ The parts of a step are named scopes, which profiles show and `jaxml.planning` c
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -16,12 +16,13 @@ from jax import lax
 from jaxml import models
 from jaxml.data.augment import augment, center
 from jaxml.distances import l2_normalize
-from jaxml.training import optimizer
+from jaxml.training import averages, optimizer
 from jaxml.training.devices import AXIS
 from jaxml.training.learner import (
     Array,
     Learner,
     Metrics,
+    Network,
     TrainState,
     transfer_function,
     without_loss,
@@ -29,38 +30,52 @@ from jaxml.training.learner import (
 
 
 def features(
-    learner: Learner, params: Any, batch_stats: Any, images: Array, keys: Array | None
+    network: Network, params: Any, batch_stats: Any, images: Array, keys: Array | None
 ) -> tuple[Array, Any]:
-    """Head outputs [b, D] of uint8 images [b, S, S, 3], and new statistics; augmented where there are `keys` [b]."""
-    config, backbone = learner.config, models.BACKBONES[learner.config.model.backbone]
+    """Head outputs [b, D] of uint8 images [b, S, S, 3], and new statistics; augmented where there are `keys` [b].
+
+    Without keys, images may also be float [b, s, s, 3], normalised already.
+    """
     variables = {"params": without_loss(params)[0], "batch_stats": batch_stats}
     if keys is None:
-        size = config.eval.size or config.data.size
-        inputs = center(images, size=size, mean=backbone.mean, std=backbone.std)
-        return jnp.asarray(learner.module.apply(variables, inputs, train=False)), batch_stats
+        inputs = images if jnp.issubdtype(images.dtype, jnp.floating) else prepare(network, images)
+        return jnp.asarray(network.module.apply(variables, inputs, train=False)), batch_stats
     with jax.named_scope("input"):
         augment_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        inputs = augmented(learner, images, augment_keys)
+        inputs = augmented(network, images, augment_keys)
     with jax.named_scope("network"):
-        outputs, changed = learner.module.apply(
+        variables["params"] = optimizer.without_gradient(network.config, variables["params"])
+        outputs, changed = network.module.apply(
             variables, inputs, train=True, keys=dropout_keys, mutable=["batch_stats"]
         )
     return outputs, changed.get("batch_stats", batch_stats)
 
 
-def augmented(learner: Learner, images: Array, keys: Array) -> Array:
-    """The network's inputs float32 [b, size, size, 3] of uint8 images [b, S, S, 3], each augmented by its key [b]."""
-    data, backbone = learner.config.data, models.BACKBONES[learner.config.model.backbone]
+def augmented(network: Network, images: Array, keys: Array) -> Array:
+    """What the network takes when it learns, float32 [b, s, s, 3] of uint8 images [b, S, S, 3] with `keys` [b]."""
+    data = network.config.data
     return augment(
         images,
         keys,
-        size=data.size,
         crop_area=data.crop_area,
         flip=data.flip,
         jitter=data.jitter,
-        mean=backbone.mean,
-        std=backbone.std,
+        **_normalisation(network, data.size),
     )
+
+
+def prepare(network: Network, images: Array, share: float = 1.0) -> Array:
+    """What the network takes when it embeds, float32 [b, s, s, 3] of uint8 images [b, S, S, 3], not augmented.
+
+    Of each image the central square whose side is `share` of S is taken.
+    """
+    size = network.config.eval.size or network.config.data.size
+    return center(images, share=share, **_normalisation(network, size))
+
+
+def _normalisation(network: Network, size: int) -> dict[str, Any]:
+    backbone = models.BACKBONES[network.config.model.backbone]
+    return {"size": size, "mean": backbone.mean, "std": backbone.std}
 
 
 def guidance(learner: Learner, variables: Any, images: Array, keys: Array) -> Array | None:
@@ -204,8 +219,12 @@ def train_step(
         grads, stats = lax.pmean((grads, stats), AXIS)
         updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        averaged = state.averages
+        if averaged is not None:
+            network = without_loss(params)[0]
+            averaged = averages.advance(learner.config.train.ema, state.step + 1, averaged, network, stats)
     # One number for each tensor, so that an error can name the one that is not finite.
-    moved = optimizer.trainable(learner.config.optim, grads)
+    moved = optimizer.trainable(learner.config, grads)
     squares = jnp.stack([jnp.sum(jnp.square(leaf)) for _, leaf in moved]) if moved else jnp.zeros(0)
     metrics = {
         "loss": value,
@@ -215,20 +234,20 @@ def train_step(
     }
     if "transfer" in aux:
         metrics["transfer_loss"] = aux["transfer"]
-    return TrainState(state.step + 1, params, stats, opt_state), metrics
+    return TrainState(state.step + 1, params, stats, opt_state, averaged), metrics
 
 
-def embed_step(learner: Learner, params: Any, batch_stats: Any, images: Array) -> Array:
-    """Embeddings [b, D] of uint8 images [b, S, S, 3], not augmented; with `eval.mirror` the mean of both ways round.
+def embed_step(network: Network, params: Any, batch_stats: Any, images: Array) -> Array:
+    """Embeddings [b, D] of images, not augmented: means over `eval.crops`, and with `eval.mirror` over both ways round.
 
-    D is `eval.feature_size`, where it is set.
+    Images are uint8 [b, S, S, 3], or float [b, s, s, 3] as `prepare` returns them, of which no crops are taken. D is
+    `eval.feature_size`, where it is set.
     """
-    normalize = l2_normalize if learner.config.model.normalize else lambda outputs: outputs
-
-    def embed(images: Array) -> Array:
-        outputs, _ = features(learner, params, batch_stats, images, keys=None)
-        return normalize(outputs[:, : learner.config.eval.feature_size or None])
-
-    if not learner.config.eval.mirror:
-        return embed(images)
-    return normalize((embed(images) + embed(images[:, :, ::-1])) / 2)
+    evaluation = network.config.eval
+    normalize = l2_normalize if network.config.model.normalize else lambda outputs: outputs
+    views = [images, images[:, :, ::-1]] if evaluation.mirror else [images]
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        views = [prepare(network, view, share) for share in evaluation.crops for view in views]
+    outputs = [features(network, params, batch_stats, view, keys=None)[0] for view in views]
+    found = [normalize(output[:, : evaluation.feature_size or None]) for output in outputs]
+    return found[0] if len(found) == 1 else normalize(reduce(jnp.add, found) / len(found))

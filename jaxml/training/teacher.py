@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,9 +17,10 @@ import numpy as np
 from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.errors import CheckpointError, RunError
+from jaxml.files import expand
 from jaxml.training import distributed, saved
 from jaxml.training.checkpoint import flatten
-from jaxml.training.learner import Learner, TrainState
+from jaxml.training.learner import Network, TrainState
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Teacher:
 
     config: Config
     """Of its run."""
-    learner: Learner
+    network: Network
     """Its network, with the crops of the run that learns from it."""
     variables: dict[str, Any]
     """Its parameters and statistics, on the host."""
@@ -53,15 +57,16 @@ class Teacher:
         return {"teacher": own.distill.teacher, **self.identity, "config": configs.to_dict(self.config)}
 
 
-def untrained(config: Config) -> tuple[Learner, dict[str, Any]]:
-    """The network of a run's teacher, with the crops of the run itself at the teacher's `data.size`; fresh variables.
+def untrained(config: Config) -> tuple[Network, dict[str, Any]]:
+    """The network of a run's teacher as the run shows it its crops, and the shapes of its variables.
 
     Raises:
         RunError: there is no run in the directory `distill.teacher`.
     """
-    found = distributed.on_main(lambda: saved.configuration(config.distill.teacher))
-    learner, state = saved.untrained(found)
-    return _shown(learner, config), _variables(state)
+    with _named():
+        found = distributed.on_main(lambda: saved.configuration(_folder(config)))
+    network, shapes = saved.untrained(found)
+    return _shown(network, config), _variables(shapes)
 
 
 def open_teacher(config: Config) -> Teacher:
@@ -70,27 +75,37 @@ def open_teacher(config: Config) -> Teacher:
     Raises:
         RunError: in the directory `distill.teacher` there is no run, or one that is not finished or cannot be read.
     """
-    folder = config.distill.teacher
-    try:
+    folder = _folder(config)
+    with _named():
         found = distributed.on_main(lambda: saved.configuration(folder))
-        learner, blank = saved.untrained(found)
-        state, _ = distributed.on_main(lambda: saved.restore(folder, found, blank))
+        network, shapes = saved.untrained(found)
+        state, _ = distributed.on_main(lambda: saved.restore(folder, found, shapes))
         last = distributed.on_main(lambda: saved.checkpoints(folder).steps()[-1])
+        if last < found.train.steps:
+            raise RunError(f"{folder} has come to step {last} of {found.train.steps}; let it finish first")
+    return Teacher(found, _shown(network, config), jax.device_get(_variables(state)), int(state.step))
+
+
+def _folder(config: Config) -> Path:
+    return expand(config.distill.teacher, "--distill.teacher")
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Errors of the teacher's directory name the option that gave it."""
+    try:
+        yield
     except (RunError, CheckpointError) as error:
         raise RunError(f"--distill.teacher must be the directory of a finished run: {error}") from error
-    if last < found.train.steps:
-        raise RunError(
-            f"--distill.teacher must be the directory of a finished run: {folder} has come to step {last} of "
-            f"{found.train.steps}; let it finish first"
-        )
-    return Teacher(found, _shown(learner, config), jax.device_get(_variables(state)), int(state.step))
 
 
-def _shown(teacher: Learner, own: Config) -> Learner:
-    """A teacher's learner with the augmentation of the run that learns from it, but its own size of images."""
+def _shown(teacher: Network, own: Config) -> Network:
+    """A teacher's network with the augmentation of the run that learns from it, but its own size of images."""
     data = replace(own.data, size=teacher.config.data.size)
     return replace(teacher, config=replace(teacher.config, data=data))
 
 
 def _variables(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, "batch_stats": state.batch_stats}
+    """Parameters and statistics by which the teacher embeds: its averages, where it has some."""
+    params, batch_stats = state.network
+    return {"params": params, "batch_stats": batch_stats}

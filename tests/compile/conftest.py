@@ -1,4 +1,4 @@
-"""`--renew` writes the accounts that were found in place of the committed ones."""
+"""Adds the option `--renew`, which replaces the committed accounts by those found."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The programs whose accounts are held: every loss, way of mining and formula, and the steps of the presets."""
+"""The programs whose accounts are compared with the committed ones: every loss, way of mining, formula and preset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Shape = jax.ShapeDtypeStruct
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Something to compile."""
+    """A program to compile."""
 
     target: str
     name: str
@@ -39,14 +39,14 @@ class Program:
 
     @property
     def key(self) -> tuple[str, str]:
-        """By which the table knows it."""
+        """Its key in the table."""
         return self.target, self.name
 
 
 def loss(name: str, batch: int, options: dict[str, Any], devices: list[Any]) -> jax.stages.Lowered:
     """Value and gradient of a loss on one chip, or divided among several."""
     function = losses.LOSSES[name]
-    if options.get("mining") == "distance_weighted":
+    if MINING[options.get("mining", "all")].negatives.drawn:
         options = {**options, "key": jax.random.key(0)}
     axis = AXIS if len(devices) > 1 else None
 

@@ -1,4 +1,4 @@
-"""The committed accounts, one line a program."""
+"""Reads, writes and compares the committed accounts, one line for each program."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NUMBERS = (
     "collective_bytes",
 )
 ALLOWED = 1.1
-"""A number may be so many times the committed one."""
+"""A number may be at most so many times the committed one."""
 
 Row = dict[str, int]
 

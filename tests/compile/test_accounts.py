@@ -1,7 +1,7 @@
-"""What the compilers for TPU and GPU make of the kernels, against the committed table.
+"""Compares the programs that the compilers for TPU and GPU make with the committed accounts.
 
-make test-compile                                                                # is anything dearer by a tenth?
-.venv-compile/bin/python -m pytest tests/compile -m "compile and not slow" --renew    # write the table anew
+make test-compile                                                                # is a number more than a tenth larger?
+.venv-compile/bin/python -m pytest tests/compile -m "compile and not slow" --renew    # write the table again
 """
 
 import importlib.util

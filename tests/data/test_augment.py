@@ -14,7 +14,7 @@ KEYS = jax.random.split(jax.random.key(1), 8)
 
 STATIC = ("size", "crop_area", "flip", "jitter", "mean", "std")
 AUGMENT = jax.jit(augment, static_argnames=STATIC)
-CENTER = jax.jit(center, static_argnames=("size", "mean", "std"))
+CENTER = jax.jit(center, static_argnames=("size", "mean", "std", "share"))
 
 
 def run(
@@ -57,14 +57,15 @@ def test_the_whole_image_is_left_as_it_is():
     np.testing.assert_allclose(CENTER(jnp.asarray(IMAGES), size=20, mean=MEAN, std=STD), expected, atol=1e-5)
 
 
-def interpolate(image, size):
-    """Linear interpolation at the centres of size x size cells, pixel by pixel, in float64."""
+def interpolate(image, size, share=1.0):
+    """Linear interpolation at the centres of size x size cells of the central crop, pixel by pixel, in float64."""
     side = len(image)
+    margin, cell = side * (1 - share) / 2, share * side / size
     out = np.zeros((size, size, 3))
     for r in range(size):
         for c in range(size):
-            y = min(max((r + 0.5) * side / size - 0.5, 0), side - 1)
-            x = min(max((c + 0.5) * side / size - 0.5, 0), side - 1)
+            y = min(max(margin + (r + 0.5) * cell - 0.5, 0), side - 1)
+            x = min(max(margin + (c + 0.5) * cell - 0.5, 0), side - 1)
             for i in (int(y), int(y) + 1):
                 for j in (int(x), int(x) + 1):
                     weight = max(0, 1 - abs(y - i)) * max(0, 1 - abs(x - j))
@@ -74,9 +75,22 @@ def interpolate(image, size):
 
 
 @pytest.mark.parametrize("size", [13, 31])
-def test_resizing_is_linear_interpolation(size):
-    got = np.asarray(CENTER(jnp.asarray(IMAGES[:2]), size=size, mean=(0, 0, 0), std=(1, 1, 1))) * 255
-    np.testing.assert_allclose(got, [interpolate(image, size) for image in IMAGES[:2]], atol=1e-3)
+@pytest.mark.parametrize("share", [1.0, 0.73])
+def test_resizing_is_linear_interpolation(size, share):
+    got = CENTER(jnp.asarray(IMAGES[:2]), size=size, mean=(0, 0, 0), std=(1, 1, 1), share=share)
+    expected = [interpolate(image, size, share) for image in IMAGES[:2]]
+    np.testing.assert_allclose(255 * np.asarray(got), expected, atol=1e-3)
+
+
+def test_a_central_crop_that_fits_the_pixels_is_a_slice():
+    got = CENTER(jnp.asarray(IMAGES), size=10, mean=(0, 0, 0), std=(1, 1, 1), share=0.5)
+    np.testing.assert_allclose(255 * np.asarray(got), IMAGES[:, 5:15, 5:15], atol=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_out_of_range_is_refused(share):
+    with pytest.raises(ValueError, match="share must be above 0 and at most 1"):
+        center(jnp.asarray(IMAGES), size=10, mean=MEAN, std=STD, share=share)
 
 
 @pytest.mark.parametrize("form", [_by_gathers, _by_products])

@@ -65,7 +65,7 @@ def test_the_same_bits_eagerly_under_jit_and_in_a_scan(draws):
 
 
 def test_draws_of_today_are_those_of_tomorrow():
-    """A changed draw would break the promise that a resumed run sees what an uninterrupted one would."""
+    """If draws changed, a resumed run would not see the batches of an uninterrupted one."""
     table = class_table(np.repeat(np.arange(4), 6).astype(np.int32), np.arange(4))
     assert DRAW(0, 1, table, 2, 3)[0].tolist() == [12, 15, 17, 9, 8, 6]
 

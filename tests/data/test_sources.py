@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import unicodedata
 from pathlib import Path
 
@@ -205,14 +206,13 @@ def test_boxes_that_no_image_can_have_are_refused(number):
 
 
 def test_an_unknown_source_is_refused():
-    with pytest.raises(
-        ValueError, match=r"'birds' is unknown: give one of glyphs, cub, folder, caltech_birds2011"
-    ):
+    message = f"--data.source 'birds' is unknown: give one of {', '.join(data.SOURCES)}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         data.load(Data(source="birds"))
 
 
 def test_a_new_data_set_is_one_row(tmp_path, monkeypatch):
-    """It gets what every data set gets: its images are decoded once, and changes to them are noticed."""
+    """It is treated as every data set: its images are decoded once, and changes to them are noticed."""
 
     def load(root):
         path = Path(root) / "0.png"

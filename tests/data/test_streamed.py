@@ -91,7 +91,7 @@ def test_a_corrupt_image_is_named(config, index, tmp_path, content):
 
 
 def odd(root):
-    """Pictures that tensorflow decodes to other pixels than Pillow: mean difference up to 101."""
+    """Pictures that tensorflow and Pillow decode to different pixels, by up to 101 grey levels in the mean."""
     exif = Image.Exif()
     exif[0x0112] = 6
     root.mkdir(parents=True)
@@ -225,7 +225,7 @@ def archives(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(archives):
     """The index after really preparing caltech_birds2011 from the archives."""
-    cv2 = types.ModuleType("cv2")  # tfds decodes the masks with it, which nothing here needs
+    cv2 = types.ModuleType("cv2")  # tfds decodes the masks with it, which are not needed here
     cv2.imdecode = lambda buffer, flags: np.asarray(Image.open(io.BytesIO(buffer.tobytes())))
     builder = tensorflow_datasets.builder_cls("caltech_birds2011")
     checksums = tensorflow_datasets.core.download.checksums

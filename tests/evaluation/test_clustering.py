@@ -1,4 +1,4 @@
-"""K-means evaluation: label-free, repeatable, and right about what uses labels."""
+"""Evaluation by K-means: it sees no labels, repeats exactly, and seeds by label only where asked to."""
 
 import inspect
 

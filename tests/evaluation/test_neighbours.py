@@ -1,4 +1,4 @@
-"""Nearest neighbours against loops: their order where distances are equal, or all but equal."""
+"""Nearest neighbours against loops, and their order where distances are equal or nearly equal."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_equal_distances_go_by_index(kind, block_bytes, monkeypatch):
 
 @pytest.mark.parametrize("width", [64, 512])
 def test_a_picture_that_is_there_thrice(width):
-    """Copies are at one distance from every other; a matrix product does not always say so."""
+    """Copies have equal distances from every other picture, which a matrix product does not always give."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(100, width)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)

@@ -1,7 +1,6 @@
 """Clustering a folder of unlabelled pictures with a small trained run whose own pictures are gone."""
 
 import csv
-import importlib.util
 import math
 import os
 import re
@@ -12,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jaxml
+from jaxml.commands import cluster
 from jaxml.config import Config, Data, Eval, Loss, Model, Train
 from jaxml.data.sources import unlabelled
 from jaxml.errors import RunError
@@ -21,7 +22,6 @@ from jaxml.files import printable
 from jaxml.reports import clusters as gallery
 from jaxml.training import run, train
 
-SCRIPT = Path(__file__).parents[2] / "experiments/cluster.py"
 CLASSES, EACH = 4, 9
 
 
@@ -34,7 +34,7 @@ def draw(rng, classes, each):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run's directory, pixels of its data set and what its network made of them; the data set is gone."""
+    """A run's directory, the pixels of its data set and their embeddings; the data set itself is deleted."""
     root = tmp_path_factory.mktemp("trained")
     pixels = draw(np.random.default_rng(0), 10, 6)
     for i, image in enumerate(pixels):
@@ -67,15 +67,12 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("cluster", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *words: module.main([str(word) for word in words])
+    return lambda *words: cluster.main([str(word) for word in words])
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of unseen classes under names that tell nothing, some nested, beside files that are no pictures."""
+    """Pictures of unseen classes under meaningless names, some in subfolders, beside files that are not pictures."""
     root, rng = tmp_path / "unknown <b>", np.random.default_rng(1)
     (root / "deep/er").mkdir(parents=True)
     (root / ".hidden").mkdir()
@@ -105,15 +102,15 @@ def table(path):
 
 
 def labels(truth):
-    """Classes by name as the table has it."""
+    """Clusters by file name, from the table."""
     return {gallery._cell(name): label for name, label in truth.items()}
 
 
 def test_network_is_loaded_without_its_data_set(trained):
     workdir, pixels, embeddings = trained
-    config, network = run.load_network(workdir)
-    assert config.loss.name == "proxy_anchor"
-    np.testing.assert_allclose(network(pixels), embeddings, atol=1e-6)
+    model = jaxml.load(workdir)
+    assert model.about["loss"]["name"] == "proxy_anchor"
+    np.testing.assert_allclose(model.embed(pixels), embeddings, atol=1e-6)
 
 
 def test_folder_is_clustered(trained, main, folder, tmp_path, capsys):
@@ -141,7 +138,7 @@ def test_folder_is_clustered(trained, main, folder, tmp_path, capsys):
     assert {line.split("\t")[0] for line in listed} == bad
     assert all(name in page for name in bad)
     assert "36 pictures; 7 files left out" in capsys.readouterr().out
-    # Again: the files of before are replaced, and nothing else.
+    # Once more: the earlier files are replaced, and nothing else.
     (tmp_path / "out/contact/notes.txt").write_text("mine")
     main("--workdir", trained[0], "--images", root, "--clusters", 2, "--out", tmp_path / "out")
     assert len(table(tmp_path / "out/clusters.csv")) == len(truth)
@@ -205,7 +202,7 @@ def test_query_shows_the_nearest_pictures(trained, main, folder, tmp_path, capsy
     assert distances[0] > 0
     page = (tmp_path / "out/nearest.html").read_text(encoding="utf-8")
     assert page.count("<figure") == len(truth)  # the query and all others
-    # From elsewhere it is no picture of the folder, and the very same one is found at distance 0.
+    # A query from elsewhere is not a picture of the folder, whose copy of it is found at distance 0.
     shutil.copy(root / "deep/er/3", tmp_path / "copy")
     main("--workdir", trained[0], "--images", root, "--query", tmp_path / "copy", "--out", tmp_path / "out")
     assert re.search(r"0\.0000  deep/er/3", capsys.readouterr().out)
@@ -365,7 +362,7 @@ def test_mistakes_are_named(trained, main, folder, tmp_path):
     cases = [
         (["--images", empty], ValueError, "empty holds no pictures"),
         (["--images", tmp_path / "none"], ValueError, "none is not a folder"),
-        (["--images", bad], ValueError, r"none of the 2 files in .*bad can be read: image a\.png cannot"),
+        (["--images", bad], ValueError, r"none of the 2 files can be read: image a\.png cannot"),
         (["--images", root, "--clusters", 44], ValueError, "--clusters is 44; give 1 to 43"),
         (["--images", root, "--clusters", 0], ValueError, "--clusters is 0; give 1 to 43"),
         (
@@ -391,7 +388,7 @@ def test_a_folder_that_can_not_be_read_is_an_error_and_not_left_out(tmp_path, mo
     scandir = os.scandir
 
     def refused(path):
-        if Path(path).name == "secret":  # whoever is root is refused nothing
+        if Path(path).name == "secret":  # root may read everything
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 

@@ -1,4 +1,4 @@
-"""The table of experiments: rows under one budget, runs that go on, choices of steps, and README."""
+"""The table of experiments: rows under one budget, resuming, the choice of steps, and the documents."""
 
 import hashlib
 import json
@@ -15,7 +15,8 @@ import pytest
 from experiments.paper import longest, plots, readme, reproduce, tables
 from experiments.paper.rows import BUDGETS, PRESET, ROWS, Row, changes
 from jaxml import config as configs
-from jaxml.cli import parse_train, preset, train_options
+from jaxml.commands.options import preset, train_options
+from jaxml.commands.train import parse_train
 from jaxml.errors import RunError
 from jaxml.evaluation import clustering as evaluate
 from jaxml.reports.run import PUBLISHED
@@ -38,9 +39,9 @@ def test_rows_are_configurations_that_see_as_many_images(budget):
     images = {}
     for row in ROWS:
         found = configs.override(preset(PRESET), changes(row, budget))
-        # What the table shows to be pasted is the same.
+        # The command that the table shows gives the same configuration.
         words = shlex.split(train_options(PRESET, changes(row, budget)))
-        assert parse_train(words, "").config == found
+        assert parse_train(words).config == found
         if not row.features:
             loss_function(found)
             images[row.name] = found.train.steps * found.data.classes_per_batch * found.data.images_per_class
@@ -55,18 +56,18 @@ def test_rows_are_configurations_that_see_as_many_images(budget):
 def test_learning_rate_groups_match_parameters(row):
     found = configs.override(preset(PRESET), changes(row, "small"))
     params = create(found, 40)[1].params
-    rates = [line.split()[-3] for line in optim.table(found.optim, params).splitlines()[1:]]
+    rates = [line.split()[-3] for line in optim.table(found, params).splitlines()[1:]]
     assert rates == ["0.0001", "0.02", "0.001"]
 
 
 def test_an_unknown_row_is_refused():
-    with pytest.raises(ValueError, match="--only nothing is no row; there are pixels"):
+    with pytest.raises(ValueError, match="--only nothing is unknown; the rows are pixels"):
         reproduce.main(["--only", "nothing"])
 
 
 @pytest.fixture
 def table(config, tmp_path, monkeypatch):  # noqa: F811
-    """A small table, and the words that run it."""
+    """A small table, and the arguments that run it."""
     small = replace(config, train=replace(config.train, steps=8, eval_every=4, save_every=4))
     configs.save(tmp_path / "base.json", small)
     rows = [
@@ -142,7 +143,7 @@ def test_stopped_table_goes_on_and_finished_rows_are_left_alone(table, tmp_path,
     again = evaluate.evaluate(opened.embed(test, state), labels[test], clusters_per_class=2)
     assert again["nmi"] == pytest.approx(measured["test"]["2"]["nmi"])
 
-    # A best step is not chosen among those that are left.
+    # The best step is not chosen among the remaining checkpoints only.
     (out / "first/0/measured.json").unlink()
     shutil.rmtree(out / "first/0/checkpoints/4")
     with pytest.raises(RunError, match=r"first/0 has lost the checkpoints of steps 4.*delete .*first/0"):
@@ -151,7 +152,7 @@ def test_stopped_table_goes_on_and_finished_rows_are_left_alone(table, tmp_path,
 
 @pytest.fixture
 def quick(table, monkeypatch):
-    """The same table without its work: runs have a configuration and made up scores. Returns words and what ran."""
+    """The same table without training: runs have a configuration and made-up scores. Returns arguments and what ran."""
     ran = []
 
     def scored(row, config, folder):  # noqa: F811
@@ -305,7 +306,7 @@ def test_two_processes_do_not_work_on_one_table(quick, tmp_path, monkeypatch):
 
 
 def test_tables_hold_every_finished_row_and_no_copy_of_one(quick, tmp_path):
-    """Where a process was killed before it wrote them too; and a folder that was copied by hand is no other seed."""
+    """Also if a process was killed before it wrote them; and a folder that was copied by hand is not another seed."""
     words_of_table, ran = quick
     reproduce.main([*words_of_table, "--seeds", "0", "10", "2"])
     out = tmp_path / "out"
@@ -323,10 +324,10 @@ def test_tables_hold_every_finished_row_and_no_copy_of_one(quick, tmp_path):
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (["--only", "b_hinge", "nothing"], "--only nothing is no row; there are pixels"),
+        (["--only", "b_hinge", "nothing"], "--only nothing is unknown; the rows are pixels"),
         (["--budget", "huge"], "--budget is 'huge'; allowed: small, large"),
-        (["--seeds", "0", "1", "0"], "--seeds is '0 1 0'; give one seed or more, each of them once"),
-        (["--seeds"], "--seeds is ''; give one seed or more"),
+        (["--seeds", "0", "1", "0"], "--seeds is '0 1 0'; give at least one seed, and each seed once"),
+        (["--seeds"], "--seeds is ''; give at least one seed"),
         (["--seeds", "-1"], "--seeds has -1; it must be at least 0"),
         (["--seeds", "4294967296"], "--seeds has 4294967296; it must be at most 4294967295"),
         (["--devices", "-1"], "--devices is -1; it must be at least 0"),
@@ -384,7 +385,7 @@ def test_stability_is_the_deviation_from_the_trend(tmp_path):
 
 
 def test_figure_of_classes_needs_no_data_set(tmp_path):
-    """Which may have moved since the row was finished."""
+    """The data set may have moved since the row was finished."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "b_hinge/0"
     folder.mkdir(parents=True)
@@ -404,7 +405,7 @@ def test_figure_of_classes_needs_no_data_set(tmp_path):
 
 
 def test_longest_training_is_a_row_with_the_words_that_repeat_it(config, tmp_path):  # noqa: F811
-    base = parse_train(["--preset", "cub_squeezenet", "--data.root", "birds"], "").config
+    base = parse_train(["--preset", "cub_squeezenet", "--data.root", "birds"]).config
     base = replace(
         base,
         data=replace(base.data, flip=False),
@@ -435,10 +436,10 @@ def test_longest_training_is_a_row_with_the_words_that_repeat_it(config, tmp_pat
     assert line["seeds"] == [0, 1]
     assert line["metrics"]["nmi"]["mean"] == pytest.approx(0.55)
     assert "long" in tables.markdown([line])
-    again = parse_train([*shlex.split(line["train"]), "--data.root", "birds"], "").config
+    again = parse_train([*shlex.split(line["train"]), "--data.root", "birds"]).config
     assert again == base
     configs.save(tmp_path / "1/config.json", replace(base, train=replace(base.train, steps=7)))
-    with pytest.raises(ValueError, match=r"no other seed of .*train\.steps: 600 -> 7"):
+    with pytest.raises(ValueError, match=r"in more than its seed: .*train\.steps: 600 -> 7"):
         longest.main([*given, "--runs", *folders])
 
 

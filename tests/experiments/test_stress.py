@@ -9,10 +9,12 @@ import sys
 import pytest
 
 from experiments.stress import parsers
-from jaxml import cli, config
+from jaxml import config
+from jaxml.commands import VERBS, process
+from jaxml.commands.train import parse_train
 
-# In parts of about equal time, for as many workers.
-STOPPED = ("killed", "signals")
+# Parts that take about as long as each other, one for each worker.
+STOPPED = ("killed", "interrupted", "signals")
 HURT = ("disk_full", "devices", "numbers", "memory")
 FILES = ("checkpoints", "images", "weights", "archives")
 TOGETHER = ("concurrent", "readers", "other_user")
@@ -41,7 +43,7 @@ def test_stress(checks, tmp_path):
     assert set(outcomes) == set(checks)
     for name, outcome in outcomes.items():
         assert outcome["figures"], name
-        # A small disk needs the right to mount one, archives tensorflow, another user root.
+        # A full disk needs the right to mount one, archives need tensorflow, and another user needs root.
         may_not_run = name in ("disk_full", "archives", "other_user")
         assert outcome["passed"] is True or (outcome["passed"] is None and may_not_run), outcome
     assert (tmp_path / "stress.md").read_text().count("\n") == 2 + len(checks)
@@ -55,17 +57,17 @@ def test_damaged_files_of_a_run_are_refused_by_name(name):
 
 
 def run(main, words, monkeypatch, capsys):
-    """Exit code and what a script has printed."""
+    """Exit code and output of a script."""
     monkeypatch.setattr(sys, "argv", ["script.py", *words])
     with pytest.raises(SystemExit) as stopped:
-        cli.command(main)
+        process.command(main)
     printed = capsys.readouterr()
     code = stopped.value.code
     return (1, code) if isinstance(code, str) else (code, printed.out + printed.err)
 
 
 def wrong_options():
-    """For each option of a run one word that it cannot take."""
+    """For each option of a run, a value that it cannot have."""
     for name, schema in config.options().items():
         if schema["type"] in ("integer", "number") or "enum" in schema:
             yield name, "nonsense"
@@ -79,17 +81,18 @@ def wrong_options():
 
 @pytest.mark.parametrize(("name", "word"), list(wrong_options()))
 def test_a_wrong_option_of_a_run_is_named(name, word, monkeypatch, capsys):
-    code, said = run(lambda words: cli.parse_train(words, ""), [f"--{name}", word], monkeypatch, capsys)
+    code, said = run(parse_train, [f"--{name}", word], monkeypatch, capsys)
     assert code in (1, 2)
     assert name in said or f"Unrecognized options: {word}" in said
     assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
-    "script", ["train", "evaluate", "cluster", "paper.reproduce", "tune", "stress.__main__"]
+    "script",
+    [*(module for _, module in VERBS.values()), "experiments.paper.reproduce", "experiments.stress.__main__"],
 )
 def test_an_unknown_option_of_a_script_is_named(script, monkeypatch, capsys):
-    main = importlib.import_module(f"experiments.{script}").main
+    main = importlib.import_module(script).main
     code, said = run(main, ["--nonsense", "3"], monkeypatch, capsys)
     assert code == 2
     assert "--nonsense" in said
@@ -99,14 +102,22 @@ def test_an_unknown_option_of_a_script_is_named(script, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("script", "words", "named"),
     [
-        ("train", ["--workdir", "{}/none", "--resume"], "none holds no run to resume"),
-        ("evaluate", ["--workdir", "{}/none"], "none holds no run"),
-        ("cluster", ["--workdir", "{}/none", "--images", "{}/nowhere"], "nowhere is not a folder"),
-        ("stress.__main__", ["--only", "nothing"], "--only nothing: there are killed"),
+        ("jaxml.commands.train", ["--workdir", "{}/none", "--resume"], "none holds no run to resume"),
+        ("jaxml.commands.evaluate", ["--workdir", "{}/none"], "none holds no run"),
+        (
+            "jaxml.commands.cluster",
+            ["--workdir", "{}/none", "--images", "{}/nowhere"],
+            "nowhere is not a folder",
+        ),
+        (
+            "experiments.stress.__main__",
+            ["--only", "nothing"],
+            "--only nothing: unknown; the checks are killed",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(script, words, named, tmp_path, monkeypatch, capsys):
-    main = importlib.import_module(f"experiments.{script}").main
+    main = importlib.import_module(script).main
     code, said = run(main, [word.format(tmp_path) for word in words], monkeypatch, capsys)
     assert code == 1
     assert named in said

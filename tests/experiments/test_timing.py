@@ -1,4 +1,4 @@
-"""What the benchmarks rest on: timing in turn, ratios, tables, and a check of the kernels that can fail."""
+"""What the benchmarks share: timing in alternation, ratios, tables, and a check of the kernels that can fail."""
 
 import csv
 import time

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import tune
 from jaxml import config as configs
-from jaxml.cli import parse_train
+from jaxml.commands import tune
+from jaxml.commands.train import parse_train
 from jaxml.config.presets import PRESETS, SPACES
 from jaxml.data import images, resident
 from jaxml.errors import RunError
@@ -64,7 +64,7 @@ def test_study_goes_on_after_a_stop_and_never_sees_a_test_class(small, tmp_path,
     assert best == max(scores)
 
     winner = configs.load(tmp_path / folders[int(np.argmax(scores))] / "config.json")
-    chosen = parse_train(["--preset", str(tmp_path / "best.json")], "").config
+    chosen = parse_train(["--preset", str(tmp_path / "best.json")]).config
     assert chosen.data.split == small.data.split
     assert configs.differences(winner, chosen) == ["data.split: '0-4/5-6' -> '0-4/5-6/7-9'"]
     assert chosen.loss.options[0][0] == "margin"
@@ -87,7 +87,7 @@ def test_a_split_without_test_classes_has_no_test_images(small):
 
 @pytest.fixture
 def tried(monkeypatch):
-    """Options of the trials that were run, without the work: a trial's score is its learning rate."""
+    """Options of the trials that were run, without training: a trial's score is its learning rate."""
     found = []
 
     def scored(config, folder):  # noqa: F811
@@ -130,7 +130,7 @@ def test_a_stopped_trial_goes_on_with_its_own_options(small, tmp_path, monkeypat
 
 
 def other_pictures(small, folder):
-    """The configuration with a copy of the pictures in which two pictures have changed places."""
+    """The configuration with a copy of the pictures, two of which have been exchanged."""
     shutil.copytree(small.data.root, folder)
     one, two = folder / "class0/0.png", folder / "class1/0.png"
     first = one.read_bytes()
@@ -141,7 +141,7 @@ def other_pictures(small, folder):
 
 @pytest.fixture
 def weights(small, tmp_path, monkeypatch):
-    """The configuration with a file of weights, of which only the hash is looked at."""
+    """The configuration with a file of weights, of which only the hash is used."""
 
     def load(config, state):  # noqa: F811
         return state, {"sha256": hashlib.sha256(Path(config.model.weights).read_bytes()).hexdigest()}
@@ -246,7 +246,7 @@ def test_a_damaged_study_is_one_line(small, tried, tmp_path, name):
 
 
 def test_only_training_that_fails_counts_as_a_trial(small, tmp_path, monkeypatch):
-    """Neither a folder with another run nor a wrong number of devices says anything of a trial's options."""
+    """A folder with another run, or a wrong number of devices, says nothing about a trial's options."""
     devices = replace(small, train=replace(small.train, devices=3))
     with pytest.raises(RunError, match=r"8 cannot be divided among 3 .*--train\.devices"):
         tune.tune(devices, SPACE, tmp_path, trials=1)

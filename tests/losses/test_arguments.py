@@ -1,4 +1,4 @@
-"""What every loss says of arguments that it cannot use; a new loss is covered by being in losses.LOSSES."""
+"""Errors of every loss about invalid arguments; a new loss is covered by being in losses.LOSSES."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""Labels of every integer type: what a loss makes of them is what plain loops over the same numbers make of them."""
+"""Labels of every integer type: losses agree with plain loops over the same numbers."""
 
 import inspect
 from itertools import product
@@ -113,7 +113,7 @@ def test_labels_in_a_list():
 
 
 def test_small_labels_with_references_keep_class_0():
-    """A reserved label value, cast to the labels' type, once took the references of class 0 away."""
+    """A reserved label value, cast to the labels' type, was once class 0, whose references were lost."""
     rng = np.random.default_rng(1)
     x, r = (rng.normal(size=(n, 8)).astype(np.float32) for n in (16, 20))
     y, ry = rng.integers(0, 4, 16), rng.integers(0, 4, 20)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from jaxml import losses
+from jaxml.losses.kernels import windows
 from jaxml.losses.kernels.formulas import FORMULAS, log1p
 from jaxml.losses.kernels.mining import MINING
 from tests import loops
@@ -42,6 +43,26 @@ OTHERS = [
     ("proxy_anchor", {"alpha": 8.0}),
     ("soft_triple", {}),
     ("soft_voting", {"weight": 0.5, "temperature": 0.7}),
+    ("normalized_softmax", {"scale": 5.0}),
+    ("cosface", {"scale": 5.0}),
+    ("cosface", {"scale": 5.0, "class_weights": np.array([0.5, 1.0, 2.0, 0.0])}),
+    ("arcface", {"scale": 5.0}),
+    ("arcface", {"scale": 3.0, "margin": 2.0}),
+    ("subcenter_arcface", {"scale": 5.0}),
+    ("sphereface", {"scale": 3.0}),
+    ("sphereface", {"margin": 2.0}),
+    ("circle", {"scale": 8.0}),
+    ("tuplet_margin", {"scale": 8.0, "margin": 0.3}),
+    ("nca", {"scale": 2.0}),
+    ("nca", {"scale": 2.0, "distance": "cosine"}),
+    ("ranked_list", {"boundary": 0.6, "margin": 0.2}),
+    ("ranked_list", {"boundary": 0.5, "positive_temperature": 3.0, "balance": 0.3}),
+    ("smooth_ap", {"temperature": 0.2}),
+    ("smooth_ap", {"temperature": 0.2, "with_anchor": True}),
+    ("fast_ap", {}),
+    ("fast_ap", {"num_bins": 7}),
+    ("recall_at_k", {"temperature": 0.2}),
+    ("recall_at_k", {"temperature": 0.1, "ks": (1, 3), "rank_temperature": 0.5}),
 ]
 AGAINST_REFERENCES = [
     *(("triplet", {"formula": "hinge", "mining": m, "margin": 0.3}) for m in MINING),
@@ -58,6 +79,12 @@ CASES += [(name, options, True) for name, options in AGAINST_REFERENCES]
 
 def test_every_loss_is_compared():
     assert {name for name, _, _ in CASES} == set(losses.LOSSES)
+    assert set(loops.MINING) == set(MINING)
+    assert set(loops.FORMULAS) == set(FORMULAS)
+
+
+def takes_a_key(options):
+    return MINING[options.get("mining", "all")].negatives.drawn
 
 
 def label(case):
@@ -69,7 +96,7 @@ def label(case):
 def test_agrees_with_loop(case):
     name, options, references = case
     loss = losses.LOSSES[name]
-    if options.get("mining") == "distance_weighted":
+    if takes_a_key(options):
         options = {**options, "key": KEY}
     parameters = name in losses.PARAMETERS
     # Five anchors at a time: two full blocks and a part of one.
@@ -122,8 +149,9 @@ def test_agrees_with_loop(case):
         shares.append(want.active / max(want.valid, 1))
 
     check()
-    windowed = options.get("mining") in ("semi_hard", "original_semi_hard")
-    if options.get("formula") in HINGES and not windowed:
+    # In a window, all triplets are active.
+    window = MINING[options.get("mining", "all")].negatives.window
+    if options.get("formula") in HINGES and window in (None, windows.anywhere):
         assert any(0 < share < 1 for share in shares)
     assert any(share > 0 for share in shares)
 
@@ -142,7 +170,7 @@ def test_given_distances(formula):
         out = loops.Result(np.zeros(d.shape[0], complex))
         for t in range(50):
             ap, an, pn = (d[:, i, t] ** (2 if formula == "squared_hinge" else 1) for i in range(3))
-            value = loops.formula_value(formula, ap, an, pn, 0.2)
+            value = loops.FORMULAS[formula](ap, an, pn, 0.2)
             out.valid += 1
             if formula not in HINGES or value[0].real > 0:
                 out.active += 1
@@ -173,7 +201,7 @@ def test_hyperparameters_have_gradients(case):
     name, options = case
     numbers = {k: v for k, v in options.items() if isinstance(v, float) and k != "quantile"}
     fixed = {k: v for k, v in options.items() if k not in numbers}
-    if fixed.get("mining") == "distance_weighted":
+    if takes_a_key(fixed):
         fixed["key"] = KEY
     rng = np.random.default_rng(1)
     y = rng.integers(0, CLASSES, B)

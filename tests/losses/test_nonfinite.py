@@ -1,4 +1,4 @@
-"""NaN and infinity: they reach the loss and its gradient, from wherever they come; what is merely large does not."""
+"""NaN and infinity in any input reach the loss and its gradient; numbers that are merely large do not become NaN."""
 
 import inspect
 
@@ -55,7 +55,7 @@ def test_one_number_spoils_loss_and_gradient(variant):
         assert_spoiled(run(x.at[:].set(number), y, p))
         if p:
             assert_spoiled(run(x, y, (p[0].at[(-1,) * p[0].ndim].set(number),)))
-    # No pair, no triplet: the numbers are bad all the same.
+    # Without any pair or triplet, the loss is NaN too.
     one_class = jnp.zeros(B, jnp.int32)
     assert_spoiled(run(x.at[0, 0].set(np.nan), one_class, p))
 

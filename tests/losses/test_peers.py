@@ -1,5 +1,7 @@
 """Agreement with pytorch-metric-learning, values and gradients, for every loss that both have."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,7 @@ def batch(seed=0, unit=True, k=K):
     return x.astype(np.float32), y.astype(np.int32)
 
 
-def compare(ours, peer, x, y, mined=None, refs=None, active=True):
+def compare(ours, peer, x, y, mined=None, refs=None, active=True, rtol=2e-5):
     leaf = torch.tensor(x, requires_grad=True)
     more = {} if refs is None else {"ref_emb": torch.tensor(refs[0]), "ref_labels": torch.tensor(refs[1])}
     indices = mined(leaf, torch.tensor(y)) if mined else None
@@ -39,7 +41,7 @@ def compare(ours, peer, x, y, mined=None, refs=None, active=True):
     assert aux["valid"] > 0
     if active:
         assert 0 < aux["active"] < aux["valid"]
-    np.testing.assert_allclose(value, want.item(), rtol=2e-5)
+    np.testing.assert_allclose(value, want.item(), rtol=rtol)
     scale = np.abs(leaf.grad.numpy()).max()
     np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-3, atol=1e-4 * scale)
     return value
@@ -184,6 +186,89 @@ def test_soft_triple():
     loss.fc.data = torch.tensor(p.reshape(-1, D).T.copy())
     ours = lambda x, y, p: losses.soft_triple(x, y, p, tau=0.0)  # noqa: E731
     with_proxies(ours, loss, lambda g: np.asarray(g).reshape(-1, D).T, p)
+
+
+CLASSIFIERS = {
+    "normalized_softmax": (
+        {"scale": 20.0},
+        lambda: theirs.NormalizedSoftmaxLoss(
+            B // K, D, temperature=0.05, distance=distances.DotProductSimilarity()
+        ),
+    ),
+    "cosface": (
+        {"scale": 16.0, "margin": 0.35},
+        lambda: theirs.CosFaceLoss(B // K, D, margin=0.35, scale=16),
+    ),
+    "arcface": (
+        {"scale": 16.0, "margin": np.radians(28.6)},
+        lambda: theirs.ArcFaceLoss(B // K, D, margin=28.6, scale=16),
+    ),
+    "sphereface": (
+        {"margin": 3.0, "scale": 2.0},
+        lambda: theirs.SphereFaceLoss(B // K, D, margin=3, scale=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classification(name):
+    options, peer = CLASSIFIERS[name]
+    p = np.random.default_rng(7).normal(size=(B // K, D)).astype(np.float32)
+    loss = peer()
+    loss.W.data = torch.tensor(p.T.copy())
+    with_proxies(partial(getattr(losses, name), **options), loss, lambda g: np.asarray(g).T, p)
+
+
+def test_subcenter_arcface():
+    p = np.random.default_rng(8).normal(size=(B // K, 3, D)).astype(np.float32)
+    loss = theirs.SubCenterArcFaceLoss(
+        num_classes=B // K, embedding_size=D, margin=28.6, scale=16, sub_centers=3
+    )
+    loss.W.data = torch.tensor(p.reshape(-1, D).T.copy())
+    ours = partial(losses.subcenter_arcface, scale=16.0, margin=np.radians(28.6))
+    with_proxies(ours, loss, lambda g: np.asarray(g).reshape(-1, D).T, p)
+
+
+def test_circle():
+    x, y = batch()
+    loss = theirs.CircleLoss(m=0.4, gamma=8)
+    compare(lambda x: losses.circle(x, y, scale=8.0), loss, x, y, active=False)
+
+
+def test_tuplet_margin():
+    x, y = batch()
+    loss = theirs.TupletMarginLoss(margin=5.73, scale=16, reducer=MEAN)
+    ours = partial(losses.tuplet_margin, scale=16.0, margin=np.radians(5.73))
+    compare(lambda x: ours(x, y), loss, x, y, active=False)
+
+
+@pytest.mark.parametrize(("distance", "peer"), [("euclidean", EUCLIDEAN), ("squared", SQUARED)])
+def test_nca(distance, peer):
+    x, y = batch()
+    loss = theirs.NCALoss(softmax_scale=2, distance=peer)
+    compare(lambda x: losses.nca(x, y, scale=2.0, distance=distance), loss, x, y, active=False)
+
+
+def test_fast_ap():
+    x, y = batch()
+    compare(lambda x: losses.fast_ap(x, y, num_bins=7), theirs.FastAPLoss(num_bins=7), x, y, active=False)
+
+
+def test_smooth_ap():
+    """Theirs wants the images of a class side by side, and takes their number for that of the classes."""
+    x, y = batch(k=6)
+    six = np.argsort(y)[:36]
+    x, y = x[six], y[six]
+    ours = partial(losses.smooth_ap, temperature=0.1, with_anchor=True)
+    compare(lambda x: ours(x, y), theirs.SmoothAPLoss(temperature=0.1), x, y, active=False)
+
+
+def test_ranked_list():
+    """Theirs adds 1e-5 to every weight that it divides by."""
+    x, y = batch()
+    loss = theirs.RankedListLoss(margin=0.4, Tn=3, Tp=1, imbalance=0.3, alpha=1.2, distance=EUCLIDEAN)
+    options = {"positive_temperature": 1.0, "negative_temperature": 3.0, "balance": 0.3}
+    compare(lambda x: losses.ranked_list(x, y, **options), loss, x, y, rtol=B * 1e-5)
 
 
 def test_proxy_nca_image_by_image():

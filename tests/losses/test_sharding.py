@@ -1,4 +1,4 @@
-"""A batch divided over four devices, in every way that jax has for it, gives what one device gives."""
+"""A batch divided over four devices, in every way that jax offers, gives the result of one device."""
 
 import functools
 

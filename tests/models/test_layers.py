@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.models.layers import BatchNorm, Conv, _reduce_windows, avg_pool, dropout, max_pool, relu
+from jaxml.models.dropout import dropout
+from jaxml.models.layers import BatchNorm, Conv, _reduce_windows, avg_pool, max_pool, relu
 
 
 def windows(x, window, stride, padding, ceil, fill):

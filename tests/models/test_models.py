@@ -1,4 +1,4 @@
-"""What every backbone and every option of the embedding network must hold."""
+"""The contract of every backbone and every option of the embedding network."""
 
 import dataclasses
 from functools import partial
@@ -13,14 +13,17 @@ import pytest
 from jaxml import config, models
 from jaxml.models import BACKBONES
 
-LIGHT = ["simple", "shallow", "squeezenet1_0", "squeezenet1_1"]
-HEAVY = ["resnet50", "inception_v3"]
-# torchvision's, without the classifier; the last two by hand, at 64 and 96 px.
+LIGHT = ["simple", "shallow", "squeezenet1_0", "squeezenet1_1", "efficientnet_lite0"]
+HEAVY = ["resnet50", "inception_v3", "efficientnet_lite1", "efficientnet_lite2"]
+# torchvision's and timm's, without the classifier; the last two by hand, at 64 and 96 px.
 PARAMETERS = {
     "squeezenet1_0": 1_248_424 - 513_000,
     "squeezenet1_1": 1_235_496 - 513_000,
     "resnet50": 25_557_032 - 2_049_000,
     "inception_v3": 27_161_264 - 3_326_696 - 2_049_000,
+    "efficientnet_lite0": 4_652_008 - 1_281_000,
+    "efficientnet_lite1": 5_416_680 - 1_281_000,
+    "efficientnet_lite2": 6_092_072 - 1_281_000,
     "simple": 2 * 3 + (75 + 1) * 10 + 2 * 10 + (250 + 1) * 20 + 2 * 20 + (13 * 13 * 20 + 1) * 512 + 2 * 512,
     "shallow": 2 * 3 + (147 + 1) * 32 + 2 * 32 + (800 + 1) * 32 + 2 * 32 + (20 * 20 * 32 + 1) * 512 + 2 * 512,
 }
@@ -114,7 +117,11 @@ def test_fine_tuning_lowers_the_loss(name, batch_norm):
 
 
 @pytest.mark.parametrize(
-    "name", ["simple", "squeezenet1_1", *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
+    "name",
+    [
+        *("simple", "squeezenet1_1", "efficientnet_lite0"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY),
+    ],
 )
 def test_bfloat16_is_close_and_remat_is_equal(name):
     size = size_of(name)
@@ -252,6 +259,7 @@ def test_init_is_deterministic_and_of_the_documented_scale():
         ({"feature_size": 0}, "--model.feature_size is 0; it must be at least 1"),
         ({"backbone": "simple", "head": "conv"}, "--model.backbone simple gives a vector"),
         ({"backbone": "simple", "pooling": "avg+max"}, "--model.backbone simple gives a vector"),
+        ({"backbone": "simple", "pooling": "gem"}, "--model.backbone simple gives a vector"),
         ({"backbone": "simple", "head": "classifier"}, "no pretrained classifier"),
         (
             {"backbone": "resnet50", "head": "none"},

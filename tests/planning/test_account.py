@@ -88,7 +88,7 @@ def test_a_loop_counts_as_often_as_it_turns():
 
 
 def test_what_the_compiler_adds_belongs_to_who_uses_it():
-    """A copy into a loop, which has no name of its own, is for the part that reads it there."""
+    """A copy into a loop has no name of its own, and counts for the part that reads it in the loop."""
     text = LOOP.replace(
         "  %start = ", "  %moved = f32[1000,128]{1,0:T(8,128)} copy(%b.1)\n  %start = "
     ).replace("%a, %b.1, %c.1,", "%a, %moved, %c.1,")

@@ -1,4 +1,4 @@
-"""Plans: which chips there are, the search for the largest batch, what is printed, and one plan from end to end."""
+"""Plans: targets, the search for the largest batch, the summary, and one plan from end to end."""
 
 import dataclasses
 import json
@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -27,7 +26,6 @@ from jaxml.training import devices as on_devices
 from jaxml.training import distributed, inputs
 from jaxml.training.learner import create
 
-SCRIPT = Path(__file__).parents[2] / "experiments/plan.py"
 MIB = 2**20
 
 
@@ -90,7 +88,7 @@ def small(**data):
 
 
 def linear(fixed, per_image, refuse=False):
-    """A compiler whose programs take so many MiB, and the batches that it was asked for."""
+    """A stand-in for the compiler: memory is a linear function of the batch. Also the batches that it was asked for."""
     asked = []
 
     def compile_step(request):
@@ -218,7 +216,7 @@ def test_what_compilers_say_of_memory():
 
 
 def _ends(monkeypatch, code):
-    """Let the compiling process end so."""
+    """Make the compiling process end in a given way."""
     real = subprocess.run
     monkeypatch.setattr(
         compiler.subprocess, "run", lambda command, **options: real([sys.executable, "-c", code], **options)
@@ -245,7 +243,11 @@ def test_devices_that_are_not_there_are_taken_as_they_are():
 
 def script(*words, **options):
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, env={**os.environ}, **options
+        [sys.executable, "-m", "jaxml", "plan", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ},
+        **options,
     )
 
 
@@ -259,7 +261,7 @@ def test_plan_from_end_to_end(tmp_path):
     assert (found["fits"], found["chips"], found["images"], found["classes"]) == (True, 2, 10_000, 80)
     # The data set is resident, and every device has its own copy.
     assert found["memory"]["images"] == 10_000 * 64 * 64 * 3
-    # The gradients of 872,007 parameters, and what else, are averaged over both devices.
+    # The gradients of 872,007 parameters, and a few numbers, are averaged over both devices.
     assert found["collectives"]["all-reduce"]["result_bytes"] > 4 * 800_000
     assert found["operations"]["network"]["float32"] > found["operations"]["loss"]["float32_highest"] > 0
     assert {"input", "network", "loss", "update"} <= set(found["hbm_bytes"])

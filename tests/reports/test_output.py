@@ -1,4 +1,4 @@
-"""The folder for results: appears complete, and only earlier results in it are replaced."""
+"""The output folder: it appears complete, and only earlier results in it are replaced."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_exactly_the_files_of_the_earlier_output_are_replaced(tmp_path):
     assert listed(out) == ["page.html", "sheets/1.jpg", "sheets/notes.txt", "thesis/1.tex"]
     assert (out / "page.html").read_text() == (out / "sheets/1.jpg").read_text() == "later"
     assert (out / "sheets/notes.txt").read_text() == (out / "thesis/1.tex").read_text() == "mine"
-    (out / "sheets/1.jpg").unlink()  # one that the user no longer wanted
+    (out / "sheets/1.jpg").unlink()  # a file that the user has deleted
     write(out, ["page.html"], "last")
     assert listed(out) == ["page.html", "sheets/notes.txt", "thesis/1.tex"]
 

@@ -1,4 +1,4 @@
-"""Templates: values are text and stay inert, whatever they hold; HTML must be declared as such."""
+"""Templates: values are escaped, whatever they hold, and HTML must be declared as such."""
 
 import pytest
 from jinja2 import UndefinedError

@@ -1,4 +1,4 @@
-"""The report: self-contained, escaped, right about what is right, and whole in degenerate cases."""
+"""The report of a run: self-contained, escaped, correct about mistakes, and complete in degenerate cases."""
 
 import html.parser
 import re

@@ -1,4 +1,4 @@
-"""Callbacks: what they are told, in which order, and that whatever they do ends the run cleanly."""
+"""Callbacks: what they are told, in which order, and that a run ends cleanly whatever they do."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from tests.training.test_run import config, pictures  # noqa: F401
 
 
 class Notes(Callback):
-    """Writes down every call."""
+    """Records every call."""
 
     def __init__(self):
         self.calls, self.metrics = [], {}

@@ -83,7 +83,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_damaged(checkpoin
 
 
 def test_what_is_written_or_deleted_just_now_is_not_looked_at(checkpoints, monkeypatch):
-    """At every rename and removal of a save, what has a number for its name can be restored."""
+    """At every rename and removal during a save, folders whose name is a number can be restored."""
     seen = []
 
     def watched(function):
@@ -107,7 +107,7 @@ def test_what_is_written_or_deleted_just_now_is_not_looked_at(checkpoints, monke
 
 @contextmanager
 def without_rights():
-    """As a user who is not root, to whom no file is open that its mode closes."""
+    """Run as a user who is not root, so that the modes of files apply."""
     root = os.geteuid() == 0
     if root:
         os.setegid(65534)

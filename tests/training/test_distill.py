@@ -13,13 +13,13 @@ from jaxml.config import Config
 from jaxml.data.sampling import class_table, sample
 from jaxml.errors import RunError
 from jaxml.planning import program
-from jaxml.training import provenance, run, train
+from jaxml.training import provenance, run, saved, start, train
 from jaxml.training.callbacks import Callback
 from jaxml.training.checkpoint import Checkpoints, flatten
 from jaxml.training.devices import parallel, replicate
 from jaxml.training.learner import create
 from jaxml.training.resident_steps import in_lines, resident_step, resident_steps
-from jaxml.training.step import features
+from jaxml.training.step import features, guidance
 from jaxml.training.teacher import open_teacher
 from tests import loops
 from tests.training.test_run import Stop, StopAt, assert_same_run, config, pictures, untrained  # noqa: F401
@@ -60,7 +60,7 @@ def steps(config, devices, count=1, per_call=None):  # noqa: F811
     """State and metrics [count] after some resident steps with a teacher."""
     used, teacher = jax.devices()[:devices], open_teacher(config)
     learner, state = create(config, 10)
-    learner = replace(learner, teacher=teacher.learner)
+    learner = replace(learner, teacher=teacher.network)
 
     def step(*args):
         if per_call:
@@ -96,8 +96,9 @@ def test_the_step_minimises_the_weighted_sum(teachers):
     )
     outputs, _ = jax.jit(lambda x: features(learner, state.params, state.batch_stats, x, keys))(images)
     own = loops.unit(np.asarray(outputs, np.float64))
-    _, network = run.load_network(teachers[0])  # which shows no dropout, and whole images
-    other = network(images)
+    network, saved_state = saved.load_variables(teachers[0])
+    # Which shows no dropout, and whole images.
+    other = run.pixel_embedder(network, jax.devices()[:1])(saved_state, images)
     assert (own.shape, other.shape) == ((16, 8), (16, 24))
     transfer = loops.relaxed_contrastive(own[None], other, delta=1.3, sigma=0.1).value[0].real
     by_labels = loops.contrastive(own[None].astype(complex), np.asarray(labels).tolist()).value[0].real
@@ -180,6 +181,42 @@ def test_stopped_and_resumed_is_the_same_run(config, teachers, tmp_path, source)
         train.train(configs.load(tmp_path / "stopped/config.json"), tmp_path / "stopped", resume=True)
 
 
+def test_a_start_with_a_teacher_that_has_saved_nothing_leaves_none_behind(config, teachers, tmp_path):  # noqa: F811
+    with pytest.raises(Stop):
+        train.learn(taught(config, teachers[0]), tmp_path / "run", callbacks=[StopAt(1)])
+    assert (tmp_path / "run/teacher.json").exists()
+    with pytest.raises(Stop):
+        train.learn(config, tmp_path / "run", callbacks=[StopAt(1)])
+    assert not (tmp_path / "run/teacher.json").exists()
+
+
+def test_the_teacher_is_found_from_whatever_folder(config, teachers, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(teachers[0].parent)
+    found = start.from_anywhere(taught(config, teachers[0].name))
+    assert found == start.from_anywhere(taught(config, teachers[0]))
+    assert found.distill.teacher == str(teachers[0])
+
+
+def test_a_teacher_with_averages_teaches_by_them(config, teachers, tmp_path):  # noqa: F811
+    """Its whole embedding, although its run is scored by another size and by crops."""
+    averaging = {"train.ema": 0.9, "eval.feature_size": 4, "eval.crops": (0.5,), "eval.mirror": True}
+    changed = configs.override(configs.load(teachers[0] / "config.json"), averaging)
+    opened = run.open_run(changed, tmp_path / "teacher")
+    averages = jax.tree.map(lambda x: x + 0.25, opened.state.averages)
+    state = opened.state._replace(step=np.int32(3), averages=averages)
+    opened.checkpoints.save(3, state, score=None, meta=provenance.meta(changed, opened.pictures))
+    configs.save(tmp_path / "teacher/config.json", changed)
+    teacher = open_teacher(taught(config, tmp_path / "teacher"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, teacher.variables, averages))
+    plain = open_teacher(taught(config, teachers[0]))
+    assert teacher.identity["sha256"] != plain.identity["sha256"]
+    images, keys = IMAGES[:4], jax.random.split(jax.random.key(0), 4)
+    learner = replace(create(config, 10)[0], teacher=teacher.network)
+    found = guidance(learner, teacher.variables, images, keys)
+    assert found.shape == (4, 24)
+    assert difference(found, guidance(learner, plain.variables, images, keys)) > 1e-3
+
+
 def test_another_teacher_is_refused(config, teachers, tmp_path):  # noqa: F811
     first = taught(config, teachers[0])
     with pytest.raises(Stop):
@@ -221,6 +258,7 @@ def test_a_teacher_that_is_none_or_not_finished(config, teachers, tmp_path):  # 
     shutil.rmtree(unfinished / "checkpoints")
     with pytest.raises(RunError, match=rf"{begins}.* has no checkpoint yet"):
         train.learn(taught(config, unfinished), tmp_path / "d")
+    assert not any((tmp_path / name).exists() for name in "abcd"), "a mistake has taken the directory"
 
 
 def test_the_identity_of_a_teacher(config, teachers):  # noqa: F811

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from jaxml import config as configs
 from jaxml.config import Config, Data, Eval, Model, Optim, Train, Triplets
 from jaxml.training import distributed, history, run, train
 
-ROOT = Path(__file__).parents[2]
 STEPS = 20
 
 
@@ -38,7 +36,7 @@ def config(tmp_path_factory):
     return Config(
         data=Data(**look, classes_per_batch=4, images_per_class=4, cache=cache),
         model=Model(feature_size=8),
-        # A bias that a BatchNorm cancels has gradient 0 but for rounding, which Adam would blow up to whole steps.
+        # A bias that BatchNorm cancels has a gradient of 0 up to rounding, which Adam would scale up to a whole step.
         optim=Optim(groups=(("backbone/(bn0|conv1|conv2|fc1)/bias", 0.0),)),
         train=Train(steps=STEPS, log_every=1, eval_every=10, save_every=10),
         eval=Eval(batch_size=16, kmeans_seeds=2),
@@ -63,7 +61,7 @@ def start(config, workdir, *words):
             "JAX_NUM_PROCESSES": "2",
             "JAX_PROCESS_ID": str(i),
         }
-        script = [sys.executable, str(ROOT / "experiments/train.py"), "--distributed", "--resume"]
+        script = [sys.executable, "-m", "jaxml", "train", "--distributed", "--resume"]
         command = [*script, "--workdir", str(place), *words]
         processes.append(
             subprocess.Popen(

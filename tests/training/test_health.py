@@ -1,4 +1,4 @@
-"""Signs of trouble: what is named, what is reported, and what is not."""
+"""Non-finite values, collapsed embeddings and exhausted memory: what is named, reported, or passed over."""
 
 from dataclasses import replace
 from functools import partial
@@ -28,7 +28,7 @@ def test_step_and_tensors_that_are_not_finite_are_named():
 
 @pytest.mark.parametrize("number", [np.nan, 1e20])
 def test_embeddings_that_are_not_finite_stop_training_at_that_step(config, tmp_path, monkeypatch, number):  # noqa: F811
-    """The loss itself says so: a NaN that is nearer to nothing than anything else is no hard triplet."""
+    """The loss itself is NaN, although comparisons with NaN would leave it out of every triplet."""
     objective = training.objective
 
     def spoiled(learner, loss_params, outputs, *rest):

@@ -1,13 +1,13 @@
 """One training for several sizes of the embedding: nested sizes in the step, and runs scored by a part of it."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import jaxml
 from jaxml import config as configs
+from jaxml.commands import evaluate
 from jaxml.config import Config, Loss
 from jaxml.training import run, train
 from jaxml.training.learner import create, loss_function
@@ -92,16 +92,11 @@ def test_a_run_is_scored_by_the_first_dimensions(config, tmp_path, capsys):  # n
     np.testing.assert_allclose(
         run.load(tmp_path / "run").embed(rows), run.load(tmp_path / "run", feature_size=2).embed(rows)
     )
-    _, network = run.load_network(tmp_path / "run")
-    assert network(opened.images.resident[:3]).shape == (3, 2)
+    assert jaxml.load(tmp_path / "run").embed(opened.images.resident[:3]).shape == (3, 2)
 
-    script = Path(__file__).parents[2] / "experiments/evaluate.py"
-    spec = importlib.util.spec_from_file_location("evaluate", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     capsys.readouterr()
     for words, dimensions in (([], 2), (["--feature_size", "4"], 4), (["--eval.feature_size", "8"], 8)):
-        module.main(["--workdir", str(tmp_path / "run"), *words])
+        evaluate.main(["--workdir", str(tmp_path / "run"), *words])
         text = capsys.readouterr().out
         assert f"24 images of 3 test classes, by {dimensions} of 8 dimensions:" in text
         if dimensions == 2:
@@ -109,4 +104,4 @@ def test_a_run_is_scored_by_the_first_dimensions(config, tmp_path, capsys):  # n
     with pytest.raises(
         ValueError, match=r"^--eval\.feature_size is 9; it must be at most --model\.feature_size"
     ):
-        module.main(["--workdir", str(tmp_path / "run"), "--feature_size", "9"])
+        evaluate.main(["--workdir", str(tmp_path / "run"), "--feature_size", "9"])

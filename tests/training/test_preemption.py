@@ -21,7 +21,7 @@ signals = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.n
 
 def caught_by_nobody(number):
     with StopSignals() as stop:
-        stop.saved = "step 3 is saved"
+        stop.saved = 3
         try:
             os.kill(os.getpid(), number)
         except Exception:
@@ -81,7 +81,7 @@ import os, signal, sys, time
 from jaxml.training import preemption
 preemption.GRACE = 0.2
 with preemption.StopSignals() as stop, stop.steps():
-    stop.saved = "step 7 is saved"
+    stop.saved = 7
     print("ready", flush=True)
     end = time.monotonic() + 30
     while time.monotonic() < end:
@@ -162,7 +162,7 @@ def test_a_closed_terminal_does_not_keep_a_run_from_saving(tmp_path):
 
 INTERRUPTED = """
 import gc, signal, sys, time
-from jaxml import cli
+from jaxml.commands.process import command
 from jaxml.training import preemption
 preemption.GRACE = 0.3
 def dropped(words):
@@ -171,7 +171,7 @@ def dropped(words):
     time.sleep(30)
 def raised(words):
     signal.raise_signal(signal.SIGINT)
-cli.command(globals()[sys.argv[1]])
+command(globals()[sys.argv[1]])
 """
 
 
@@ -181,5 +181,5 @@ def test_ctrl_c_before_a_run_is_open_ends_in_one_line(way):
     command = [sys.executable, "-c", INTERRUPTED, way]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=25)
     assert done.returncode == 130
-    assert done.stderr.strip().splitlines()[-1] == "stopped by Ctrl-C (SIGINT)"
+    assert done.stderr.strip().splitlines()[-1] == "stopped by Ctrl-C (SIGINT); give the same command again"
     assert way == "dropped" or len(done.stderr.strip().splitlines()) == 1

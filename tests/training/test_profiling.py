@@ -1,4 +1,4 @@
-"""The trace of a few calls: which ones, and that others pass through unchanged."""
+"""The trace of a few calls: the right ones are traced, and others pass through unchanged."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A whole run on a small folder of pictures: results, resuming, killing, and what a user can get wrong."""
+"""A whole run on a small folder of pictures: results, resuming, crashes, and mistakes of users."""
 
 import json
 import os
@@ -23,7 +23,6 @@ from jaxml.training import health, history, provenance, results, run, train
 from jaxml.training.callbacks import Callback
 from jaxml.training.checkpoint import Checkpoints
 
-ROOT = Path(__file__).parents[2]
 STEPS = 12
 
 
@@ -68,7 +67,7 @@ def final_state(workdir):
 
 
 def rows(workdir):
-    """The record without what depends on the clock."""
+    """The record without columns that hold times."""
     found = history.read(Path(workdir) / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in found]
 
@@ -98,7 +97,7 @@ def test_directory_holds_everything(config, tmp_path):
 
 
 class Stop(Exception):
-    """What `StopAt` raises."""
+    """The exception that `StopAt` raises."""
 
 
 class StopAt(Callback):
@@ -129,7 +128,7 @@ ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
 
 
 def train_command(workdir, *words):
-    return [sys.executable, str(ROOT / "experiments/train.py"), "--workdir", str(workdir), *words]
+    return [sys.executable, "-m", "jaxml", "train", "--workdir", str(workdir), *words]
 
 
 def test_a_directory_with_a_run_is_not_overwritten(config, tmp_path):
@@ -261,7 +260,7 @@ def test_a_damaged_configuration_is_named(config, tmp_path):
 def test_evaluate_runs_on_any_number_of_devices(config, tmp_path):
     """Only training divides its batch of eight: three devices can evaluate, and find the same."""
     untrained(config, tmp_path / "run", [3])
-    script = [sys.executable, str(ROOT / "experiments/evaluate.py"), "--workdir", str(tmp_path / "run")]
+    script = [sys.executable, "-m", "jaxml", "evaluate", "--workdir", str(tmp_path / "run")]
     printed = []
     for count in (1, 3):
         environment = {**ENVIRONMENT, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}

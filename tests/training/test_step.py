@@ -1,6 +1,7 @@
 """The training step: the same on 1, 2 and 4 devices, whole or in chunks, one step or many in a call."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ CONFIG = Config(
     data=Data(stored_size=32, size=28, classes_per_batch=4, images_per_class=4, jitter=0.2),
     model=Model(backbone="simple", feature_size=8),
     loss=Loss(norm_weight=1e-3),
-    # A bias that a BatchNorm cancels has gradient 0 but for rounding, which Adam would blow up to whole steps.
+    # A bias that BatchNorm cancels has a gradient of 0 up to rounding, which Adam would scale up to a whole step.
     optim=Optim(learning_rate=1e-3, groups=(("backbone/(bn0|conv1|conv2|fc1)/bias", 0.0), ("head/.*", 0.5))),
     train=Train(steps=10),
 )
@@ -31,7 +32,7 @@ IMAGES = np.clip(
 
 
 def run_steps(config, devices, steps, per_call=None):
-    """State after the first and the last of some resident steps, metrics [steps], and how often it was traced.
+    """States after each call of some resident steps, metrics [steps], and how often it was traced.
 
     One step a call, or `per_call` of them in a loop on the device.
     """
@@ -55,14 +56,21 @@ def run_steps(config, devices, steps, per_call=None):
         states.append(jax.device_get(state))
         rows.append(jax.device_get(metrics))
     metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    return Steps(states[0], states[-1], metrics, len(traces))
+    return Steps(states, metrics, len(traces))
 
 
 class Steps(NamedTuple):
-    first: TrainState
-    last: TrainState
+    states: list[TrainState]
     metrics: dict
     traces: int
+
+    @property
+    def first(self):
+        return self.states[0]
+
+    @property
+    def last(self):
+        return self.states[-1]
 
 
 def difference(a, b):
@@ -72,7 +80,7 @@ def difference(a, b):
 
 
 def moments(state):
-    """Adam's first moments: sums of gradients, without the division that blows up what is all but zero."""
+    """Adam's first moments: sums of gradients, without the division that scales up those that are nearly zero."""
     leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
     found = [
         leaf
@@ -168,6 +176,25 @@ def test_embedding_at_another_size_and_mirrored():
     both = one_way + other_way
     found = embed(replace(larger, mirror=True), images)
     np.testing.assert_allclose(found, both / np.linalg.norm(both, axis=1, keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_embedding_of_several_central_crops(mirror):
+    """The mean of what the single crops give, each a square of 32, 24 or 16 pixels of the picture."""
+    config = replace(CONFIG, model=Model(backbone="squeezenet1_1", feature_size=8), optim=Optim())
+
+    def embed(crops, mirror, images):
+        learner, state = create(replace(config, eval=Eval(crops=crops, mirror=mirror)), 10)
+        return np.asarray(
+            jax.jit(lambda x: training.embed_step(learner, state.params, state.batch_stats, x))(images)
+        )
+
+    crops, ways = (1.0, 0.75, 0.5), [IMAGES[:3], IMAGES[:3, :, ::-1]][: 1 + mirror]
+    single = [embed((share,), False, way) for share in crops for way in ways]
+    assert min(np.abs(a - b).max() for a, b in pairwise(single)) > 1e-3
+    total = np.sum(single, axis=0)
+    found = embed(crops, mirror, IMAGES[:3])
+    np.testing.assert_allclose(found, total / np.linalg.norm(total, axis=1, keepdims=True), atol=1e-5)
 
 
 def test_networks_with_one_input_size_refuse_another():

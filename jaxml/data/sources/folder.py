@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from jaxml.data.formats import SUFFIXES
 from jaxml.data.index import Index
 from jaxml.files import expand, printable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
-
-def _natural(path: Path) -> list[tuple[int, str]]:
+def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key under which class 2 comes before class 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _sorted(paths: Iterable[Path]) -> list[Path]:
     """Sort naturally; names that differ only in leading zeros go by their text, not by the order of the disk."""
-    return sorted(paths, key=lambda path: (_natural(path), path.name))
+    return sorted(paths, key=lambda path: ([_natural(part) for part in path.parts], path.parts))
 
 
 def load(root: str) -> Index:
-    """Every JPEG, PNG and BMP file in the folders of `root`, each of which is a class; in natural order.
+    """Every picture in the folders of `root`, each of which is a class with all its subfolders; in natural order.
 
-    Files with other endings are left out, with a warning that counts them. Another warning counts folders whose names
-    are the same number, such as 1 and 01. Broken links, pipes and the like are kept as images, so that they are
-    reported as damaged and not left out unnoticed.
+    Pictures are known by the endings of their names (`formats.SUFFIXES`). Hidden files and folders are left out. Files
+    with other endings are left out, with a warning that counts them. Another warning counts folders whose names are the
+    same number, such as 1 and 01. Broken links, pipes and the like are kept as images, so that they are reported as
+    damaged and not left out unnoticed.
 
     Raises:
-        ValueError: `root` is not a folder or holds no folders, or one of them holds no images.
+        ValueError: `root` is not a folder or holds no folders, or one of them holds no images or cannot be read.
     """
     top = expand(root, "--data.root")
     if not root or not top.is_dir():
@@ -49,7 +50,7 @@ def load(root: str) -> Index:
     _warn_of_same_numbers(classes)
     items, labels, others = [], [], []
     for label, folder in enumerate(classes):
-        files = _sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
+        files = _sorted(_files(folder))
         images = [p for p in files if p.suffix.lower() in SUFFIXES]
         others += [p for p in files if p.suffix.lower() not in SUFFIXES]
         if not images:
@@ -72,8 +73,19 @@ def load(root: str) -> Index:
     )
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything in a folder and its subfolders that is no folder and not hidden."""
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"the folder {printable(error.filename)} cannot be read ({error.strerror})")
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place) / name for name in names if not name.startswith("."))
+
+
 def _warn_of_same_numbers(classes: list[Path]) -> None:
-    alike = [(a.name, b.name) for a, b in pairwise(classes) if _natural(a) == _natural(b)]
+    alike = [(a.name, b.name) for a, b in pairwise(classes) if _natural(a.name) == _natural(b.name)]
     if alike:
         warnings.warn(
             f"{len(alike)} class folder(s) have the name of another but for leading zeros, such as "

@@ -22,24 +22,29 @@ def choice(name: str, value: object, allowed: Collection[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
-def number(name: str, value: Any, *, above: float | None = None, minimum: float | None = None) -> None:
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> None:
     """Raise a ValueError for a number out of range; traced values pass."""
     if isinstance(value, jax.core.Tracer):
         return
     # Not jax.numpy, which under jit would trace even what is known.
     number = arguments.array(name, value, "a finite number")
-    low = (above is not None and not np.all(number > above)) or (
-        minimum is not None and not np.all(number >= minimum)
-    )
-    if number.ndim != 0 or not np.isfinite(number) or low:
-        limit = (
-            f" above {above:g}"
-            if above is not None
-            else f" of at least {minimum:g}"
-            if minimum is not None
-            else ""
-        )
-        raise ValueError(f"{name} must be a finite number{limit}, got {value!r}")
+    limits = {
+        "above": (above, np.greater),
+        "of at least": (minimum, np.greater_equal),
+        "of at most": (maximum, np.less_equal),
+    }
+    stated = {words: limit for words, (limit, _) in limits.items() if limit is not None}
+    kept = all(np.all(test(number, limit)) for limit, test in limits.values() if limit is not None)
+    if number.ndim != 0 or not np.isfinite(number) or not kept:
+        range_ = "".join(f" {words} {limit:g}" for words, limit in stated.items())
+        raise ValueError(f"{name} must be a finite number{range_}, got {value!r}")
 
 
 def block_size(value: int | None) -> None:
@@ -168,3 +173,21 @@ def boundaries(name: str, value: Any, labels: Any) -> tuple[Array, Array]:
     if beta.ndim == 0:
         return beta[None], jnp.zeros(len(labels), jnp.int32)
     return beta, class_indices(name, beta.shape[0], labels)
+
+
+def class_weights(value: Any, classes: int) -> Array | None:
+    """Check weights of the classes, float [classes]; return them as float32, or None if not given.
+
+    Raises:
+        ValueError: wrong shape or type, or a known weight that is negative or not finite.
+    """
+    if value is None:
+        return None
+    form = f"a float array [{classes}] of finite numbers of at least 0"
+    weights = _array("class_weights", value, form)
+    if weights.shape != (classes,) or not jnp.issubdtype(weights.dtype, jnp.floating):
+        raise ValueError(f"class_weights must be {form}, got {weights.dtype} {weights.shape}")
+    known = not isinstance(weights, jax.core.Tracer)
+    if known and not np.all((np.asarray(weights) >= 0) & np.isfinite(np.asarray(weights))):
+        raise ValueError(f"class_weights must be {form}")
+    return jnp.asarray(weights, jnp.float32)

@@ -70,3 +70,10 @@ MEASURES: dict[str, Measure] = {
 def square_of(distance: str) -> str:
     """The measure that is the square of a distance."""
     return "squared" if distance == "euclidean" else f"{distance}, squared"
+
+
+def sine(cosine: Array) -> Array:
+    """Sine of an angle in 0 to pi with this cosine, in its shape; zero gradient at both ends, where it has none."""
+    square = 1.0 - cosine**2
+    inside = square > jnp.finfo(jnp.float32).eps
+    return jnp.where(inside, jnp.sqrt(jnp.where(inside, square, 1.0)), 0.0)

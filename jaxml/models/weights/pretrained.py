@@ -1,4 +1,4 @@
-"""Imports pretrained weights, with the names of torchvision or timm, into the variables of a network."""
+"""Imports pretrained weights, with names that the backbone understands, into the variables of a network."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import save_file
-from tyro.conf import Positional
-from tyro.extras import subcommand_cli_from_dict
 
 from jaxml import config
 from jaxml.models.backbones import BACKBONES
-from jaxml.models.embedder import build
-from jaxml.models.weights import hub, readers
-from jaxml.models.weights.pickles import read_pickle
-from jaxml.models.weights.readers import PICKLES, WeightFile, WeightFormatError
+from jaxml.models.embedder import build, shapes
+from jaxml.models.weights import hub, packages, readers
+from jaxml.models.weights.readers import WeightFile, WeightFormatError
 
 _STATISTICS = {"running_mean": "mean", "running_var": "var"}
 
 
 def load(
-    path: str | Path, variables: Mapping[str, Any], backbone_name: str, *, classifier: bool = False
+    path: str | Path,
+    variables: Mapping[str, Any],
+    backbone_name: str,
+    *,
+    classifier: bool = False,
+    cache: str | Path = config.Data.cache,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Take the backbone's variables from a weight file.
 
     Args:
-        path: a .safetensors or .npz file, or hf://owner/repo/file@commit.
+        path: a .safetensors or .npz file, hf://owner/repo/file@commit, or auto: the backbone's package, see
+            `jaxml.models.weights.packages`.
         variables: {"params", "batch_stats"} of a network.
         backbone_name: a name from BACKBONES.
         classifier: take the head from the file as well; otherwise it stays as it is.
+        cache: folder for the converted weights of packages.
 
     Returns:
         The variables, and a report that can be written as JSON: source, sha256, metadata, loaded (the number of
@@ -43,19 +45,19 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such file.
+        ImportError: a package that `path` needs is not installed.
         WeightFormatError: the file is damaged, or arrays are missing, unknown, of another shape or not finite; the
             message lists all of them.
         ValueError: there are no pretrained weights for this backbone.
     """
-    source = str(path)
-    file = readers.read(hub.fetch(source) if source.startswith(hub.PREFIX) else path)
+    source, file = _read(str(path), backbone_name, cache)
     wanted = flatten_dict(dict(variables), sep="/")
     taken, fresh, problems = _match(file.tensors, wanted, backbone_name, classifier)
     if problems:
         listing = "\n  ".join(problems)
         raise WeightFormatError(
             f"{source} does not fit {backbone_name} "
-            f"(`python -m jaxml.models.weights.pretrained inspect` tells what it fits):\n  {listing}"
+            f"(`jaxml weights inspect` tells what it fits):\n  {listing}"
         )
     report = {
         "source": source,
@@ -67,65 +69,40 @@ def load(
     return unflatten_dict(wanted | taken, sep="/"), report
 
 
-def inspect(file: Positional[Path]) -> None:
-    """Print what a weight file holds and which backbones it fits.
-
-    Args:
-        file: A .safetensors or .npz file, or, where torch is installed, a .pth file.
-    """
-    contents = _read_any(file)
-    for name, array in contents.tensors.items():
-        print(f"{name:56} {array.dtype!s:9} {list(array.shape)}")
-    for key, value in contents.metadata.items():
-        print(f"{key}: {value}")
-    arrays = contents.tensors.values()
-    print(f"sha256: {contents.sha256}")
-    print(f"arrays: {len(arrays)}, numbers: {sum(array.size for array in arrays):,}")
-    for name, row in BACKBONES.items():
-        if row.classifier is None:
-            continue
-        head = contents.tensors.get(f"{row.classifier}.bias")
-        classes = "no classifier" if head is None else f"a classifier of {head.size} classes"
-        problems = _match(contents.tensors, _shapes(name), name, False)[2]
-        print(
-            f"{name}: " + (f"does not fit ({len(problems)} arrays)" if problems else f"fits, with {classes}")
-        )
+def misfits(tensors: Mapping[str, np.ndarray], backbone_name: str) -> list[str]:
+    """What of the arrays of a weight file does not fit a backbone, one line for each; the classifier is left out."""
+    return _match(tensors, _shapes(backbone_name), backbone_name, False)[2]
 
 
-def convert(file: Positional[Path], output: Path | None = None) -> None:
-    """Write a .pth or .npz file's arrays as .safetensors, names unchanged; an existing file is left alone.
-
-    Args:
-        file: The file to convert; .pth needs torch.
-        output: The file to write; by default beside the first, with suffix .safetensors.
-    """
-    output = output or file.with_suffix(".safetensors")
-    if output.exists():
-        raise ValueError(f"{output}: exists already; name another with --output")
-    contents = _read_any(file)
-    metadata = {"converted_from": file.name, "converted_from_sha256": contents.sha256}
-    tensors = {name: np.ascontiguousarray(array) for name, array in contents.tensors.items()}
-    save_file(tensors, output, metadata=metadata | contents.metadata)
-    print(f"{output}: {len(tensors)} arrays")
+def _read(source: str, backbone_name: str, cache: str | Path) -> tuple[str, WeightFile]:
+    """A weight file, and where it is from."""
+    if source == packages.AUTO:
+        file = packages.read(backbone_name, cache)
+        said = file.metadata
+        return f"{source}: {said['package']} {said['version']}, {said['licence']}", file
+    return source, readers.read(hub.fetch(source) if source.startswith(hub.PREFIX) else source)
 
 
 def _match(
     tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any], backbone_name: str, classifier: bool
 ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
     """Arrays of a file by their path among the variables `wanted`, paths that stay fresh, and what does not fit."""
-    prefix = BACKBONES[backbone_name].classifier
+    row = BACKBONES[backbone_name]
+    prefix = row.classifier
     if prefix is None:
         raise ValueError(f"--model.weights: there are no pretrained weights for {backbone_name}")
-    fresh = [] if classifier else sorted(path for path in wanted if path.startswith("params/head/"))
+    own = ("params/pooling/",) if classifier else ("params/pooling/", "params/head/")
+    fresh = sorted(path for path in wanted if path.startswith(own))
     taken: dict[str, np.ndarray] = {}
     problems = []
     for name, array in tensors.items():
-        layer = name.rpartition(".")[0]
+        own_name = row.rename(name)
+        layer = own_name.rpartition(".")[0]
         if name.endswith(".num_batches_tracked") or name.startswith("AuxLogits."):
             continue
         if layer == prefix and not classifier:
             continue
-        path, value = _place(name, array, prefix)
+        path, value = _place(own_name, array, prefix)
         if path not in wanted or path in taken:
             problems.append(f"extra: {name} {list(array.shape)}")
             continue
@@ -148,17 +125,11 @@ def _shapes(backbone_name: str) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes by path of the variables that weights of a backbone fill."""
     row = BACKBONES[backbone_name]
     module = build(config.Model(backbone=backbone_name, head="none", feature_size=row.features))
-    images = jax.ShapeDtypeStruct((1, row.size, row.size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), images)
-    return flatten_dict(variables, sep="/")
-
-
-def _read_any(path: Path) -> WeightFile:
-    return read_pickle(path) if path.suffix in PICKLES else readers.read(path)
+    return flatten_dict(shapes(module, row.size), sep="/")
 
 
 def _place(name: str, array: np.ndarray, classifier: str) -> tuple[str, np.ndarray]:
-    """Path among the variables, and value in their layout, of an array with torchvision's name and layout."""
+    """Path among the variables, and value in their layout, of an array with timm's or torchvision's name and layout."""
     layer, _, kind = name.rpartition(".")
     value = array.astype(np.float32)
     collection, leaf = "params", kind
@@ -175,15 +146,3 @@ def _place(name: str, array: np.ndarray, classifier: str) -> tuple[str, np.ndarr
     # layer1.0.downsample.0 -> layer1_0/downsample_0
     path = re.sub(r"\.(?=\d+(\.|$))", "_", layer).replace(".", "/")
     return f"{collection}/backbone/{path}/{leaf}", value
-
-
-def main() -> None:
-    """Run the command line `python -m jaxml.models.weights.pretrained inspect|convert FILE`."""
-    try:
-        subcommand_cli_from_dict({"inspect": inspect, "convert": convert})
-    except (OSError, ValueError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-if __name__ == "__main__":
-    main()

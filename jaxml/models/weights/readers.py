@@ -31,6 +31,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),  # NumPy has none, and safetensors.numpy does not read it
     "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
 }
 """The types of arrays that are read, by their names in safetensors files."""
 _ENTRY = {"dtype", "shape", "data_offsets"}
@@ -61,8 +66,8 @@ def read(path: str | Path) -> WeightFile:
     path = Path(path)
     if path.suffix in PICKLES:
         raise WeightFormatError(
-            f"{path}: pickles are not read in training; where torch is installed, "
-            f"`python -m jaxml.models.weights.pretrained convert {path}` makes a .safetensors file of it"
+            f"{path}: pickles are not read in training; "
+            f"`jaxml weights convert {path}` makes a .safetensors file of it"
         )
     parse = {".safetensors": parse_safetensors, ".npz": parse_npz}.get(path.suffix)
     if parse is None:
@@ -160,7 +165,7 @@ def _check_array(file: IO[bytes], member: zipfile.ZipInfo) -> None:
         raise ValueError(f"{member.filename}: not an array in version 1.0 of NumPy's format")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype not in DTYPES.values():
-        raise ValueError(f"{member.filename}: {dtype} is not float16, float32, float64 or int64")
+        raise ValueError(f"{member.filename}: {dtype} is not one of {', '.join(map(str, DTYPES.values()))}")
     if member.file_size - file.tell() != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{member.filename}: {member.file_size} bytes do not hold shape {list(shape)}")
 

@@ -1,4 +1,4 @@
-"""Miners: masks, selections and samples against NumPy and against what they are meant to draw."""
+"""Masks, choices and random draws of mining, against NumPy and against the distributions they should have."""
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def test_filling_rows_and_empty_references_count_for_nothing():
 
 @pytest.mark.parametrize("size", [6, 2**17])
 def test_candidates_that_are_not_there_are_in_no_group(size):
-    """Compared all with all, and by bisection; labels at both ends of an int32."""
+    """Both by comparing all with all and by bisection, with labels at both ends of an int32."""
     rng = np.random.default_rng(0)
     ends = np.array([-(2**31), -1, 0, 2**31 - 1], np.int32)
     y, ry, there = ends, rng.choice(ends, size), rng.random(size) < 0.5
@@ -93,7 +93,7 @@ def test_nearest_and_farthest():
 
 
 def test_weights_undo_the_density_of_distances():
-    """Weighted by them, distances of points spread evenly over the sphere are spread evenly themselves."""
+    """With these weights, distances between uniform points on the sphere are distributed uniformly."""
     width = 16
     x = np.random.default_rng(0).normal(size=(2, 200_000, width))
     x /= np.linalg.norm(x, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The kernel for TPUs, interpreted on a CPU, against the same sweep in XLA, and as it is lowered for a TPU."""
+"""The kernel for TPUs: interpreted on a CPU, compared with the same sweep in XLA, and lowered for a TPU."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ METRICS = {name: measure.metric for name, measure in MEASURES.items() if measure
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Blocks so small that there are several of both sides, and no TPU."""
+    """Interpret the kernel, with tiles so small that there are several of both sides."""
     monkeypatch.setattr(tiles_tpu, "MOST", (256, 128))
     monkeypatch.setattr(pl, "pallas_call", partial(pl.pallas_call, interpret=True))
 

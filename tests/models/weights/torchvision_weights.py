@@ -1,4 +1,4 @@
-"""Made-up weights under torchvision's names, and what torchvision's networks make of them.
+"""Made-up weights under torchvision's names, and the outputs of torchvision's networks with them.
 
 `python tests/models/weights/torchvision_weights.py` (extra `peers`) writes the two fixtures again.
 """

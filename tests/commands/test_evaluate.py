@@ -1,26 +1,19 @@
-"""The script that scores a finished run: PCA with whitening beside the run's embeddings and the frozen features."""
+"""The verb that scores a finished run: PCA with whitening beside the run's embeddings and the frozen features."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxml import config as configs
+from jaxml.commands import evaluate as command
 from jaxml.evaluate import evaluate, whiten
 from jaxml.training import results, run
 from tests.training.test_run import config, pictures, untrained  # noqa: F401
 
-SCRIPT = Path(__file__).parents[2] / "experiments/evaluate.py"
 
-
-@pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *words: module.main([str(word) for word in words])
+def main(*words):
+    command.main([str(word) for word in words])
 
 
 def table(text):
@@ -29,7 +22,7 @@ def table(text):
     return {name: [float(value) for value in values] for name, *values in rows}
 
 
-def test_pca_is_fitted_to_the_training_classes(main, config, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_pca_is_fitted_to_the_training_classes(config, tmp_path, capsys, monkeypatch):  # noqa: F811
     changes = {"model.weights": "weights.safetensors", "eval.feature_size": 2}
     config = configs.override(config, changes)
     untrained(config, tmp_path / "run", [3])

@@ -1,0 +1,59 @@
+"""Cluster one part of a run's data with its best checkpoint, and print all metrics.
+
+    jaxml evaluate --workdir runs/glyphs_simple --split test
+
+Needs only the run's directory and the data set. Nothing in the directory is changed, and the run may be training
+meanwhile. The configuration there must be the one that the checkpoint was saved with, and the pictures must be those
+that the run has seen, unless --other_data is given. Metrics named original_* start K-means from true labels, as the
+work that this project reimplements did; all others see no label before scoring.
+"""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from jaxml.commands.options import also, parse
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Which run and which classes."""
+
+    workdir: str
+    """Directory of the run."""
+    split: Literal["train", "val", "test"] = "test"
+    """Classes to cluster."""
+    data_root: Annotated[str, also("--data.root")] = ""
+    """Folder of the data set, if it has moved since the training."""
+    other_data: bool = False
+    """Score other pictures than those that the run has seen."""
+    feature_size: Annotated[int, also("--eval.feature_size")] = 0
+    """Dimensions of the embedding to score, the first ones; 0 is as the run is configured."""
+    whiten: int = 0
+    """Score PCA with whitening to so many dimensions as well, of the whole embedding and of the frozen features of
+    pretrained weights. It is fitted to the training classes, whose images are embedded for it."""
+
+
+def main(words: list[str]) -> None:
+    """Embed the images of a part, and print their scores."""
+    arguments = parse(Arguments, words, __doc__)
+    from jaxml.training import results, run
+
+    opened = run.load(
+        arguments.workdir,
+        data_root=arguments.data_root,
+        other_data=arguments.other_data,
+        feature_size=arguments.feature_size,
+    )
+    rows = opened.images.rows(arguments.split)
+    embeddings = opened.embed(rows)
+    scores = results.score(opened, embeddings, rows)
+    classes, width = len(opened.images.classes(arguments.split)), opened.config.model.feature_size
+    print(
+        f"{len(rows)} images of {classes} {arguments.split} classes, by {embeddings.shape[1]} of {width} dimensions:"
+    )
+    for name, value in scores.items():
+        if not name.endswith("_std"):
+            deviation = f" +- {scores[f'{name}_std']:.4f}" if f"{name}_std" in scores else ""
+            print(f"  {name:16}{value:8.4f}{deviation}")
+    if arguments.whiten:
+        print(results.table(results.whitened(opened, rows, arguments.whiten)))

@@ -1,0 +1,157 @@
+"""Search among embeddings: exact against float64 loops, saved and loaded, and queries of another model refused."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxml import config
+from jaxml.data import ImageError
+from jaxml.inference import Index
+from jaxml.inference.model import Model
+
+
+def brute_force(names, embeddings, query, k):
+    """The k nearest by plain float64 loops, as (distance, name)."""
+    found = []
+    for name, row in zip(names, embeddings, strict=True):
+        distance = sum((float(a) - float(b)) ** 2 for a, b in zip(row, query, strict=True)) ** 0.5
+        found.append((distance, name))
+    return sorted(found)[:k]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e4])
+@pytest.mark.parametrize("offset", [0, 30])
+def test_search_is_exact(scale, offset):
+    rng = np.random.default_rng(0)
+    embeddings = (scale * (rng.normal(size=(80, 5)) + offset)).astype(np.float32)
+    # Copies, and neighbours that a product in float32 cannot tell apart.
+    embeddings[40:60] = embeddings[:20]
+    embeddings[60:70] = np.nextafter(embeddings[:10], np.float32(np.inf))
+    names = [f"{i:03d}" for i in rng.permutation(80)]
+    index = Index(names, embeddings, "model")
+    queries = np.concatenate(
+        [embeddings[:30], (scale * (rng.normal(size=(5, 5)) + offset)).astype(np.float32)]
+    )
+    for k in (1, 4, 80):
+        found = index.search(queries, k)
+        for i, query in enumerate(queries):
+            expected = brute_force(names, embeddings, query, k)
+            np.testing.assert_allclose(found.distances[i], [d for d, _ in expected], rtol=1e-6)
+            assert found.names[i] == [name for _, name in expected]
+            assert [index.names[row] for row in found.rows[i]] == found.names[i]
+
+
+def test_more_than_there_are(model):
+    index = Index(["a", "b"], np.eye(2), "model")
+    assert index.search(np.array([1.0, 0.1]), k=9).names == [["a", "b"]]
+    assert index.search(np.zeros(2), k=1).names == [["a"]]  # both are equally near
+    for k in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="k must be"):
+            index.search(np.zeros(2), k)
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    root = tmp_path / "pictures"
+    (root / "sub").mkdir(parents=True)
+    for i, pixels in enumerate(trained[1][:12]):
+        Image.fromarray(pixels).save(root / (f"sub/{i:02d}.png" if i % 2 else f"{i:02d}.png"))
+    return root
+
+
+def test_a_folder_becomes_an_index(trained, model, folder):
+    (folder / "notes.txt").write_text("no picture")
+    with pytest.warns(
+        UserWarning, match=r"1 files left out of the index: image notes\.txt cannot be decoded"
+    ):
+        index = model.index(folder)
+    assert len(index) == 12
+    assert index.names == sorted(index.names)
+    assert set(index.left_out) == {"notes.txt"}
+    for query in (folder / "04.png", trained[1][4], model.embed(trained[1][4])[0]):
+        found = index.search(query, 3)
+        assert found.names[0][0] == "04.png"
+        assert found.distances[0, 0] < 1e-6
+    several = index.search([folder / "04.png", folder / "sub/05.png"], 2)
+    assert [names[0] for names in several.names] == ["04.png", "sub/05.png"]
+
+
+def test_saved_and_loaded(trained, model, folder, tmp_path):
+    index = model.index(folder)
+    index.save(tmp_path / "index")
+    loaded = Index.load(tmp_path / "index", model)
+    assert loaded.names == index.names
+    assert np.array_equal(loaded.embeddings, index.embeddings)
+    assert loaded.root == str(folder)
+    query = trained[1][20:23]
+    assert loaded.search(query, 4).names == index.search(query, 4).names
+    loaded.save(tmp_path / "index")  # takes the earlier one's place
+
+
+def test_pictures_are_added(trained, model, folder):
+    index = model.index(folder)
+    index.add(trained[1][20:22])
+    assert len(index) == 14
+    assert index.names == sorted(index.names)
+    assert index.search(trained[1][21], 1).names == [["picture 13"]]
+    expected = model.index([*sorted(folder.rglob("*.png"))])
+    assert len(expected) == 12
+    with pytest.raises(ValueError, match=r"01\.png is given twice"):
+        expected.add(folder / "sub/01.png")
+    with pytest.raises(ImageError, match="gone"):
+        index.add(folder / "gone.png")
+    assert len(index) == 14
+    with pytest.raises(ValueError, match=r"00\.png is given twice"):
+        model.index([folder / "00.png", folder / "00.png"])
+
+
+def test_another_model_is_refused(trained, model, folder, tmp_path):
+    model.index(folder).save(tmp_path / "index")
+    other = Model(config.override(model.config, {"eval.mirror": False}), model.variables, {})
+    with pytest.raises(
+        ValueError, match=r"made by another model, whose fingerprint is .* and not .*: load that model"
+    ):
+        Index.load(tmp_path / "index", other)
+    alone = Index.load(tmp_path / "index")
+    with pytest.raises(ValueError, match=r"loaded without its model.*Index\.load\(folder, model\)"):
+        alone.search(trained[1][0])
+    with pytest.raises(ValueError, match="loaded without its model"):
+        alone.add(trained[1][0])
+    with pytest.raises(ValueError, match="query has embeddings of 9 numbers, and those of this index have 8"):
+        alone.search(np.zeros(9))
+    assert len(alone.search(model.embed(trained[1][0])[0], 5).names[0]) == 5
+
+
+def test_a_damaged_index_is_refused(model, folder, tmp_path):
+    place = tmp_path / "index"
+    model.index(folder).save(place)
+    data = (place / "embeddings.npy").read_bytes()
+    (place / "embeddings.npy").write_bytes(data[:-1] + b"x")
+    with pytest.raises(
+        ValueError, match="index is damaged: its files are not of this format or do not belong together"
+    ):
+        Index.load(place)
+    (place / "embeddings.npy").write_bytes(data)
+    content = json.loads((place / "index.json").read_text())
+    (place / "index.json").write_text(json.dumps({**content, "names": content["names"][1:]}))
+    with pytest.raises(ValueError, match="11 names do not belong to 12 embeddings"):
+        Index.load(place)
+    del content["names"]
+    (place / "index.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="index is damaged: 'names'"):
+        Index.load(place)
+    with pytest.raises(
+        ValueError, match=r"holds no index: there is no index\.json\. Make one with model\.index"
+    ):
+        Index.load(folder)
+
+
+def test_a_folder_without_pictures_is_refused(model, tmp_path):
+    (tmp_path / "a.txt").write_text("no picture")
+    with pytest.raises(ImageError, match=r"^image a\.txt cannot be decoded"):
+        model.index(tmp_path)
+    (tmp_path / "b.txt").write_text("no picture")
+    with pytest.raises(ImageError, match=r"^none of the 2 files can be read: image a\.txt cannot be decoded"):
+        model.index(tmp_path)
