@@ -64,7 +64,8 @@ def _grouped_convolution(x: Array, kernel: Array, strides: int) -> Array:
 def _sum_of_slices(x: Array, kernel: Array, strides: int) -> Array:
     """The same as a sum of shifted slices, for a CPU, where XLA's grouped convolution takes ten times as long.
 
-    So does the gradient that JAX would derive: a sum of padded arrays, and a pass over memory for each tap.
+    Its gradients are written out, because those that JAX derives take several times as long: a sum of padded arrays,
+    and a pass over memory for each tap of the kernel.
     """
     taps = _taps(x, kernel.shape, strides)
     return reduce(jnp.add, [pixels * kernel[i : i + 1, j : j + 1] for (i, j), pixels in taps.items()])
@@ -114,13 +115,16 @@ def _gradient_of_input(dy: Array, kernel: Array, strides: int, shape: tuple[int,
     """
     before = [pads[0] for pads in same_padding(shape[1:3], kernel.shape[:2], strides)]
     counts = [-(-size // strides) for size in shape[1:3]]  # pixels of a remainder
-    margin = max(kernel.shape[:2]) // strides + 1
-    dy = jnp.pad(dy, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    margins = [
+        (-((first - side + 1) // strides), (first + strides - 1) // strides)
+        for first, side in zip(before, kernel.shape[:2], strict=True)
+    ]
+    dy = jnp.pad(dy, ((0, 0), *margins, (0, 0)))
 
     def meetings(axis: int, remainder: int) -> list[tuple[int, slice]]:
         """Places in the kernel that pixels of this remainder meet, each with the outputs where they do."""
         places = range((remainder + before[axis]) % strides, kernel.shape[axis], strides)
-        starts = [margin + (remainder + before[axis] - i) // strides for i in places]
+        starts = [margins[axis][0] + (remainder + before[axis] - i) // strides for i in places]
         return [(i, slice(start, start + counts[axis])) for i, start in zip(places, starts, strict=True)]
 
     def pixels(down: int, across: int) -> Array:

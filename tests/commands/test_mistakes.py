@@ -81,14 +81,11 @@ TRAIN = {
     "--loss.name multi_similarity --loss.options alpha x": "--loss.options: alpha must be",
     "--model.backbone resnet51": "--model.backbone is 'resnet51'; it must be one of .*resnet50",
     "--model.weights {here}/none.safetensors": "none.safetensors",
-    "--model.backbone squeezenet1_1 --data.size 24 --model.weights {here}/none.safetensors": "none.safetensors",
-    "--model.backbone squeezenet1_1 --data.size 24 --model.weights {here}/text.safetensors": "text.safetensors",
-    "--model.backbone squeezenet1_1 --data.size 24 --model.weights {here}/file": "file: weights are",
-    "--model.backbone squeezenet1_1 --data.size 24 --model.weights {here}/other.safetensors": (
-        "other.safetensors does not fit squeezenet1_1"
-    ),
+    "--model.backbone squeezenet1_1 --data.size 48 --model.weights {here}/none.safetensors": "none.safetensors",
+    "--model.backbone squeezenet1_1 --data.size 48 --model.weights {here}/text.safetensors": "text.safetensors",
+    "--model.backbone squeezenet1_1 --data.size 48 --model.weights {here}/file": "file: weights are",
     "--model.backbone squeezenet1_1 --data.size 16": "--data.size is 16: .*too small for this backbone",
-    "--model.backbone squeezenet1_1 --data.size 24 --eval.size 16": "--eval.size is 16: .*too small for this backbone",
+    "--model.backbone squeezenet1_1 --data.size 48 --eval.size 16": "--eval.size is 16: .*too small for this backbone",
     "--model.head classifier": "--model.head is classifier, but simple has no .*; give linear or none",
     "--model.head none": "--model.feature_size is 8; with --model.head none it must be ",
     "--model.pooling avg+max": "--model.backbone simple gives a vector, .* --model.pooling avg",
@@ -110,7 +107,7 @@ TRAIN = {
     "--data.classes_per_batch 8": "--data.classes_per_batch is 8, but .* leaves 5 classes to train on; give at most 5",
     "--data.classes_per_batch 1": "--data.classes_per_batch is 1, but triplet compares .*; give 2 or more",
     "--data.images_per_class 1": "--data.images_per_class is 1, but triplet compares .*; give 2 or more",
-    "--eval.clusters_per_class 9": "--eval.clusters_per_class is 9, .* have 24 images; give a smaller number",
+    "--eval.clusters_per_class 9": "--eval.clusters_per_class is 9, .* have 16 images; give a smaller number",
     "--data.cache {here}/file/below": "file/below",
     "--distill.teacher {here}/none": "--distill.teacher must be .* a finished run: .*none holds no run: there is no",
     "--eval.feature_size 9": "--eval.feature_size is 9; it must be at most --model.feature_size, which is 8",
@@ -133,6 +130,19 @@ def test_a_mistake_in_training(words, places, monkeypatch, capsys):
     assert code == 1
     check(said, TRAIN[words])
     assert not workdir.exists(), "a mistake has taken the directory"
+
+
+def test_weights_that_do_not_fit_are_listed(places, monkeypatch, capsys):
+    workdir = places["here"] / "run"
+    wrong = (
+        f"--model.backbone squeezenet1_1 --data.size 48 --model.weights {places['here']}/other.safetensors"
+    )
+    words = [*sound(places), *wrong.split(), "--workdir", str(workdir)]
+    code, said = called("train", words, monkeypatch, capsys)
+    assert code == 1
+    assert "other.safetensors does not fit squeezenet1_1" in said.splitlines()[0]
+    assert "misshapen: features.0.weight gives [2, 2]" in said
+    assert not workdir.exists()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxml.models.dropout import dropout
-from jaxml.models.layers import BatchNorm, Conv, _reduce_windows, avg_pool, max_pool, relu
+from jaxml.models.layers import BatchNorm, Conv, _reduce_windows, avg_pool, max_pool, relu, relu6
 
 
 def windows(x, window, stride, padding, ceil, fill):
@@ -107,6 +107,24 @@ def test_relu_and_its_gradient():
     np.testing.assert_array_equal(y, [0, 0, 0, 0, 0.5, 3, np.inf])
     np.testing.assert_array_equal(pullback(jnp.arange(1.0, 8.0))[0], [0, 0, 0, 0, 5, 6, 7])
     assert np.isnan(relu(jnp.nan))
+
+
+def test_relu6_and_its_gradient():
+    x = jnp.array([-jnp.inf, -2.0, 0.0, 0.5, 5.5, 6.0, 7.0, jnp.inf])
+    y, pullback = jax.vjp(relu6, x)
+    np.testing.assert_array_equal(y, [0, 0, 0, 0.5, 5.5, 6, 6, 6])
+    np.testing.assert_array_equal(pullback(jnp.arange(1.0, 9.0))[0], [0, 0, 0, 4, 5, 0, 0, 0])
+    assert np.isnan(relu6(jnp.nan))
+
+
+@pytest.mark.parametrize(("size", "first"), [((6, 8), 0), ((7, 5), 1)])
+def test_same_padding_is_larger_at_the_end(size, first):
+    """A kernel with a single one, of stride 2: which pixel its output is, tells the padding before it."""
+    x = jnp.arange(float(np.prod(size))).reshape(1, *size, 1)
+    kernel = jnp.zeros((3, 3, 1, 1)).at[first, first].set(1.0)
+    conv = Conv(1, (3, 3), 2, "SAME", use_bias=False)
+    y = conv.apply({"params": {"kernel": kernel}}, x)
+    np.testing.assert_array_equal(y, x[:, ::2, ::2])
 
 
 @pytest.mark.parametrize("form", [mean_on_a_tpu, avg_pool], ids=["tpu", "cpu"])
