@@ -12,7 +12,7 @@ from jaxml.files import expand, parse_json, printable
 from jaxml.inference import hub, saving
 from jaxml.inference.model import Model
 from jaxml.models.weights.hub import PREFIX
-from jaxml.training.run import load_variables
+from jaxml.training.saved import load_variables
 
 
 def load(path: str | Path) -> Model:

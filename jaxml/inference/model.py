@@ -73,6 +73,7 @@ class Model:
                     "sides": [data.stored_size, settings.size or data.size],
                     "mirror": settings.mirror,
                     "crops": settings.crops,
+                    "dimensions": settings.feature_size or model.feature_size,
                     "network": [model.backbone, model.head, model.pooling, model.normalize, model.dtype],
                 }
             ).encode()

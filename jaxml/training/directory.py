@@ -14,7 +14,16 @@ from jaxml.errors import RunError
 from jaxml.training import history, lock, provenance
 from jaxml.training.checkpoint import Checkpoints
 
-STARTED = ("config.json", "weights.json", "data.jsonl", "metrics.jsonl", "checkpoints", "triplets", "profile")
+STARTED = (
+    "config.json",
+    "weights.json",
+    "teacher.json",
+    "data.jsonl",
+    "metrics.jsonl",
+    "checkpoints",
+    "triplets",
+    "profile",
+)
 """What is in a directory whose run has saved no checkpoint yet, beside the lock."""
 FINISHED = ("damaged", "results.json", "report.html")
 """What only a run with checkpoints leaves."""

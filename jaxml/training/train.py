@@ -13,13 +13,13 @@ import jax
 
 from jaxml.config import Config
 from jaxml.files import write_json
-from jaxml.training import distributed, health, learner, optimizer, start
+from jaxml.training import distributed, health, learner, optimizer, saved, start
 from jaxml.training.callbacks import Callback
 from jaxml.training.directory import Directory
 from jaxml.training.loop import fit
 from jaxml.training.preemption import GO_ON, StopSignals
 from jaxml.training.results import frozen_features, write_results
-from jaxml.training.run import Run, open_run, say_changes
+from jaxml.training.run import Run, open_run
 
 
 def train(
@@ -80,11 +80,11 @@ def _learn(
     run = replace(open_run(config, directory.path, to_train=True), signals=signals)
     weights = None
     if signals.saved is not None:
-        check = partial(run.check, other_data=other_data)
+        check = partial(run.check_to_resume, other_data=other_data)
         run.state, meta = distributed.on_main(partial(run.checkpoints.restore_newest, run.state, check))
         signals.saved = step = int(run.state.step)
         distributed.say(f"resuming at step {step} of {config.train.steps}")
-        say_changes(step, meta, config)
+        saved.say_changes(step, meta, config)
     elif config.model.weights:
         state, weights = learner.load_weights(config, run.state)
         run.state = learner.averaged(config, state)
@@ -101,6 +101,8 @@ def _claim(directory: Directory, run: Run, weights: dict[str, Any] | None) -> No
     if weights:
         write_json(run.workdir / "weights.json", weights)
     run.pictures.save(run.workdir)
+    if run.teacher:
+        write_json(run.workdir / "teacher.json", run.teacher.record(run.config))
 
 
 def _finish(run: Run) -> dict[str, Any]:

@@ -143,11 +143,13 @@ def test_the_fingerprint_is_of_what_embeddings_depend_on(model):
         return Model(config.override(model.config, values), model.variables, {}).fingerprint
 
     same = {"eval.batch_size": 3, "eval.kmeans_seeds": 2, "data.root": "elsewhere", "data.split": "standard"}
+    same["eval.feature_size"] = 8  # which is all of them
     assert Model(config.override(model.config, same), model.variables, {}).fingerprint == model.fingerprint
     for options in (
         {"eval_size": 22},
         {"eval_mirror": False},
         {"eval_crops": (0.8, 1.0)},
+        {"eval_feature_size": 4},
         {"model_normalize": False},
         {"data_stored_size": 25},
     ):
