@@ -1,4 +1,4 @@
-"""K-means and the scores of its clusters: functions of `jaxml.evaluation.clustering`."""
+"""K-means and the scores of its clusters, and PCA: functions of `jaxml.evaluation`."""
 
 from jaxml.evaluation.clustering import (
     cluster,
@@ -6,5 +6,6 @@ from jaxml.evaluation.clustering import (
     label_seeded_clusters,
     validate,
 )
+from jaxml.evaluation.whitening import whiten
 
-__all__ = ["cluster", "evaluate", "label_seeded_clusters", "validate"]
+__all__ = ["cluster", "evaluate", "label_seeded_clusters", "validate", "whiten"]

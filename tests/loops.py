@@ -634,3 +634,24 @@ def recall_at_k(x, labels, *refs, ks=(1, 2, 4, 8, 16), temperature=0.01, rank_te
     out.value /= max(out.valid, 1)
     out.active = out.valid
     return out
+
+
+def relaxed_contrastive(x, teacher, delta=1.0, sigma=1.0):
+    """Of a teacher's real embeddings [B, T], which have no gradient."""
+    count = x.shape[1]
+    out = Result(np.zeros(x.shape[0], complex))
+    for i in range(count):
+        others = [j for j in range(count) if j != i]
+        d = {j: dist(x[:, i], x[:, j]) for j in others}
+        average = sum(d.values()) / count  # of the distance to itself, which is 0, too
+        for j in others:
+            w = np.exp(-((teacher[i].astype(np.float64) - teacher[j]) ** 2).sum() / sigma)
+            relative = d[j] / average
+            out.edge = min(out.edge, abs(delta - relative[0].real))
+            out.valid += 1
+            value = w * relative**2
+            if relative[0].real < delta:
+                value = value + (1 - w) * (delta - relative) ** 2
+            out.active += value[0].real > 0
+            out.value += value / count
+    return out

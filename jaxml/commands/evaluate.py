@@ -26,6 +26,11 @@ class Arguments:
     """Folder of the data set, if it has moved since the training."""
     other_data: bool = False
     """Score other pictures than those that the run has seen."""
+    feature_size: Annotated[int, also("--eval.feature_size")] = 0
+    """Dimensions of the embedding to score, the first ones; 0 is as the run is configured."""
+    whiten: int = 0
+    """Score PCA with whitening to so many dimensions as well, of the whole embedding and of the frozen features of
+    pretrained weights. It is fitted to the training classes, whose images are embedded for it."""
 
 
 def main(words: list[str]) -> None:
@@ -33,11 +38,22 @@ def main(words: list[str]) -> None:
     arguments = parse(Arguments, words, __doc__)
     from jaxml.training import results, run
 
-    opened = run.load(arguments.workdir, data_root=arguments.data_root, other_data=arguments.other_data)
+    opened = run.load(
+        arguments.workdir,
+        data_root=arguments.data_root,
+        other_data=arguments.other_data,
+        feature_size=arguments.feature_size,
+    )
     rows = opened.images.rows(arguments.split)
-    scores = results.score(opened, opened.embed(rows), rows)
-    print(f"{len(rows)} images of {len(opened.images.classes(arguments.split))} {arguments.split} classes:")
+    embeddings = opened.embed(rows)
+    scores = results.score(opened, embeddings, rows)
+    classes, width = len(opened.images.classes(arguments.split)), opened.config.model.feature_size
+    print(
+        f"{len(rows)} images of {classes} {arguments.split} classes, by {embeddings.shape[1]} of {width} dimensions:"
+    )
     for name, value in scores.items():
         if not name.endswith("_std"):
             deviation = f" +- {scores[f'{name}_std']:.4f}" if f"{name}_std" in scores else ""
             print(f"  {name:16}{value:8.4f}{deviation}")
+    if arguments.whiten:
+        print(results.table(results.whitened(opened, rows, arguments.whiten)))

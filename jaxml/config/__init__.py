@@ -1,6 +1,7 @@
 """Configurations of runs: read, written, changed and compared.
 
-`schema` states every option with its default, choices and limits; `presets` holds the named configurations.
+`schema` states every option with its default, choices and limits, `run` which of them fit together; `presets` holds the
+named configurations.
 """
 
 import json
@@ -10,18 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxml.arguments import shown
-from jaxml.config.schema import (
-    SECTIONS,
-    Config,
-    Data,
-    Eval,
-    Loss,
-    Model,
-    Optim,
-    Train,
-    Triplets,
-    options,
-)
+from jaxml.config.run import SECTIONS, Config, options
+from jaxml.config.schema import Data, Distill, Eval, Loss, Model, Optim, Train, Triplets
 from jaxml.config.yaml_files import parse_yaml
 from jaxml.files import parse_json, write_json
 
@@ -30,6 +21,7 @@ __all__ = [
     "SUFFIXES",
     "Config",
     "Data",
+    "Distill",
     "Eval",
     "Loss",
     "Model",

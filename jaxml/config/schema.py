@@ -1,12 +1,10 @@
-"""Everything that a run depends on, as frozen dataclasses whose fields state defaults, choices and limits."""
+"""Every option of a run, as frozen dataclasses whose fields state defaults, choices and limits."""
 
-from dataclasses import dataclass, field, fields
-from functools import cache
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from jaxml.arguments import shown
 from jaxml.config import checks
 from jaxml.config.values import (
     Bool,
@@ -108,6 +106,31 @@ class Loss:
     """Hyper-parameters of the loss function, each a name and a value, such as: margin 0.2 formula soft mining local."""
     norm_weight: Annotated[Float, Ge(0)] = 0.0
     """Weight of the mean length of the embeddings before normalisation."""
+    nested_sizes: tuple[Count, ...] = ()
+    """Matryoshka training: the loss is its mean over the first so many dimensions of the embedding, for each of these
+    sizes in ascending order, and over all of them. Each part is normalised by itself and has its own proxies."""
+
+
+@checks.options
+@dataclass(frozen=True)
+class Distill:
+    """Learning from the embeddings of a finished run, the teacher, beside the labels or in their place.
+
+    The network minimises loss_weight x loss + weight x relaxed contrastive loss (Kim et al. 2021; see
+    jaxml.losses.relaxed_contrastive), the latter of its embeddings and the teacher's of the same crops.
+    """
+
+    teacher: Text = ""
+    """Directory of the finished run to learn from, of any backbone, data.size and model.feature_size; without one there
+    is no distillation."""
+    weight: Annotated[Float, Gt(0)] = 1.0
+    """Weight of the relaxed contrastive loss."""
+    loss_weight: Annotated[Float, Ge(0)] = 1.0
+    """Weight of the loss that the loss options name; 0 is distillation alone, which takes nothing from the labels."""
+    sigma: Annotated[Float, Gt(0)] = 1.0
+    """Squared distance of the teacher's embeddings over which two images become unlike."""
+    delta: Annotated[Float, Gt(0)] = 1.0
+    """Distance to which unlike images are pushed apart, as a multiple of the mean distance of the batch."""
 
 
 @checks.options
@@ -198,78 +221,10 @@ class Eval:
     crops: Shares = (1.0,)
     """Central crops, each as a share of the image's side, that are resized to the network's input and embedded; their
     mean is taken, so that each costs the time of one. 1 is the whole image."""
+    feature_size: Annotated[Int, Ge(0)] = 0
+    """Dimensions of the embedding that are validated, scored and clustered, the first ones; 0 is all of them. A network
+    that was trained with loss.nested_sizes serves each of these sizes."""
     clusters_per_class: Count = 1
     """K-means clusters for each class."""
     kmeans_seeds: Annotated[Count, Le(1000)] = 5
     """K-means runs over which mean and deviation are taken."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """One run.
-
-    Raises:
-        ValueError: an option has a value that it cannot have, or two options exclude each other; names them.
-    """
-
-    data: Data = field(default_factory=Data)
-    model: Model = field(default_factory=Model)
-    loss: Loss = field(default_factory=Loss)
-    optim: Optim = field(default_factory=Optim)
-    train: Train = field(default_factory=Train)
-    triplets: Triplets = field(default_factory=Triplets)
-    eval: Eval = field(default_factory=Eval)
-
-    def __post_init__(self) -> None:
-        """Check every section; one given as a table of options becomes its dataclass, and lists become tuples."""
-        for name, kind in SECTIONS.items():
-            part = checks.checked(kind, getattr(self, name), f"{name}.")
-            object.__setattr__(self, name, part)  # the class is frozen for everyone else
-        if self.train.steps_per_call > 1:
-            self._check_steps_per_call()
-        if self.train.patience and self.data.train_on != "train":
-            raise ValueError(
-                f"--train.patience needs --data.train_on train: with {self.data.train_on} no classes are left to "
-                f"validate by"
-            )
-        if self.train.mode == "input_triplets":
-            self._check_triplets()
-
-    def _check_steps_per_call(self) -> None:
-        if self.data.input != "resident":
-            raise ValueError(
-                "--train.steps_per_call needs --data.input resident: streamed batches come one at a time"
-            )
-        for name in ("steps", "eval_every", "save_every"):
-            if getattr(self.train, name) % self.train.steps_per_call:
-                raise ValueError(f"--train.{name} must be a multiple of --train.steps_per_call")
-
-    def _check_triplets(self) -> None:
-        if self.loss.name != "triplet":
-            raise ValueError(
-                f"--train.mode input_triplets needs --loss.name triplet, whose formulas it uses; not "
-                f"{shown(self.loss.name)}"
-            )
-        if self.train.steps_per_call > 1:
-            raise ValueError(
-                "--train.steps_per_call needs --train.mode batch: triplets come one batch at a time"
-            )
-        if self.data.classes_per_batch * self.data.images_per_class % 3:
-            raise ValueError(
-                "--train.mode input_triplets divides the batch into triplets: --data.classes_per_batch x "
-                "--data.images_per_class must be a multiple of 3"
-            )
-
-
-SECTIONS: dict[str, Any] = {section.name: section.type for section in fields(Config)}
-"""The dataclass of each section, by name."""
-
-
-@cache
-def options() -> dict[str, checks.Schema]:
-    """The JSON schema of every option by its name `section.option`: description, default, type, choices, limits."""
-    return {
-        f"{section}.{name}": schema
-        for section, kind in SECTIONS.items()
-        for name, schema in checks.schemas(kind).items()
-    }

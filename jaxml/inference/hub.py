@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxml.models import saved
+from jaxml.models import saved_network
 from jaxml.models.weights.hub import PREFIX
 
 _NAME = r"\w[\w.-]*"
@@ -24,7 +24,7 @@ def download(address: str) -> Path:
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise ValueError(f"{address!r} is not of the form hf://owner/repo or hf://owner/repo@revision")
-    files = [saved.CONFIG, saved.ARRAYS]
+    files = [saved_network.CONFIG, saved_network.ARRAYS]
     found = _library(address).snapshot_download(
         match["repo"], revision=match["revision"], allow_patterns=files
     )

@@ -11,9 +11,9 @@ from jaxml.errors import RunError
 from jaxml.files import expand, parse_json, printable
 from jaxml.inference import hub
 from jaxml.inference.model import Model
-from jaxml.models import saved
+from jaxml.models import saved_network
 from jaxml.models.weights.hub import PREFIX
-from jaxml.training.trained import load_variables
+from jaxml.training.saved import load_variables
 
 
 def load(path: str | Path) -> Model:
@@ -40,14 +40,16 @@ def load(path: str | Path) -> Model:
             f"{printable(path)} holds no run and no saved network: there is no config.json. Give the "
             f"--workdir of a run, or a folder that model.save wrote"
         )
-    if (folder / saved.ARRAYS).is_file():
-        return Model(*saved.read(folder))
+    if (folder / saved_network.ARRAYS).is_file():
+        return Model(*saved_network.read(folder))
     network, state = load_variables(folder)
     params, batch_stats = state.network
     variables = {"params": params}
     if batch_stats:
         variables["batch_stats"] = batch_stats
-    return Model(saved.shareable(network.config), variables, _about(folder, int(state.step), network.config))
+    return Model(
+        saved_network.shareable(network.config), variables, _about(folder, int(state.step), network.config)
+    )
 
 
 def _about(workdir: Path, step: int, config: Config) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from jaxml.inference import card, export, hub, saving
 from jaxml.inference.index import Index
 from jaxml.inference.pictures import Source, given
 from jaxml.inference.program import Program
-from jaxml.models import saved
+from jaxml.models import saved_network
 from jaxml.models.weights.hub import PREFIX
 from jaxml.training.checkpoint import flatten
 from jaxml.training.learner import Network
@@ -74,6 +74,7 @@ class Model:
                     "sides": [data.stored_size, settings.size or data.size],
                     "mirror": settings.mirror,
                     "crops": settings.crops,
+                    "dimensions": settings.feature_size or model.feature_size,
                     "network": [model.backbone, model.head, model.pooling, model.normalize, model.dtype],
                 }
             ).encode()
@@ -227,7 +228,7 @@ class Model:
             return hub.upload(Path(place), repo, private)
 
     def _write(self, folder: Path, address: str = card.PLACE) -> None:
-        saved.write(folder, self.config, self.arrays(), self.about, f"jaxml {__version__}")
+        saved_network.write(folder, self.config, self.arrays(), self.about, f"jaxml {__version__}")
         text = card.render(self.config, self.dimensions, self.about, address)
         (folder / "README.md").write_text(text, encoding="utf-8")
 

@@ -28,10 +28,12 @@ from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.listwise import fast_ap, recall_at_k, smooth_ap
 from jaxml.losses.margin import margin, margin_beta
 from jaxml.losses.memory import Memory, cross_batch, memory, push
+from jaxml.losses.nested import matryoshka
 from jaxml.losses.pairs import contrastive, multi_similarity
 from jaxml.losses.proxies import centres, proxies, proxy_anchor, proxy_nca, soft_triple
 from jaxml.losses.ranked_list import ranked_list
 from jaxml.losses.softmax import n_pairs, nca, nt_xent, supervised_contrastive
+from jaxml.losses.transfer import relaxed_contrastive
 from jaxml.losses.triplet import triplet
 from jaxml.losses.voting import soft_voting
 
@@ -92,6 +94,7 @@ __all__ = [
     "input_triplets",
     "lifted",
     "margin",
+    "matryoshka",
     "memory",
     "multi_similarity",
     "n_pairs",
@@ -103,6 +106,7 @@ __all__ = [
     "push",
     "ranked_list",
     "recall_at_k",
+    "relaxed_contrastive",
     "smooth_ap",
     "soft_triple",
     "soft_voting",

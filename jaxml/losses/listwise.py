@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -225,14 +227,15 @@ def _recall_at_k(block: Block, rank_temperature: Array, *, ks: tuple[int, ...]) 
     numbers = jnp.array(ks, jnp.float32)[None]
     most = jnp.minimum(numbers, jnp.maximum(block.positive_count, 1.0)[:, None])
     temperature = jnp.broadcast_to(rank_temperature, most.shape[:1])
-    options = temperature, 1.0 / most, jnp.broadcast_to(numbers, most.shape)
     candidate = block.positive | block.negative
-    recall = sum_over_positives(_within, block.measured, options, block.positive, candidate)
+    within = partial(_within, ks=ks)
+    recall = sum_over_positives(within, block.measured, (temperature, 1.0 / most), block.positive, candidate)
     valid = block.positive_count > 0
     number = count(valid)
     return Terms(jnp.sum(jnp.where(valid, 1.0 - recall / len(ks), 0.0)), number, number)
 
 
-def _within(_: Array, rank: Array, temperature: Array, weights: Array, ks: Array) -> Array:
+def _within(_: Array, rank: Array, temperature: Array, weights: Array, *, ks: tuple[int, ...]) -> Array:
     """Weighted sum over ks of whether a rank, which begins with 1, is at most k, smoothly."""
-    return jnp.sum(weights * jax.nn.sigmoid((ks + 1.0 - rank[:, None]) / temperature[:, None]), axis=1)
+    beyond = rank[:, None] - 1.0 - jnp.array(ks, jnp.float32)[None]
+    return jnp.sum(weights * jax.nn.sigmoid(-beyond / temperature[:, None]), axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from jaxml.training import devices as on_devices
 from jaxml.training.learner import create
 from jaxml.training.resident_steps import LINE, resident_step, resident_steps
 from jaxml.training.step import train_step
+from jaxml.training.teacher import untrained
 
 Shape = jax.ShapeDtypeStruct
 
@@ -34,7 +36,11 @@ def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.
             f"the batch of {batch} cannot be divided among {count} chips: change data.classes_per_batch"
         )
     learner, state = create(config, classes)
-    state = jax.tree.map(lambda x: Shape(x.shape, x.dtype), state)
+    teacher: Any = ()
+    if config.distill.teacher:
+        network, teacher = untrained(config)
+        learner = dataclasses.replace(learner, teacher=network)
+    state, teacher = jax.tree.map(lambda x: Shape(x.shape, x.dtype), (state, teacher))
     pixels = (data.stored_size, data.stored_size, 3)
     if data.input == "resident" and config.train.mode == "batch":
         members = (classes, max(1, images // classes))
@@ -44,13 +50,13 @@ def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.
             if devices[0].platform == "cpu"
             else partial(resident_steps, learner, 1)
         )
-        call = on_devices.parallel(step, in_axes=(None, None, None), devices=devices)
+        call = on_devices.parallel(step, in_axes=(None, None, None, None), devices=devices)
         lines = -(-math.prod(pixels) // LINE)
-        arguments: tuple = (state, Shape((images, lines, LINE), jnp.uint8), table)
+        arguments: tuple = (state, Shape((images, lines, LINE), jnp.uint8), table, teacher)
     else:
-        call = on_devices.parallel(partial(train_step, learner), in_axes=(None, 0, 0), devices=devices)
+        call = on_devices.parallel(partial(train_step, learner), in_axes=(None, 0, 0, None), devices=devices)
         share = (count, batch // count)
-        arguments = (state, Shape((*share, *pixels), jnp.uint8), Shape(share, jnp.int32))
+        arguments = (state, Shape((*share, *pixels), jnp.uint8), Shape(share, jnp.int32), teacher)
     return on_devices.lower(call, *arguments)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,19 +33,19 @@ def stepper(run: Run, first: int) -> Advance:
 
 def _on_device(run: Run, images: np.ndarray, table: sampling.ClassTable) -> Advance:
     """Steps on batches drawn on the devices, each of which holds all images uint8 [N, S, S, 3]."""
-    pixels, table = devices.replicate((in_lines(np.asarray(images)), table), run.devices)
+    data = devices.replicate((in_lines(np.asarray(images)), table, _teacher(run)), run.devices)
     count = run.config.train.steps_per_call
-    parallel = partial(devices.parallel, in_axes=(None, None, None), devices=run.devices)
+    parallel = partial(devices.parallel, in_axes=(None, None, None, None), devices=run.devices)
     if run.devices[0].platform != "cpu":
         call = parallel(partial(resident_steps, run.learner, count))
-        return lambda state: call(state, pixels, table)
+        return lambda state: call(state, *data)
     # XLA's CPU convolutions are several times slower inside a loop, and a call costs a CPU nothing.
     step = parallel(partial(resident_step, run.learner))
 
     def single_steps(state: TrainState) -> tuple[TrainState, Metrics]:
         rows = []
         for _ in range(count):
-            state, metrics = step(state, pixels, table)
+            state, metrics = step(state, *data)
             rows.append(jax.device_get(metrics))
         return state, jax.tree.map(lambda *values: np.stack(values), *rows)
 
@@ -53,15 +54,22 @@ def _on_device(run: Run, images: np.ndarray, table: sampling.ClassTable) -> Adva
 
 def _from_host(run: Run, batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> Advance:
     """Steps on batches (pixels uint8 [b, S, S, 3], labels int [b]), b of them this process's share."""
-    call = devices.parallel(partial(train_step, run.learner), in_axes=(None, 0, 0), devices=run.devices)
+    step = partial(train_step, run.learner)
+    call = devices.parallel(step, in_axes=(None, 0, 0, None), devices=run.devices)
+    teacher = devices.replicate(_teacher(run), run.devices)
 
     def advance(state: TrainState) -> tuple[TrainState, Metrics]:
         # Steps queue up on an accelerator: it computes one while the next one's pixels are on their way.
         shares = [devices.divide(x, run.devices) for x in next(batches)]
-        state, metrics = call(state, *shares)
+        state, metrics = call(state, *shares, teacher)
         return state, {name: value[None] for name, value in metrics.items()}
 
     return advance
+
+
+def _teacher(run: Run) -> Any:
+    """The variables of the teacher's network; none without a teacher."""
+    return run.teacher.variables if run.teacher else ()
 
 
 def _streamed(run: Run, first: int, table: sampling.ClassTable) -> Iterator[tuple[np.ndarray, np.ndarray]]:

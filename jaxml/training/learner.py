@@ -56,6 +56,8 @@ class Learner(Network):
 
     loss: Loss
     optimizer: optax.GradientTransformation
+    teacher: Network | None = None
+    """The network that this one learns from, and how that is shown the same crops; its parameters are not here."""
 
 
 def create(
@@ -74,9 +76,7 @@ def create(
     params = dict(variables["params"])
     if config.loss.name in losses.PARAMETERS:
         width = jax.eval_shape(partial(module.apply, train=False), variables, blank).shape[-1]
-        initial = losses.PARAMETERS[config.loss.name]
-        options = {k: v for k, v in config.loss.options if k in _keywords(initial)}
-        params["loss"] = initial(loss_key, num_classes, width, **options)
+        params["loss"] = _loss_parameters(config, loss_key, num_classes, width)
     backbone = models.BACKBONES[config.model.backbone]
     if config.eval.size and not backbone.spatial:
         raise ValueError(f"--eval.size: {config.model.backbone} takes images of one size only; leave it at 0")
@@ -115,12 +115,32 @@ def loss_function(config: Config) -> Loss:
     if unknown := sorted(set(options) - set(allowed)):
         raise ValueError(f"--loss.options: {name} has no {', '.join(unknown)}; it takes {', '.join(allowed)}")
     bound = {key: value for key, value in options.items() if key in own}
+    if sizes := config.loss.nested_sizes:
+        function = losses.matryoshka(function, sizes, normalize=config.model.normalize)
 
     def loss(*args: Any, key: Array) -> tuple[Array, Metrics]:
         random = {"key": key} if "key" in taken else {}
         return function(*args, **bound, **random, axis_name=AXIS)
 
     return loss
+
+
+def transfer_function(config: Config) -> Loss:
+    """The loss that transfers a teacher's embeddings, a function of (embeddings, teacher's embeddings)."""
+    function: Loss = losses.relaxed_contrastive
+    if sizes := config.loss.nested_sizes:
+        function = losses.matryoshka(function, sizes, normalize=config.model.normalize)
+    return partial(function, sigma=config.distill.sigma, delta=config.distill.delta, axis_name=AXIS)
+
+
+def _loss_parameters(config: Config, key: Array, num_classes: int, width: int) -> Any:
+    """Initial parameters of the loss, for embeddings of this width: an array, or one for each of the nested sizes."""
+    init = losses.PARAMETERS[config.loss.name]
+    options = {k: v for k, v in config.loss.options if k in _keywords(init)}
+    if not (sizes := config.loss.nested_sizes):
+        return init(key, num_classes, width, **options)
+    keys = jax.random.split(key, len(sizes) + 1)
+    return tuple(init(k, num_classes, m, **options) for k, m in zip(keys, (*sizes, width), strict=True))
 
 
 def without_loss(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxml.errors import Interrupted, Preempted
 from jaxml.evaluation.clustering import validate
-from jaxml.training import devices, distributed, health, history, inputs, optimizer, patience, provenance
+from jaxml.training import devices, distributed, health, history, inputs, optimizer, patience
 from jaxml.training.callbacks import Callback, Record, ShowProgress
 from jaxml.training.learner import Metrics
 from jaxml.training.profiling import traced
@@ -150,7 +150,6 @@ class _Loop:
             scores = validate(embeddings, run.images.index.labels[run.images.rows("val")])
             for callback in self._callbacks:
                 callback.on_validation(run, step, scores)
-        meta = provenance.meta(run.config, run.pictures)
-        run.checkpoints.save(step, run.state, score=scores.get("nmi"), meta=meta)
+        run.checkpoints.save(step, run.state, score=scores.get("nmi"), meta=run.meta)
         for callback in self._callbacks:
             callback.on_checkpoint(run, step)

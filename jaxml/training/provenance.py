@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "data.input",
     "data.cache",
     "model.weights",
+    "distill.teacher",
     "train.devices",
     "train.profile",
     "train.steps:",
@@ -31,10 +32,11 @@ MAY_CHANGE = (
 )
 """Options, by the beginning of what `config.differences` writes of them, that a resumed run may set anew.
 
-None changes a step that was made; `train.steps` changes the schedule of those that follow.
+None changes a step that was made; `train.steps` changes the schedule of those that follow. The
+teacher may have moved, no more: see `check_teacher`.
 """
 
-EMBEDDING = ("eval.size", "eval.mirror", "eval.crops")
+EMBEDDING = ("eval.size", "eval.mirror", "eval.crops", "eval.feature_size")
 """Of these, the options that do change it where lists of triplets are drawn by embeddings."""
 
 
@@ -77,9 +79,10 @@ def changed(old: Config, new: Config) -> tuple[list[str], list[str]]:
     return [line for line in lines if line not in free], free
 
 
-def meta(config: Config, pictures: Pictures) -> dict[str, Any]:
-    """The meta data of a checkpoint: the configuration and the fingerprint of the data set."""
-    return {"config": configs.to_dict(config), "data": pictures.fingerprint}
+def meta(config: Config, pictures: Pictures, teacher: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The meta data of a checkpoint: the configuration, the fingerprint of the data set, the identity of a teacher."""
+    found = {"config": configs.to_dict(config), "data": pictures.fingerprint}
+    return found if teacher is None else {**found, "teacher": teacher}
 
 
 def check_config(step: int, meta: dict[str, Any], config: Config) -> None:
@@ -99,6 +102,20 @@ def check_pictures(step: int, meta: dict[str, Any], pictures: Pictures, workdir:
         f"checkpoint {step} is of a run on other pictures: {_counts(before)} then, {_counts(now)} now"
         f"{_first_change(before, pictures, workdir)}; restore them, or give --other_data to take those that are there"
     )
+
+
+def check_teacher(step: int, meta: dict[str, Any], teacher: dict[str, Any] | None) -> None:
+    """RunError unless a checkpoint was learned from this teacher, or from none where there is none."""
+    before = meta.get("teacher")
+    if before != teacher:
+        raise RunError(
+            f"checkpoint {step} has learned from {_teacher(before)}, but --distill.teacher is {_teacher(teacher)}; "
+            f"give the directory of the run that it has learned from, as that was (see teacher.json)"
+        )
+
+
+def _teacher(identity: dict[str, Any] | None) -> str:
+    return "no teacher" if identity is None else f"step {identity['step']} of run {identity['sha256'][:12]}"
 
 
 def _counts(fingerprint: dict[str, Any]) -> str:

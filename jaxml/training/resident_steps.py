@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,9 @@ LINE = 128
 
 
 def resident_step(
-    learner: Learner, state: TrainState, images: Array, table: ClassTable
+    learner: Learner, state: TrainState, images: Array, table: ClassTable, teacher: Any = ()
 ) -> tuple[TrainState, Metrics]:
-    """One step on a batch drawn on the device from all images, `in_lines` [N, n, LINE]."""
+    """One step on a batch drawn on the device from all images, `in_lines` [N, n, LINE]; `teacher`: see `train_step`."""
     config = learner.config
     with jax.named_scope("input"):
         indices, labels = sample(
@@ -31,11 +32,11 @@ def resident_step(
         start = lax.axis_index(AXIS) * share
         indices, labels = (lax.dynamic_slice_in_dim(x, start, share) for x in (indices, labels))
         drawn = draw(images, indices, config.data.stored_size)
-    return train_step(learner, state, drawn, labels)
+    return train_step(learner, state, drawn, labels, teacher)
 
 
 def resident_steps(
-    learner: Learner, count: int, state: TrainState, images: Array, table: ClassTable
+    learner: Learner, count: int, state: TrainState, images: Array, table: ClassTable, teacher: Any = ()
 ) -> tuple[TrainState, Metrics]:
     """`count` resident steps in one call to the device; metrics [count].
 
@@ -45,10 +46,10 @@ def resident_steps(
 
     def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, rows = carry
-        state, metrics = resident_step(learner, state, images, table)
+        state, metrics = resident_step(learner, state, images, table, teacher)
         return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
 
-    _, shapes = jax.eval_shape(partial(resident_step, learner), state, images, table)
+    _, shapes = jax.eval_shape(partial(resident_step, learner), state, images, table, teacher)
     rows = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), shapes)
     return lax.fori_loop(0, lax.optimization_barrier(jnp.int32(count)), body, (state, rows))
 

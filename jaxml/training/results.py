@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxml import config as configs
 from jaxml.errors import RunError
 from jaxml.evaluation.clustering import cluster, evaluate
+from jaxml.evaluation.whitening import whiten
 from jaxml.files import parse_json, write_json
 from jaxml.models import BACKBONES
 from jaxml.reports import run as report
@@ -38,9 +40,10 @@ def score(run: Run, embeddings: np.ndarray, rows: np.ndarray) -> dict[str, float
 def table(rows: dict[str, dict[str, float]]) -> str:
     """Metrics of several embeddings, one line each, for a terminal."""
     columns = {"nmi": "NMI", "f1": "F1", "recall@1": "Recall@1"}
-    lines = ["".join([f"{'':20}", *(f"{title:>10}" for title in columns.values())])]
+    width = max(20, *(len(name) + 2 for name in rows))
+    lines = ["".join([" " * width, *(f"{title:>10}" for title in columns.values())])]
     for name, row in rows.items():
-        lines.append("".join([f"{name:20}", *(f"{row[key]:10.4f}" for key in columns)]))
+        lines.append("".join([f"{name:{width}}", *(f"{row[key]:10.4f}" for key in columns)]))
     return "\n".join(lines)
 
 
@@ -108,6 +111,33 @@ def write_report(run: Run, results: dict[str, Any], rows: np.ndarray, embeddings
     return path
 
 
+def whitened(run: Run, rows: np.ndarray, size: int) -> dict[str, dict[str, float]]:
+    """Scores of some rows int [n] by PCA with whitening to `size` dimensions, and by what it was given.
+
+    That is the run's whole embedding and, where its backbone is pretrained, the frozen features, as far as they are
+    wider. PCA is fitted to the classes that the run learns from, all of whose images are embedded for it.
+
+    Raises:
+        ValueError: neither is wider.
+    """
+    whole = configs.override(run.config, {"eval.feature_size": 0})
+    sources = {"embedding": replace(run, learner=replace(run.learner, config=whole)).embed}
+    if run.config.model.weights:
+        sources["frozen features"] = partial(frozen_features, run)
+    both = np.concatenate([rows, run.images.rows(run.config.data.train_on)])
+    found = {}
+    for name, embed in sources.items():
+        features, learned_from = np.split(embed(both), [len(rows)])
+        if features.shape[1] > size:
+            found[f"{name} ({features.shape[1]})"] = score(run, features, rows)
+            found[f"{name}, PCA to {size}"] = score(run, whiten(features, learned_from, size), rows)
+    if not found:
+        raise ValueError(
+            f"--whiten is {size}; it must be less than the dimensions of {' and of the '.join(sources)}"
+        )
+    return found
+
+
 def pixels_as_features(images: np.ndarray, side: int = 8) -> np.ndarray:
     """Mean colours on a grid: uint8 [n, S, S, 3] -> float32 [n, side * side * 3] in [0, 1]."""
     edges = np.linspace(0, images.shape[1], side + 1).astype(int)[:-1]
@@ -121,7 +151,8 @@ def frozen_features(run: Run, rows: np.ndarray) -> np.ndarray:
     """Pooled features of the pretrained backbone before any training, float32 [n, D] for rows int [n]."""
     features = BACKBONES[run.config.model.backbone].features
     model = replace(run.config.model, head="none", feature_size=features, dropout=0.0)
-    config = replace(run.config, model=model, loss=configs.Loss(), optim=configs.Optim())
+    whole = replace(run.config.eval, feature_size=0)
+    config = replace(run.config, model=model, loss=configs.Loss(), optim=configs.Optim(), eval=whole)
     learner, state = create(config, 1)
     state, report = load_weights(config, state)
     _warn_changed(run, report["sha256"])

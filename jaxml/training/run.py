@@ -6,6 +6,7 @@ config.json      what was asked for         weights.json     where pretrained we
 data.jsonl       which images it saw        metrics.jsonl    one line per logged step and validation
 checkpoints/     the newest two, the best   results.json     metrics of test classes
 run.lock         who trains here            report.html      all of it to look at
+teacher.json     which run it learned from, where that was asked for
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.data.images import Images, open_images
 from jaxml.errors import Interrupted, RunError
 from jaxml.progress import Progress
-from jaxml.training import distributed, provenance, start
+from jaxml.training import distributed, provenance, saved, start
 from jaxml.training.checkpoint import Check, Checkpoints
 from jaxml.training.devices import parallel
 from jaxml.training.learner import Learner, Network, TrainState, create
 from jaxml.training.preemption import StopSignals
 from jaxml.training.step import embed_step
-from jaxml.training.trained import check_saved, saved_config, say_changes
+from jaxml.training.teacher import Teacher, open_teacher
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Run:
     devices: list[Any]
     checkpoints: Checkpoints
     signals: StopSignals = field(default_factory=StopSignals)
+    teacher: Teacher | None = None
+    """Whom it learns from; None also where it does not train."""
 
     @property
     def config(self) -> Config:
@@ -71,11 +75,22 @@ class Run:
         """The images of the run's data set, by name, label, box and hash."""
         return provenance.Pictures.of(self.images.index)
 
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The meta data of its checkpoints."""
+        teacher = self.teacher.identity if self.teacher else None
+        return provenance.meta(self.config, self.pictures, teacher)
+
     def check(self, step: int, meta: dict[str, Any], other_data: bool = False) -> None:
         """RunError unless a checkpoint is this run's, of the same pictures or, if so allowed, of others."""
         provenance.check_config(step, meta, self.config)
         if not other_data:
             provenance.check_pictures(step, meta, self.pictures, self.workdir)
+
+    def check_to_resume(self, step: int, meta: dict[str, Any], other_data: bool = False) -> None:
+        """The same, and RunError also if the checkpoint has learned from another teacher than the run has now."""
+        self.check(step, meta, other_data)
+        provenance.check_teacher(step, meta, self.meta.get("teacher"))
 
     def restore_best(self, check: Check) -> dict[str, Any]:
         """Take the state with the best score, or the last where nothing was validated; returns its meta data."""
@@ -135,17 +150,20 @@ def open_run(config: Config, workdir: Path, to_train: bool = False) -> Run:
 
     Raises:
         ValueError: an option names what there is not, or `to_train`, the run cannot be trained so; names it.
-        RunError: as many devices are not there, or `to_train`, do not divide the batch.
+        RunError: as many devices are not there, or `to_train`, do not divide the batch, or there is no such teacher.
     """
     devices = _devices(config, to_train)
+    teacher = open_teacher(config) if to_train and config.distill.teacher else None
     if to_train:
-        start.check_network(config, devices)
+        start.check_network(config, devices, teacher)
         images = open_images(config.data, devices, partial(start.check_images, config))
     else:
         images = open_images(config.data)
     learner, state = create(config, len(images.classes(config.data.train_on)))
+    if teacher:
+        learner = replace(learner, teacher=teacher.network)
     checkpoints = Checkpoints(workdir / "checkpoints", writer=to_train)
-    return Run(workdir, learner, state, images, devices, checkpoints)
+    return Run(workdir, learner, state, images, devices, checkpoints, teacher=teacher)
 
 
 def _devices(config: Config, to_train: bool) -> list[Any]:
@@ -163,20 +181,26 @@ def _devices(config: Config, to_train: bool) -> list[Any]:
     return devices[:count]
 
 
-def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False) -> Run:
+def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False, feature_size: int = 0) -> Run:
     """A finished or interrupted run with its best checkpoint (the last, where nothing was validated).
 
-    `data_root` is where the data set lies now, if it has moved; `other_data` allows other pictures than the run saw.
+    `data_root` is where the data set lies now, if it has moved; `other_data` allows other pictures than the run saw;
+    `feature_size` takes the place of `eval.feature_size`, unless it is 0.
     The run may be training meanwhile, and nothing in its directory is changed.
 
     Raises:
         RunError: there is no run, it has saved nothing yet, or the checkpoint is of another configuration or of other
             pictures; lists what differs.
+        ValueError: the embedding has fewer dimensions than `feature_size`.
     """
-    workdir, config = Path(workdir), saved_config(workdir)
-    data = replace(config.data, root=data_root or config.data.root)
-    run = open_run(replace(config, data=data, train=replace(config.train, devices=0)), workdir)
-    check_saved(run.checkpoints, workdir)
+    workdir, config = Path(workdir), saved.configuration(workdir)
+    saved.checkpoints(workdir)
+    here = {
+        "data.root": data_root or config.data.root,
+        "eval.feature_size": feature_size or config.eval.feature_size,
+        "train.devices": 0,
+    }
+    run = open_run(configs.override(config, here), workdir)
     meta = run.restore_best(partial(run.check, other_data=other_data))
-    say_changes(int(run.state.step), meta, config)
+    saved.say_changes(int(run.state.step), meta, config)
     return run

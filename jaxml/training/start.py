@@ -21,21 +21,29 @@ from jaxml.models.weights import packages
 from jaxml.training import learner
 from jaxml.training.devices import parallel
 from jaxml.training.step import objective
+from jaxml.training.teacher import Teacher
 from jaxml.training.weights import load_weights
 
 
 def from_anywhere(config: Config) -> Config:
     """The configuration with whole paths, which are the same from whatever folder the run is opened later."""
-    root, weights = config.data.root, config.model.weights
+    root, weights, teacher = config.data.root, config.model.weights, config.distill.teacher
     if root:
         root = str(expand(root, "--data.root").absolute())
     if weights not in ("", packages.AUTO) and "://" not in weights:
         weights = str(expand(weights, "--model.weights").absolute())
-    return replace(config, data=replace(config.data, root=root), model=replace(config.model, weights=weights))
+    if teacher:
+        teacher = str(expand(teacher, "--distill.teacher").absolute())
+    return replace(
+        config,
+        data=replace(config.data, root=root),
+        model=replace(config.model, weights=weights),
+        distill=replace(config.distill, teacher=teacher),
+    )
 
 
-def check_network(config: Config, devices: Sequence[Any]) -> None:
-    """Check network, loss and optimiser by their shapes, which computes nothing, and read the weights.
+def check_network(config: Config, devices: Sequence[Any], teacher: Teacher | None) -> None:
+    """Check network, loss, optimiser and teacher by their shapes, which computes nothing, and read the weights.
 
     Raises:
         ValueError: a name or an option of theirs cannot be; names it.
@@ -71,15 +79,24 @@ def check_network(config: Config, devices: Sequence[Any]) -> None:
         outputs = jax.eval_shape(partial(made[0].module.apply, train=False), variables, images)
     except ValueError as error:
         raise ValueError(f"--eval.size is {size}: {error}") from None
-    shares = [
-        jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype)
-        for x in (outputs, jax.ShapeDtypeStruct((share,), jnp.int32))
-    ]
-    apart = parallel(partial(objective, made[0]), (None, 0, 0, None), devices, out_axes=0)
+    labels, guide = jax.ShapeDtypeStruct((share,), jnp.int32), _guide(teacher, share)
+    outputs, labels, guide = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), (outputs, labels, guide)
+    )
+    apart = parallel(partial(objective, made[0]), (None, 0, 0, None, 0), devices, out_axes=0)
     try:
-        jax.eval_shape(apart, loss.get("loss"), *shares, jax.random.key(0))
+        jax.eval_shape(apart, loss.get("loss"), outputs, labels, jax.random.key(0), guide)
     except ValueError as error:
         raise ValueError(f"--loss.options: {error}") from None
+
+
+def _guide(teacher: Teacher | None, share: int) -> jax.ShapeDtypeStruct | None:
+    """Shape of the teacher's embeddings of so many images; None without a teacher."""
+    if teacher is None:
+        return None
+    size = teacher.config.data.size
+    images = jax.ShapeDtypeStruct((share, size, size, 3), jnp.float32)
+    return jax.eval_shape(partial(teacher.network.module.apply, train=False), teacher.variables, images)
 
 
 def check_images(config: Config, index: Index, parts: Mapping[str, np.ndarray]) -> None:

@@ -13,14 +13,13 @@ import jax
 
 from jaxml.config import Config
 from jaxml.files import write_json
-from jaxml.training import distributed, health, history, learner, optimizer, start, writers
+from jaxml.training import distributed, health, history, learner, optimizer, saved, start, writers
 from jaxml.training.callbacks import Callback
 from jaxml.training.directory import Directory
 from jaxml.training.loop import fit
 from jaxml.training.preemption import GO_ON, StopSignals
 from jaxml.training.results import frozen_features, write_results
 from jaxml.training.run import Run, open_run
-from jaxml.training.trained import say_changes
 from jaxml.training.weights import load_weights, taken
 
 
@@ -85,11 +84,11 @@ def _learn(
     run = replace(open_run(config, directory.path, to_train=True), signals=signals)
     weights, before = None, config.train.steps
     if signals.saved is not None:
-        check = partial(run.check, other_data=other_data)
+        check = partial(run.check_to_resume, other_data=other_data)
         run.state, meta = distributed.on_main(partial(run.checkpoints.restore_newest, run.state, check))
         signals.saved = step = int(run.state.step)
         distributed.say(f"resuming at step {step} of {config.train.steps}")
-        say_changes(step, meta, config)
+        saved.say_changes(step, meta, config)
         before = meta["config"]["train"]["steps"]
         if before != config.train.steps:
             distributed.say(optimizer.rescheduled(config.optim, before, config.train.steps, step))
@@ -111,6 +110,8 @@ def _claim(directory: Directory, run: Run, weights: dict[str, Any] | None, befor
     if weights:
         write_json(run.workdir / "weights.json", weights)
     run.pictures.save(run.workdir)
+    if run.teacher:
+        write_json(run.workdir / "teacher.json", run.teacher.record(run.config))
 
 
 def _finish(run: Run, callbacks: Sequence[Callback]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxml.config import Config
 from jaxml.errors import CheckpointError, RunError
 from jaxml.files import printable
-from jaxml.models import saved
+from jaxml.models import saved_network
 from jaxml.models.weights import packages, pretrained
 from jaxml.models.weights.readers import WeightFormatError
+from jaxml.training import saved
 from jaxml.training.learner import TrainState, without_loss
-from jaxml.training.trained import read_variables
 
 
 def load_weights(config: Config, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -88,19 +88,20 @@ def _of_network(
 
 def _read(folder: Path) -> tuple[dict[str, Any], int | None, Config]:
     """Variables {"params", "batch_stats"} by which a trained network embeds, its step, and its configuration."""
-    if (folder / saved.ARRAYS).is_file():
-        config, variables, about = saved.read(folder)
+    if (folder / saved_network.ARRAYS).is_file():
+        config, variables, about = saved_network.read(folder)
         step = about.get("step")
         return variables, step if isinstance(step, int) else None, config
     try:
-        network, state, _ = read_variables(folder)
+        config = saved.configuration(folder)
+        state, _ = saved.restore(folder, config, saved.untrained(config)[1])
     except (RunError, CheckpointError) as error:
         raise RunError(
             f"--model.weights: {error}; give a run that has saved a checkpoint, a folder that model.save wrote, or a "
             f"weight file"
         ) from None
     params, batch_stats = state.network
-    return {"params": params, "batch_stats": batch_stats}, int(state.step), network.config
+    return {"params": params, "batch_stats": batch_stats}, int(state.step), config
 
 
 def _part(path: str) -> str:

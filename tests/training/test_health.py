@@ -31,8 +31,8 @@ def test_embeddings_that_are_not_finite_stop_training_at_that_step(config, tmp_p
     """The loss itself is NaN, although comparisons with NaN would leave it out of every triplet."""
     objective = training.objective
 
-    def spoiled(learner, loss_params, outputs, labels, key):
-        return objective(learner, loss_params, outputs.at[1, 2].set(number), labels, key)
+    def spoiled(learner, loss_params, outputs, *rest):
+        return objective(learner, loss_params, outputs.at[1, 2].set(number), *rest)
 
     monkeypatch.setattr(training, "objective", spoiled)
     settings = replace(config, model=replace(config.model, normalize=False))

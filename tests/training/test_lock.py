@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from jaxml.errors import RunError
-from jaxml.training import run, train, trained
+from jaxml.training import run, saved, train
 from jaxml.training.lock import locked
 from tests.training.test_run import config, pictures, rows, untrained  # noqa: F401
 
@@ -25,7 +25,7 @@ def test_a_directory_in_which_a_process_trains_is_refused_with_its_name(config, 
             with pytest.raises(RunError, match=holder):
                 train.train(config, workdir, resume=resume)
         assert run.load(workdir).checkpoints.steps() == [3]
-        trained.load_variables(workdir)
+        saved.load_variables(workdir)
     assert rows(workdir) == [{"step": 1}, {"step": 2}, {"step": 3}]
 
 

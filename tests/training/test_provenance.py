@@ -9,7 +9,7 @@ import pytest
 from jaxml import config as configs
 from jaxml.config import Model, Triplets
 from jaxml.errors import RunError
-from jaxml.training import provenance, run, train, trained
+from jaxml.training import provenance, run, saved, train
 from tests.training.test_run import config, pictures, untrained  # noqa: F401
 
 
@@ -26,7 +26,7 @@ def test_a_configuration_that_is_not_the_checkpoints_is_refused(config, tmp_path
     untrained(config, workdir, [3])
     other = replace(config, **{section: replace(getattr(config, section), **values)})
     configs.save(workdir / "config.json", other)
-    for read in (run.load, trained.load_variables, lambda workdir: train.train(other, workdir, resume=True)):
+    for read in (run.load, saved.load_variables, lambda workdir: train.train(other, workdir, resume=True)):
         with pytest.raises(RunError, match=f"checkpoint 3 is of another run; it differs in {named}"):
             read(workdir)
 
@@ -38,11 +38,13 @@ def test_options_that_may_change_are_taken_from_the_configuration_and_printed(co
     configs.save(workdir / "config.json", changed)
     assert run.load(workdir).config.eval == changed.eval
     assert "changed since checkpoint 3 was saved: eval.kmeans_seeds: 2 -> 1" in capsys.readouterr().out
-    assert trained.load_variables(workdir)[0].config == changed
+    assert saved.load_variables(workdir)[0].config == changed
     assert "eval.kmeans_seeds: 2 -> 1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("option", [{"mirror": True}, {"size": 28}, {"crops": (0.8, 1.0)}])
+@pytest.mark.parametrize(
+    "option", [{"mirror": True}, {"size": 28}, {"crops": (0.8, 1.0)}, {"feature_size": 4}]
+)
 def test_lists_of_triplets_go_on_with_the_embeddings_they_began_with(config, tmp_path, option):
     """Other embeddings of the training images would choose other triplets."""
     data = replace(config.data, classes_per_batch=3)
@@ -107,7 +109,7 @@ def test_other_pictures_are_refused_and_named(config, pictures, tmp_path, change
             RunError, match=f"checkpoint 3 is of a run on other pictures: .*{named}.*--other_data"
         ):
             read(workdir)
-    trained.load_variables(workdir)
+    saved.load_variables(workdir)
     assert (workdir / "config.json").read_bytes() == before
     (workdir / "data.jsonl").unlink()
     with pytest.raises(

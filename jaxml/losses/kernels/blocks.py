@@ -41,6 +41,8 @@ class Sides(NamedTuple):
     anchor_facts: Anchors
     candidate_facts: Candidates
     axis_name: str | None
+    own: Any = ()
+    """Arrays [B, ...], one row for each anchor, as `mean` was given them."""
 
 
 class Terms(NamedTuple):

@@ -58,6 +58,14 @@ def _array(name: str, value: Any, form: str) -> Any:
     return value if isinstance(value, jax.Array) else arguments.array(name, value, form)
 
 
+def embedded(name: str, embeddings: Any) -> Array:
+    """Check embeddings and return them as float32 [B, D]; ValueError if they have another shape or type."""
+    x = _array(name, embeddings, "a non-empty float array [B, D]")
+    if x.ndim != 2 or 0 in x.shape or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} must be a non-empty float array [B, D], got {x.dtype} {x.shape}")
+    return jnp.asarray(x, jnp.float32)
+
+
 def labelled(
     embeddings: Any, labels: Any, name: str = "embeddings", label_name: str = "labels"
 ) -> tuple[Array, Any]:
@@ -66,15 +74,13 @@ def labelled(
     Raises:
         ValueError: wrong shape or type, or lengths that differ.
     """
-    x = _array(name, embeddings, "a non-empty float array [B, D]")
+    x = embedded(name, embeddings)
     y = _array(label_name, labels, "an integer array [B]")
-    if x.ndim != 2 or 0 in x.shape or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"{name} must be a non-empty float array [B, D], got {x.dtype} {x.shape}")
     if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
         raise ValueError(f"{label_name} must be an integer array [B], got {y.dtype} {y.shape}")
     if len(x) != len(y):
         raise ValueError(f"{label_name} must have one entry for each of the {len(x)} {name}, got {len(y)}")
-    return jnp.asarray(x, jnp.float32), y
+    return x, y
 
 
 def batch(

@@ -143,7 +143,7 @@ def mean(
         per: divide by the number of `active` or `valid` terms or of all `anchors`; a plain sum if None.
         own: arrays [B, ...], whose rows are in `block.own`; those of floats have a gradient.
         key: random key, from which every anchor has a seed, whatever the blocks and devices.
-        prepare: called first, with this device's anchors as `sides`; its results take the place of `own`.
+        prepare: called first, with this device's anchors as `sides`, `own` among them; its results take its place.
         turned: take the candidates as anchors, and compare them with the batch.
         whole: the same sums without blocks, which all platforms but the CPU compute in place of `terms`:
             whole(embeddings, labels, references, *options, measure, block_size, axis_name, **static) -> Terms. Not
@@ -231,7 +231,7 @@ def _in_blocks(*arrays: Any, plan: _Plan, axis_name: str | None) -> Terms:
         numbers = options, scale
         return blocks.map_over_blocks(of_block, sides, numbers, block_size=plan.block_size, own=own)
 
-    own, shared = (own, ()) if plan.prepare is None else plan.prepare(sides, each, *options)
+    own, shared = (own, ()) if plan.prepare is None else plan.prepare(sides._replace(own=own), each, *options)
     seeds = None if key is None else negatives.seeds(key, sides.anchor_facts.ids)
 
     def of_block(block: Block, numbers: Any) -> Terms:

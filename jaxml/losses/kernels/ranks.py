@@ -28,9 +28,9 @@ def sum_over_positives(
     without a gather. Value and gradient are computed together in O(b M) memory, times K turns.
 
     Args:
-        function: a function of a module, since it is compiled by name.
+        function: what is summed; hashable.
         s: float32 [b, M], similarities by temperature.
-        options: arrays [b, ...] with gradient.
+        options: arrays [b, ...] with gradient, which vary over devices as `s` does.
         positive: bool [b, M].
         candidate: bool [b, M], the positives among them.
 

@@ -1,0 +1,55 @@
+"""The verb that scores a finished run: PCA with whitening beside the run's embeddings and the frozen features."""
+
+import re
+
+import numpy as np
+import pytest
+
+from jaxml import config as configs
+from jaxml.commands import evaluate as command
+from jaxml.evaluate import evaluate, whiten
+from jaxml.training import results, run
+from tests.training.test_run import config, pictures, untrained  # noqa: F401
+
+
+def main(*words):
+    command.main([str(word) for word in words])
+
+
+def table(text):
+    """Scores of the rows that are printed last, by name."""
+    rows = re.findall(r"^(\w.*?) {2,}(\d\.\d{4}) +(\d\.\d{4}) +(\d\.\d{4})$", text, re.M)
+    return {name: [float(value) for value in values] for name, *values in rows}
+
+
+def test_pca_is_fitted_to_the_training_classes(config, tmp_path, capsys, monkeypatch):  # noqa: F811
+    changes = {"model.weights": "weights.safetensors", "eval.feature_size": 2}
+    config = configs.override(config, changes)
+    untrained(config, tmp_path / "run", [3])
+    opened = run.load(tmp_path / "run", feature_size=8)
+    test, train = (opened.images.rows(part) for part in ("test", "train"))
+    pixels = results.pixels_as_features(opened.images.resident)
+    monkeypatch.setattr(results, "frozen_features", lambda run, rows: pixels[rows])
+    main("--workdir", tmp_path / "run", "--whiten", 4)
+    text = capsys.readouterr().out
+    assert "24 images of 3 test classes, by 2 of 8 dimensions:" in text
+    embeddings = opened.embed(test), opened.embed(train)
+    assert embeddings[0].shape == (24, 8)
+    wanted = {
+        "embedding (8)": embeddings[0],
+        "embedding, PCA to 4": whiten(*embeddings, 4),
+        "frozen features (192)": pixels[test],
+        "frozen features, PCA to 4": whiten(pixels[test], pixels[train], 4),
+    }
+    found = table(text)
+    assert found.keys() == wanted.keys()
+    for name, features in wanted.items():
+        scores = evaluate(features, opened.images.index.labels[test], kmeans_seeds=2)
+        np.testing.assert_allclose(found[name], [scores[k] for k in ("nmi", "f1", "recall@1")], atol=1e-4)
+
+    main("--workdir", tmp_path / "run", "--whiten", 8)
+    assert table(capsys.readouterr().out).keys() == {"frozen features (192)", "frozen features, PCA to 8"}
+    with pytest.raises(
+        ValueError, match=r"^--whiten is 192; it must be less than the dimensions of embedding and of"
+    ):
+        main("--workdir", tmp_path / "run", "--whiten", 192)
