@@ -7,6 +7,7 @@ data.jsonl       which images it saw        metrics.jsonl    one line per logged
 checkpoints/     the newest two, the best   results.json     metrics of test classes
 run.lock         who trains here            report.html      all of it to look at
 teacher.json     which run it learned from, where that was asked for
+writers.json     under which names it goes on in the records of services, in the same way
 """
 
 from __future__ import annotations

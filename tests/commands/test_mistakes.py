@@ -226,7 +226,8 @@ def test_a_directory_that_cannot_be_taken_is_named(places, config, monkeypatch, 
             "run": r"run holds a run; continue with `jaxml train --workdir \S+/run --resume`, or choose another",
             "mine": "mine holds a run; continue with `.*--resume`, or choose another --workdir",
             "begun": "begun is being trained by process",
-            "run --resume": "run holds another run; it differs in .*train.log_every: 1 -> 10",
+            "run --resume": "--train.steps is 2, but the run in .*run has come to step 3; give 3 or more",
+            "run --resume --train.seed 1": "run holds another run; it differs in train.seed: 0 -> 1",
         }.items():
             code, said = called(
                 "train", [*words, "--workdir", *f"{here}/{place}".split()], monkeypatch, capsys
