@@ -74,7 +74,7 @@ def explore(images: Images, clusters: np.ndarray, seed: int) -> dict[str, Any]:
             "x": xy[:, 0].tolist(),
             "y": xy[:, 1].tolist(),
         },
-        "sprites": sprites(images.pixels[held])._asdict(),
+        "sprites": sprites(images.pixels, held)._asdict(),
         "total": len(labels),
         "misplaced": int((majority != labels).sum()),
         "misled": int((label_of[nearest] != labels)[nearest != ALONE].sum()),

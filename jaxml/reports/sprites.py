@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -33,33 +35,35 @@ class Sprites(NamedTuple):
     """Data URIs."""
 
 
-def sprites(images: np.ndarray, *, limit: int = LIMIT) -> Sprites:
+def sprites(images: np.ndarray, order: np.ndarray, *, limit: int = LIMIT) -> Sprites:
     """Pictures of images uint8 [N, s, s, 3]: the largest side that keeps all of them within `limit` bytes.
 
-    If not even the smallest side does, the last images have no picture.
+    They stand in the order int [n] of places in `images`. If not even the smallest side keeps all within the limit, the
+    last ones have no picture.
     """
     sides = [side for side in SIDES if side <= images.shape[1]] or [SIDES[-1]]
-    spread = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int))
-    sample = images[spread]
+    sample = order[np.unique(np.linspace(0, len(order) - 1, SAMPLE).astype(int))]
     for side in sides:
         columns = SHEET // side
-        bytes_each = len(_sheet(sample, side, int(np.ceil(np.sqrt(len(sample)))))) / len(sample)
-        if bytes_each * len(images) <= limit:
+        bytes_each = len(_sheet(images, sample, side, math.isqrt(len(sample)))) / len(sample)
+        if bytes_each * len(order) <= limit:
             break
-    held = min(len(images), int(limit / bytes_each))
-    starts = range(0, held, columns**2)
-    parts = [images[start : min(start + columns**2, held)] for start in starts]
-    sheets = [base64.b64encode(_sheet(part, side, columns)).decode() for part in parts]
-    return Sprites(side, columns, held, [f"data:image/jpeg;base64,{sheet}" for sheet in sheets])
+    held = min(len(order), int(limit / bytes_each))
+    parts = [order[start : min(start + columns**2, held)] for start in range(0, held, columns**2)]
+    # Pillow works on several sheets at once.
+    with ThreadPoolExecutor() as pool:
+        sheets = list(pool.map(lambda part: _sheet(images, part, side, columns), parts))
+    uris = [f"data:image/jpeg;base64,{base64.b64encode(sheet).decode()}" for sheet in sheets]
+    return Sprites(side, columns, held, uris)
 
 
-def _sheet(images: np.ndarray, side: int, columns: int) -> bytes:
-    """A JPEG file of the images uint8 [n, s, s, 3], row by row."""
+def _sheet(images: np.ndarray, rows: np.ndarray, side: int, columns: int) -> bytes:
+    """A JPEG file of the places `rows` int [n] of images uint8 [N, s, s, 3], line by line."""
     from PIL import Image
 
-    sheet = Image.new("RGB", (min(len(images), columns) * side, -(-len(images) // columns) * side))
-    for i, image in enumerate(images):
-        small = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+    sheet = Image.new("RGB", (min(len(rows), columns) * side, -(-len(rows) // columns) * side))
+    for i, row in enumerate(rows):
+        small = Image.fromarray(images[row]).resize((side, side), Image.Resampling.BILINEAR)
         sheet.paste(small, (i % columns * side, i // columns * side))
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=QUALITY)
