@@ -1,4 +1,4 @@
-"""Figures of the pages as SVG, in the page's light or dark colours: curves; and the plane of maps."""
+"""Figures of the pages as SVG, in the page's light or dark colours, and the plane on which maps show embeddings."""
 
 from __future__ import annotations
 

@@ -101,6 +101,7 @@ def write(
         curves=_curves(history),
         class_map=pictures.class_map(shown, seed),
         queries=pictures.queries(shown, seed),
+        landmarks=figures.LANDMARKS,
         data=explore(shown, np.asarray(clusters), seed),
     )
     write_atomically(Path(path), text)

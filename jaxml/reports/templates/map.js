@@ -17,7 +17,8 @@ let matches = null;  // the set of images that the search found, or null without
 let selected = NONE;
 let pictured = { key: "", places: [] };
 
-const scale = () => 0.92 * view.zoom * Math.min(width / extent.x, height / extent.y);
+const MARGIN = 64;  // pixels, for pictures whose middles are at the ends of the map
+const scale = () => view.zoom * Math.max(Math.min((width - MARGIN) / extent.x, (height - MARGIN) / extent.y), 1e-6);
 const screenX = (image) => (images.x[image] - view.x) * scale() + width / 2;
 const screenY = (image) => (images.y[image] - view.y) * scale() + height / 2;
 const pictureSide = () => Math.min(Math.max(26, 22 * Math.sqrt(view.zoom)), Math.max(48, sprites.side));
