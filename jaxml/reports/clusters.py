@@ -16,9 +16,7 @@ from jaxml.files import printable
 from jaxml.reports import page
 
 CENTRAL, DOUBTFUL = 10, 5  # pictures of each cluster on the page
-PICTURED = (
-    100  # clusters, the largest, with pictures in the page itself; the others have contact sheets alone
-)
+PICTURED = 100  # clusters, the largest, with pictures in the page; the others have contact sheets alone
 COLUMNS_OF_TABLE = ["file", "cluster", "distance", "confidence", "runner_up"]
 LISTED = 20  # unreadable files on the page
 # What a cell begins with that spreadsheets run as a formula; the last four are full-width forms of the first.
@@ -172,25 +170,25 @@ def _cluster(
 ) -> dict[str, Any]:
     """What the page shows of a cluster with the pictures `rows` int [n], by row uint8 [SIDE, SIDE, 3]."""
     rest = rows[CENTRAL:]
-    doubtful = rest[np.argsort(groups.confidence[rest], kind="stable")][:DOUBTFUL]
+    central = rows[:CENTRAL].tolist()
+    doubtful = rest[np.argsort(groups.confidence[rest], kind="stable")][:DOUBTFUL].tolist()
+    if number >= PICTURED:
+        central, doubtful = [], []
     notes = {
-        int(row): f"{groups.confidence[row]:.2f}, or cluster {groups.runner_up[row] + 1}:" for row in doubtful
+        row: f"{groups.confidence[row]:.2f}, or cluster {groups.runner_up[row] + 1}:" for row in doubtful
     }
-    place = {int(row): i for i, row in enumerate(rows)}
-    pictured = number < PICTURED
+    place = {row: i for i, row in enumerate(rows.tolist())}
+
+    def pictures(chosen: list[int]) -> list[tuple[int, page.Picture]]:
+        """Each with its place in the cluster."""
+        return [(place[row], page.picture(images[row], names[row], notes.get(row, ""))) for row in chosen]
+
     return {
         "number": number + 1,
         "size": len(rows),
         "confidence": groups.confidence[rows].mean(),
-        # Each with its place in the cluster.
-        "central": [
-            (place[row], page.picture(images[row], names[row])) for row in rows[:CENTRAL].tolist() if pictured
-        ],
-        "doubtful": [
-            (place[row], page.picture(images[row], names[row], note))
-            for row, note in notes.items()
-            if pictured
-        ],
+        "central": pictures(central),
+        "doubtful": pictures(doubtful),
     }
 
 

@@ -104,8 +104,8 @@ def curve(
 def plane(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
     """Two coordinates float [N, 2] for embeddings float [N, D]: t-SNE, or PCA if fewer than 30 points are distinct.
 
-    t-SNE places the first 1,500, which takes four seconds of one core. Each point after them lies between the three of
-    these whose embeddings are nearest to its own, at their mean weighted by the inverse squared distances.
+    t-SNE places the first 1,500, which bounds its time. Each point after them lies between the three of these whose
+    embeddings are nearest to its own, at their mean weighted by the inverse squared distances.
     """
     x = np.asarray(embeddings, np.float32)
     x = x - x.mean(0, keepdims=True)

@@ -241,6 +241,7 @@ def test_pictures_move_to_other_clusters_and_the_table_is_saved(clustered, opene
     page.get_by_role("button", name="Move").click()
     page.locator("#cluster-2 summary").click()
     tiles = page.locator("#cluster-2 .all figure")
+    tiles.first.wait_for()
     assert tiles.count() == 10
     second, third = (tiles.nth(i).locator("b").inner_text() for i in (4, 7))
     for tile in (4, 7):
