@@ -51,7 +51,7 @@ class Row:
     clusters: tuple[int, ...] = (1,)
     """Clusters per class of model selection and of scoring. One training serves them all: each picks its own step."""
     original: tuple[str, ...] = ()
-    """Shah 2017's row for each of `clusters`: a name from jaxml.reports.run.PUBLISHED."""
+    """Shah 2017's row for each of `clusters`: a name from jaxml.reports.scores.PUBLISHED."""
     field: str = ""
     """What others published for the same loss, with network and dimensions."""
     batch: int = 1

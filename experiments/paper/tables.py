@@ -16,7 +16,7 @@ from experiments.paper.rows import PRESET, Row, changes
 from jaxml.commands.options import train_options
 from jaxml.files import write_atomically
 from jaxml.reports import figures, page
-from jaxml.reports.run import PUBLISHED
+from jaxml.reports.scores import PUBLISHED
 from jaxml.training import records
 
 Line = dict[str, Any]

@@ -9,9 +9,10 @@ OUT/skipped.txt. Only the run's directory is needed, not its data set. If the ru
 boxes, as runs on birds do, crop these pictures as well or give --boxes.
 
 Writes clusters.html (the most central and the most doubtful pictures of each cluster), clusters.csv and a contact sheet
-for each cluster; with --query it writes nearest.html instead. The results go to a new folder, or to that of an earlier
-call, whose files are replaced unless somebody has changed them. Characters of file names that cannot be printed are
-shown as escapes such as \\n, and clusters.csv has an apostrophe before names that a spreadsheet would run as a formula.
+for each cluster. In a browser the page moves pictures to other clusters and saves the corrected table. With --query
+nearest.html is written instead. The results go to a new folder, or to that of an earlier call, whose files are replaced
+unless somebody has changed them. Characters of file names that cannot be printed are shown as escapes such as \\n, and
+clusters.csv has an apostrophe before names that a spreadsheet would run as a formula.
 
 Without --clusters, K-means runs with numbers of clusters from 1 on, and the number with the highest Bayesian
 information criterion is taken (`jaxml.evaluation.grouping.choose`).

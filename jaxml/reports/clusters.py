@@ -16,6 +16,8 @@ from jaxml.files import printable
 from jaxml.reports import page
 
 CENTRAL, DOUBTFUL = 10, 5  # pictures of each cluster on the page
+PICTURED = 100  # clusters, the largest, with pictures in the page; the others have contact sheets alone
+COLUMNS_OF_TABLE = ["file", "cluster", "distance", "confidence", "runner_up"]
 LISTED = 20  # unreadable files on the page
 # What a cell begins with that spreadsheets run as a formula; the last four are full-width forms of the first.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -27,7 +29,7 @@ def write(out: Path, pictures: Pictures, groups: Groups, *, errors: Mapping[str,
 
     They are `clusters.html`, `clusters.csv`, `contact/cluster_NNN.jpg` and, for unreadable files, `skipped.txt`. A
     contact sheet holds all pictures of a cluster in the order of the table, the most central first; another sheet
-    follows after 400 pictures.
+    follows after 400 pictures. In a browser the page moves pictures to other clusters and saves the corrected table.
 
     Args:
         out: the folder.
@@ -39,14 +41,17 @@ def write(out: Path, pictures: Pictures, groups: Groups, *, errors: Mapping[str,
     sheets = out / "contact"
     sheets.mkdir(parents=True)
     members = [groups.members(number) for number in range(groups.count)]
-    _write_table(out / "clusters.csv", pictures, groups, members)
+    table = _table(pictures, groups, members)
+    with open(out / "clusters.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([COLUMNS_OF_TABLE, *table])
     _write_skipped(out, errors)
     decoded = _decoded(pictures, np.concatenate(members))
     clusters = []
     for number, rows in enumerate(members):
         images = {int(row): next(decoded) for row in rows}
-        _write_sheets(sheets, number, list(images.values()))
+        names = _write_sheets(sheets, number, list(images.values()))
         clusters.append(_cluster(number, rows, images, pictures.names, groups))
+        clusters[-1]["sheets"] = [f"contact/{name}" for name in names]
     sizes = np.array([len(rows) for rows in members])
     numbers = [
         (f"{len(pictures):,}", "pictures"),
@@ -61,6 +66,12 @@ def write(out: Path, pictures: Pictures, groups: Groups, *, errors: Mapping[str,
         numbers=numbers,
         clusters=clusters,
         left_out_files=_left_out(errors),
+        data={
+            "columns": COLUMNS_OF_TABLE,
+            "rows": table,
+            "sheets": [cluster["sheets"] for cluster in clusters],
+            "layout": {"side": SIDE, "gap": GAP, "columns": COLUMNS, "per_sheet": PER_SHEET},
+        },
     )
     (out / "clusters.html").write_text(text, encoding="utf-8")
 
@@ -113,19 +124,18 @@ def _decoded(pictures: Pictures, rows: np.ndarray) -> Iterator[np.ndarray]:
         yield image
 
 
-def _write_table(path: Path, pictures: Pictures, groups: Groups, members: Sequence[np.ndarray]) -> None:
-    """Write a row for each picture, by cluster; `members` has rows int [n] of each cluster."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "cluster", "distance", "confidence", "runner_up"])
-        for row in np.concatenate(members):
-            other = int(groups.runner_up[row])
-            numbers = [
-                f"{groups.distance[row]:.6f}",
-                f"{groups.confidence[row]:.6f}",
-                other + 1 if other >= 0 else "",
-            ]
-            writer.writerow([_cell(pictures.names[row]), groups.clusters[row] + 1, *numbers])
+def _table(pictures: Pictures, groups: Groups, members: Sequence[np.ndarray]) -> list[list[str]]:
+    """The cells of a row for each picture, by cluster; `members` has rows int [n] of each cluster."""
+    return [
+        [
+            _cell(pictures.names[row]),
+            str(groups.clusters[row] + 1),
+            f"{groups.distance[row]:.6f}",
+            f"{groups.confidence[row]:.6f}",
+            str(groups.runner_up[row] + 1) if groups.runner_up[row] >= 0 else "",
+        ]
+        for row in np.concatenate(members)
+    ]
 
 
 def _cell(name: str) -> str:
@@ -137,11 +147,11 @@ def _cell(name: str) -> str:
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
-def _write_sheets(folder: Path, number: int, images: Sequence[np.ndarray]) -> None:
-    """Write the contact sheets of a cluster of images uint8 [SIDE, SIDE, 3]."""
+def _write_sheets(folder: Path, number: int, images: Sequence[np.ndarray]) -> list[str]:
+    """Write the contact sheets of a cluster of images uint8 [SIDE, SIDE, 3]; returns their names."""
     from PIL import Image
 
-    step = SIDE + GAP
+    step, names = SIDE + GAP, []
     for start in range(0, len(images), PER_SHEET):
         part = images[start : start + PER_SHEET]
         lines = -(-len(part) // COLUMNS)
@@ -150,7 +160,9 @@ def _write_sheets(folder: Path, number: int, images: Sequence[np.ndarray]) -> No
             top, left = i // COLUMNS * step + GAP, i % COLUMNS * step + GAP
             sheet[top : top + SIDE, left : left + SIDE] = image
         more = f"_{start // PER_SHEET + 1}" if start else ""
-        Image.fromarray(sheet).save(folder / f"cluster_{number + 1:03d}{more}.jpg", quality=85)
+        names.append(f"cluster_{number + 1:03d}{more}.jpg")
+        Image.fromarray(sheet).save(folder / names[-1], quality=85)
+    return names
 
 
 def _cluster(
@@ -158,16 +170,25 @@ def _cluster(
 ) -> dict[str, Any]:
     """What the page shows of a cluster with the pictures `rows` int [n], by row uint8 [SIDE, SIDE, 3]."""
     rest = rows[CENTRAL:]
-    doubtful = rest[np.argsort(groups.confidence[rest], kind="stable")][:DOUBTFUL]
+    central = rows[:CENTRAL].tolist()
+    doubtful = rest[np.argsort(groups.confidence[rest], kind="stable")][:DOUBTFUL].tolist()
+    if number >= PICTURED:
+        central, doubtful = [], []
     notes = {
-        int(row): f"{groups.confidence[row]:.2f}, or cluster {groups.runner_up[row] + 1}:" for row in doubtful
+        row: f"{groups.confidence[row]:.2f}, or cluster {groups.runner_up[row] + 1}:" for row in doubtful
     }
+    place = {row: i for i, row in enumerate(rows.tolist())}
+
+    def pictures(chosen: list[int]) -> list[tuple[int, page.Picture]]:
+        """Each with its place in the cluster."""
+        return [(place[row], page.picture(images[row], names[row], notes.get(row, ""))) for row in chosen]
+
     return {
         "number": number + 1,
         "size": len(rows),
         "confidence": groups.confidence[rows].mean(),
-        "central": [page.picture(images[row], names[row]) for row in rows[:CENTRAL].tolist()],
-        "doubtful": [page.picture(images[row], names[row], note) for row, note in notes.items()],
+        "central": pictures(central),
+        "doubtful": pictures(doubtful),
     }
 
 

@@ -54,6 +54,8 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["plain"] = plain
+    # For scripts: `tojson` writes <, > and & as escapes of JSON, so no text in the value ends the element around it.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment
 
 

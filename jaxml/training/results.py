@@ -107,6 +107,7 @@ def write_report(run: Run, results: dict[str, Any], rows: np.ndarray, embeddings
         clusters=cluster(embeddings, classes),
         images=next(run.images.read([rows])),
         class_names=run.images.index.class_names,
+        files=[run.images.index.names[row] for row in rows],
     )
     return path
 

@@ -19,7 +19,7 @@ from jaxml.commands.options import preset, train_options
 from jaxml.commands.train import parse_train
 from jaxml.errors import RunError
 from jaxml.evaluation import clustering as evaluate
-from jaxml.reports.run import PUBLISHED
+from jaxml.reports.scores import PUBLISHED
 from jaxml.training import history, run, train
 from jaxml.training import optimizer as optim
 from jaxml.training import weights as weights_of_run
