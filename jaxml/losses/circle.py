@@ -39,7 +39,7 @@ def circle(
         embeddings: float [B, D]; computed in float32.
         labels: int [B].
         scale: above 0, gamma of the paper.
-        margin: relaxation m of the paper.
+        margin: at least 0, relaxation m of the paper.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -66,7 +66,7 @@ def circle(
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("scale", scale, above=0.0)
-    checks.number("margin", margin)
+    checks.number("margin", margin, minimum=0.0)
     return mean(_circle, pairs, scale, margin, measure="cosine similarity")
 
 

@@ -148,7 +148,7 @@ def _fast_ap(block: Block, *, num_bins: int) -> Terms:
     """Terms of the anchors of a block."""
     # In units of the distance between two centres.
     d = block.measured * (num_bins / 4.0)
-    positives = negatives = precision = jnp.zeros(d.shape[0])
+    positives = negatives = precision = jnp.zeros_like(d[:, 0])
     for centre in range(num_bins + 1):
         share = jnp.maximum(1.0 - jnp.abs(d - centre), 0.0)
         here = jnp.sum(jnp.where(block.positive, share, 0.0), axis=1)

@@ -43,7 +43,7 @@ def ranked_list(
         embeddings: float [B, D]; computed in float32.
         labels: int [B].
         boundary: alpha of the paper, in units of the distance.
-        margin: between the farthest allowed positive and the nearest allowed negative.
+        margin: at least 0, between the farthest allowed positive and the nearest allowed negative.
         positive_temperature: at least 0; 0 weighs all alike.
         negative_temperature: at least 0; 0 weighs all alike.
         balance: 0 to 1, share of the negatives.
@@ -74,7 +74,7 @@ def ranked_list(
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("boundary", boundary)
-    checks.number("margin", margin)
+    checks.number("margin", margin, minimum=0.0)
     checks.number("positive_temperature", positive_temperature, minimum=0.0)
     checks.number("negative_temperature", negative_temperature, minimum=0.0)
     checks.number("balance", balance, minimum=0.0, maximum=1.0)

@@ -43,8 +43,8 @@ def number(
     stated = {words: limit for words, (limit, _) in limits.items() if limit is not None}
     kept = all(np.all(test(number, limit)) for limit, test in limits.values() if limit is not None)
     if number.ndim != 0 or not np.isfinite(number) or not kept:
-        range_ = "".join(f" {words} {limit:g}" for words, limit in stated.items())
-        raise ValueError(f"{name} must be a finite number{range_}, got {value!r}")
+        said = " and ".join(f"{words} {limit:g}" for words, limit in stated.items())
+        raise ValueError(f"{name} must be a finite number{' ' * bool(said)}{said}, got {value!r}")
 
 
 def block_size(value: int | None) -> None:
