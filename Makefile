@@ -19,7 +19,7 @@ test-slow: $(VENV)/.test
 	$(PYTEST) -m "slow and not compile"
 
 test-peers: $(VENV)/.peers
-	$(PYTEST) -m peers
+	$(PYTEST) -m "peers and not slow"
 
 # What the compilers of TPU and GPU, which need neither, make of the kernels: see tests/compile.
 test-compile: $(VENV)-compile/.compile

@@ -29,7 +29,10 @@ def published(number):
     return torch.load(path, weights_only=True)
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+LARGER = [pytest.param(number, marks=pytest.mark.slow) for number in (1, 2)]
+
+
+@pytest.fixture(scope="module", params=[0, *LARGER])
 def pair(request, tmp_path_factory):
     """The name, our network and variables, and the published tensors."""
     number = request.param
@@ -84,7 +87,7 @@ def test_features_and_logits(pair, size):
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("size", ["native", ODD_SIZE])
+@pytest.mark.parametrize("size", [pytest.param("native", marks=pytest.mark.slow), ODD_SIZE])
 def test_gradients(pair, size, train):
     """Of a random linear form of the features with respect to every parameter; BatchNorm by running and by batch.
 
