@@ -97,9 +97,9 @@ def test_stopped_table_goes_on_and_finished_rows_are_left_alone(table, tmp_path,
     ]
     started = []
 
-    def learned(config, workdir, *, resume):  # noqa: F811
+    def learned(config, workdir, *, resume, go_on):  # noqa: F811
         started.append((Path(workdir).parent.name, resume))
-        return learn(config, workdir, resume=resume)
+        return learn(config, workdir, resume=resume, go_on=go_on)
 
     monkeypatch.setattr(train, "learn", learned)
     reproduce.main(table)
