@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxml import config, models
-from jaxml.models.weights import commands, packages, pretrained
+from jaxml.commands import weights as commands
+from jaxml.models.weights import packages, pretrained
 from jaxml.models.weights.pickles import parse_pickle, read_pickle
 from jaxml.models.weights.readers import WeightFormatError
 from tests.models.weights import torchvision_weights
