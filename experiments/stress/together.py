@@ -180,7 +180,7 @@ def other_user(out: Path, quick: bool) -> Outcome:
         child = Child(workdir, verb=verb, resume=verb == "train", hook=become_nobody, args=(str(workdir),))
         ended = child.wait()
         line = child.last_line()
-        refused = line.startswith("error: ") and "ermission denied" in line
+        refused = line.startswith("error: ") and ("ermission denied" in line or "cannot be written" in line)
         if ended == code and refused == (code == 1) and everything(workdir) == before:
             good += 1
         else:

@@ -9,29 +9,23 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
+from experiments.stress import pictures
 from experiments.stress.corpus import drawn, encoded
 from experiments.stress.damage import bmp, chunk, jpeg_of_scans, jpeg_with_tags, mutate, png, segment
 from jaxml import data
 from jaxml.config import Data
-from jaxml.data import ImageError, decode, formats, orientation
+from jaxml.data import ImageError, decode, formats
 
 SIDE = 16
 JPEG = encoded(drawn(), "JPEG")
 
 
 def by_pillow(content, turn=None):
-    """Pillow's pixels over white, turned as it reads EXIF or by `turn`; None where it refuses the file."""
+    """Pillow's pixels; None where it refuses the file."""
     try:
-        image = Image.open(io.BytesIO(content))
-        image = ImageOps.exif_transpose(image) if turn is None else orientation.upright(image, turn)
-        if image.mode == "I;16":
-            image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-        if "A" in image.mode or "transparency" in image.info:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        image = image.convert("RGB")
-        return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        return pictures.by_pillow(content, SIDE, turn)
     except Exception:
         return None
 

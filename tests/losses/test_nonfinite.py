@@ -18,6 +18,15 @@ SCALE_FREE = {
     "proxy_nca",
     "proxy_anchor",
     "soft_triple",
+    "normalized_softmax",
+    "cosface",
+    "arcface",
+    "subcenter_arcface",
+    "circle",
+    "tuplet_margin",
+    "smooth_ap",
+    "fast_ap",
+    "recall_at_k",
 }
 TAKE_REFERENCES = [n for n in NAMES if "references" in inspect.signature(losses.LOSSES[n]).parameters]
 TAKE_DISTANCE = [n for n in NAMES if "distance" in inspect.signature(losses.LOSSES[n]).parameters]
