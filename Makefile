@@ -21,9 +21,11 @@ test-slow: $(VENV)/.test
 test-peers: $(VENV)/.peers
 	$(PYTEST) -m "peers and not slow"
 
-# What the compilers of TPU and GPU, which need neither, make of the kernels: see tests/compile.
+# What the compilers of TPU and GPU, which need neither, make of the kernels: see tests/compile. One program of each kind;
+# all of them with COMPILED=compile.
+COMPILED ?= compile and not slow
 test-compile: $(VENV)-compile/.compile
-	$(VENV)-compile/bin/python -m pytest tests/compile -m "compile and not slow" --numprocesses 2 --dist worksteal
+	$(VENV)-compile/bin/python -m pytest tests/compile -m "$(COMPILED)" --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """Compares the programs that the compilers for TPU and GPU make with the committed accounts.
 
-make test-compile                                                                # is a number more than a tenth larger?
-.venv-compile/bin/python -m pytest tests/compile -m "compile and not slow" --renew    # write the table again
+make test-compile                     # is a number more than a tenth larger? One program of each kernel and kind
+make test-compile COMPILED=compile    # all programs, which takes a quarter of an hour on two cores
+.venv-compile/bin/python -m pytest tests/compile -m compile --renew    # write the table again
 """
 
 import importlib.util
