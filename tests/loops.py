@@ -50,9 +50,15 @@ def cosine(u, v):
     return (unit(u) * unit(v)).sum(-1)
 
 
+def variance(u):
+    return ((u - u.mean(-1, keepdims=True)) ** 2).mean(-1)
+
+
 def dist(u, v, kind="euclidean"):
     if kind == "cosine":
         return 1 - cosine(u, v)
+    if kind == "snr":
+        return variance(v - u) / variance(u)
     square = ((u - v) ** 2).sum(-1)
     return square if kind == "squared" else np.sqrt(square)
 
@@ -249,9 +255,9 @@ def triplet(
     return out
 
 
-def contrastive(x, labels, *refs, margin=1.0, power=2):
+def contrastive(x, labels, *refs, margin=1.0, power=2, distance="euclidean"):
     sets = Sets(x, labels, *refs)
-    d = sets.matrix(dist)
+    d = sets.matrix(lambda u, v: dist(u, v, distance))
     out = Result(0)
     for partners, value in ((sets.pos, lambda v: v), (sets.neg, lambda v: margin - v)):
         total, number = np.zeros(x.shape[0], complex), 0
@@ -289,14 +295,18 @@ def multi_similarity(x, labels, *refs, alpha=2.0, beta=50.0, base=0.5, epsilon=0
     return out
 
 
-def lifted(x, labels, *refs, margin=1.0):
+def lifted(x, labels, *refs, margin=1.0, distance="euclidean"):
     sets = Sets(x, labels, *refs)
-    d = sets.matrix(dist)
+    d = sets.matrix(lambda u, v: dist(u, v, distance))
     out = Result(np.zeros(x.shape[0], complex))
     for i in sets.anchors:
         for j in sets.pos[i]:
             terms = [margin - d[i][k] for k in sets.neg[i]]
-            terms += [margin - d[other][j] for other in sets.anchors if labels[other] != labels[i]]
+            terms += [
+                margin - dist(sets.r[:, j], x[:, other], distance)
+                for other in sets.anchors
+                if labels[other] != labels[i]
+            ]
             if not terms:
                 continue
             out.valid += 1

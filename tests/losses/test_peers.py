@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxml import losses
+from jaxml.distances import l2_normalize
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 torch = pytest.importorskip("torch")
@@ -100,6 +101,13 @@ def test_contrastive():
     x, y = batch()
     loss = theirs.ContrastiveLoss(neg_margin=1.2, distance=EUCLIDEAN, reducer=MEAN)
     compare(lambda x: losses.contrastive(x, y, margin=1.2, power=1), loss, x, y)
+
+
+def test_snr_contrastive():
+    """Theirs scales to unit length first."""
+    x, y = batch()
+    loss = theirs.SignalToNoiseRatioContrastiveLoss(neg_margin=1.8, reducer=MEAN)
+    compare(lambda x: losses.contrastive(l2_normalize(x), y, margin=1.8, power=1, distance="snr"), loss, x, y)
 
 
 def test_multi_similarity():
