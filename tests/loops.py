@@ -646,6 +646,23 @@ def recall_at_k(x, labels, *refs, ks=(1, 2, 4, 8, 16), temperature=0.01, rank_te
     return out
 
 
+def angular(x, labels, *refs, angle=0.7):
+    sets = Sets(x, labels, *refs)
+    out = Result(np.zeros(x.shape[0], complex))
+    square = np.tan(angle) ** 2
+    for a in sets.anchors:
+        for p in sets.pos[a]:
+            if sets.neg[a]:
+                out.valid += 1
+                u, v = unit(x[:, a]), unit(sets.r[:, p])
+                near = 2 * (1 + square) * (u * v).sum(-1)
+                terms = [4 * square * ((u + v) * unit(sets.r[:, n])).sum(-1) - near for n in sets.neg[a]]
+                out.value += log_sum([np.zeros(x.shape[0]), *terms])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
 def relaxed_contrastive(x, teacher, delta=1.0, sigma=1.0):
     """Of a teacher's real embeddings [B, T], which have no gradient."""
     count = x.shape[1]

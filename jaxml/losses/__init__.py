@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import jax
 
+from jaxml.losses.angular import angular
 from jaxml.losses.circle import circle, tuplet_margin
 from jaxml.losses.classification import (
     arcface,
@@ -63,6 +64,7 @@ LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
     "smooth_ap": smooth_ap,
     "fast_ap": fast_ap,
     "recall_at_k": recall_at_k,
+    "angular": angular,
 }
 """All losses by name; contract tests walk them."""
 
@@ -84,6 +86,7 @@ __all__ = [
     "LOSSES",
     "PARAMETERS",
     "Memory",
+    "angular",
     "arcface",
     "circle",
     "contrastive",

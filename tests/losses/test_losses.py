@@ -69,6 +69,8 @@ OTHERS = [
     ("fast_ap", {"num_bins": 7}),
     ("recall_at_k", {"temperature": 0.2}),
     ("recall_at_k", {"temperature": 0.1, "ks": (1, 3), "rank_temperature": 0.5}),
+    ("angular", {"angle": 0.6}),
+    ("angular", {}),
 ]
 AGAINST_REFERENCES = [
     *(("triplet", {"formula": "hinge", "mining": m, "margin": 0.3}) for m in MINING),

@@ -27,6 +27,7 @@ SCALE_FREE = {
     "smooth_ap",
     "fast_ap",
     "recall_at_k",
+    "angular",
 }
 TAKE_REFERENCES = [n for n in NAMES if "references" in inspect.signature(losses.LOSSES[n]).parameters]
 TAKE_DISTANCE = [n for n in NAMES if "distance" in inspect.signature(losses.LOSSES[n]).parameters]

@@ -250,6 +250,20 @@ def test_tuplet_margin():
     compare(lambda x: ours(x, y), loss, x, y, active=False)
 
 
+@pytest.mark.parametrize("references", [False, True])
+def test_angular(references):
+    """Theirs leaves the negatives as they are given."""
+    x, y = batch()
+    refs = batch(seed=1) if references else None
+    more = {"references": refs[0], "reference_labels": refs[1]} if references else {}
+
+    def peer(x, *rest, **more):
+        return theirs.AngularLoss(alpha=36)(torch.nn.functional.normalize(x), *rest, **more)
+
+    ours = partial(losses.angular, angle=np.radians(36), **more)
+    compare(lambda x: ours(x, y), peer, x, y, refs=refs, active=False)
+
+
 @pytest.mark.parametrize(("distance", "peer"), [("euclidean", EUCLIDEAN), ("squared", SQUARED)])
 def test_nca(distance, peer):
     x, y = batch()
