@@ -663,6 +663,22 @@ def angular(x, labels, *refs, angle=0.7):
     return out
 
 
+def intra_pair_variance(x, labels, *refs, positive_epsilon=0.01, negative_epsilon=0.01):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(cosine)
+    out = Result(np.zeros(x.shape[0], complex))
+    for partners, share, sign in ((sets.pos, 1 - positive_epsilon, 1), (sets.neg, 1 + negative_epsilon, -1)):
+        chosen = [s[a][j] for a in sets.anchors for j in partners[a]]
+        out.valid += len(chosen)
+        for v in chosen:
+            far = sign * (share * sum(chosen) / len(chosen) - v)
+            out.edge = min(out.edge, abs(far[0].real))
+            if far[0].real > 0:
+                out.active += 1
+                out.value += far**2 / len(chosen)
+    return out
+
+
 def relaxed_contrastive(x, teacher, delta=1.0, sigma=1.0):
     """Of a teacher's real embeddings [B, T], which have no gradient."""
     count = x.shape[1]

@@ -33,6 +33,7 @@ from jaxml.losses.nested import matryoshka
 from jaxml.losses.pairs import contrastive, multi_similarity
 from jaxml.losses.proxies import centres, proxies, proxy_anchor, proxy_nca, soft_triple
 from jaxml.losses.ranked_list import ranked_list
+from jaxml.losses.regularizers import intra_pair_variance
 from jaxml.losses.softmax import n_pairs, nca, nt_xent, supervised_contrastive
 from jaxml.losses.transfer import relaxed_contrastive
 from jaxml.losses.triplet import triplet
@@ -65,6 +66,7 @@ LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
     "fast_ap": fast_ap,
     "recall_at_k": recall_at_k,
     "angular": angular,
+    "intra_pair_variance": intra_pair_variance,
 }
 """All losses by name; contract tests walk them."""
 
@@ -95,6 +97,7 @@ __all__ = [
     "fast_ap",
     "generalized_lifted",
     "input_triplets",
+    "intra_pair_variance",
     "lifted",
     "margin",
     "matryoshka",

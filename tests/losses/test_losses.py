@@ -71,6 +71,8 @@ OTHERS = [
     ("recall_at_k", {"temperature": 0.1, "ks": (1, 3), "rank_temperature": 0.5}),
     ("angular", {"angle": 0.6}),
     ("angular", {}),
+    ("intra_pair_variance", {}),
+    ("intra_pair_variance", {"positive_epsilon": 0.2, "negative_epsilon": 0.3}),
 ]
 AGAINST_REFERENCES = [
     *(("triplet", {"formula": "hinge", "mining": m, "margin": 0.3}) for m in MINING),

@@ -28,6 +28,7 @@ SCALE_FREE = {
     "fast_ap",
     "recall_at_k",
     "angular",
+    "intra_pair_variance",
 }
 TAKE_REFERENCES = [n for n in NAMES if "references" in inspect.signature(losses.LOSSES[n]).parameters]
 TAKE_DISTANCE = [n for n in NAMES if "distance" in inspect.signature(losses.LOSSES[n]).parameters]

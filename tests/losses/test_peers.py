@@ -264,6 +264,13 @@ def test_angular(references):
     compare(lambda x: ours(x, y), peer, x, y, refs=refs, active=False)
 
 
+def test_intra_pair_variance():
+    x, y = batch()
+    loss = theirs.IntraPairVarianceLoss(pos_eps=0.1, neg_eps=0.2)
+    options = {"positive_epsilon": 0.1, "negative_epsilon": 0.2}
+    compare(lambda x: losses.intra_pair_variance(x, y, **options), loss, x, y)
+
+
 @pytest.mark.parametrize(("distance", "peer"), [("euclidean", EUCLIDEAN), ("squared", SQUARED)])
 def test_nca(distance, peer):
     x, y = batch()
