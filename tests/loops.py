@@ -679,6 +679,29 @@ def intra_pair_variance(x, labels, *refs, positive_epsilon=0.01, negative_epsilo
     return out
 
 
+def histogram(x, labels, *refs, num_bins=100):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(cosine)
+    out = Result(np.zeros(x.shape[0], complex))
+    kinds = []
+    for partners in (sets.pos, sets.neg):
+        chosen = [s[a][j] for a in sets.anchors for j in partners[a]]
+        shares = np.zeros((num_bins + 2, x.shape[0]), complex)
+        for v in chosen:
+            place = (v + 1) * num_bins / 2
+            node = int(np.floor(place[0].real))
+            out.edge = min(out.edge, *(abs(place[0].real - r) / 4 for r in (node, node + 1)))
+            shares[node] += node + 1 - place
+            shares[node + 1] += place - node
+        kinds.append((len(chosen), shares))
+    (positives, of_positives), (negatives, of_negatives) = kinds
+    if positives and negatives:
+        out.active = out.valid = positives + negatives
+        for r in range(num_bins + 1):
+            out.value += of_negatives[r] * of_positives[: r + 1].sum(0) / (positives * negatives)
+    return out
+
+
 def relaxed_contrastive(x, teacher, delta=1.0, sigma=1.0):
     """Of a teacher's real embeddings [B, T], which have no gradient."""
     count = x.shape[1]

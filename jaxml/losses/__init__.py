@@ -24,6 +24,7 @@ from jaxml.losses.classification import (
     sub_centres,
     subcenter_arcface,
 )
+from jaxml.losses.distributions import histogram
 from jaxml.losses.inputs import input_triplets, triplet_distances
 from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.listwise import fast_ap, recall_at_k, smooth_ap
@@ -67,6 +68,7 @@ LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
     "recall_at_k": recall_at_k,
     "angular": angular,
     "intra_pair_variance": intra_pair_variance,
+    "histogram": histogram,
 }
 """All losses by name; contract tests walk them."""
 
@@ -96,6 +98,7 @@ __all__ = [
     "cross_batch",
     "fast_ap",
     "generalized_lifted",
+    "histogram",
     "input_triplets",
     "intra_pair_variance",
     "lifted",

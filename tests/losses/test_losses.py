@@ -73,6 +73,8 @@ OTHERS = [
     ("angular", {}),
     ("intra_pair_variance", {}),
     ("intra_pair_variance", {"positive_epsilon": 0.2, "negative_epsilon": 0.3}),
+    ("histogram", {}),
+    ("histogram", {"num_bins": 7}),
 ]
 AGAINST_REFERENCES = [
     *(("triplet", {"formula": "hinge", "mining": m, "margin": 0.3}) for m in MINING),

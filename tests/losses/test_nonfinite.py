@@ -29,6 +29,7 @@ SCALE_FREE = {
     "recall_at_k",
     "angular",
     "intra_pair_variance",
+    "histogram",
 }
 TAKE_REFERENCES = [n for n in NAMES if "references" in inspect.signature(losses.LOSSES[n]).parameters]
 TAKE_DISTANCE = [n for n in NAMES if "distance" in inspect.signature(losses.LOSSES[n]).parameters]

@@ -271,6 +271,13 @@ def test_intra_pair_variance():
     compare(lambda x: losses.intra_pair_variance(x, y, **options), loss, x, y)
 
 
+@pytest.mark.parametrize("num_bins", [100, 7])
+def test_histogram(num_bins):
+    x, y = batch()
+    loss = theirs.HistogramLoss(n_bins=num_bins)
+    compare(lambda x: losses.histogram(x, y, num_bins=num_bins), loss, x, y, active=False)
+
+
 @pytest.mark.parametrize(("distance", "peer"), [("euclidean", EUCLIDEAN), ("squared", SQUARED)])
 def test_nca(distance, peer):
     x, y = batch()
