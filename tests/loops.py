@@ -702,6 +702,35 @@ def histogram(x, labels, *refs, num_bins=100):
     return out
 
 
+def soft_margins(x, labels, refs, nodes):
+    """Margins of the positive pairs that have a negative, the histogram of their real parts, and the edge."""
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(lambda u, v: dist(unit(u), unit(v)))
+    margins, shares, edge = [], np.zeros(len(nodes)), np.inf
+    for a in sets.anchors:
+        for p in sets.pos[a]:
+            others = [d[a][n] for n in sets.neg[a]]
+            others += [d[i][p] for i in sets.anchors if labels[i] != labels[a]]
+            if others:
+                nearest = min(others, key=lambda v: v[0].real)
+                edge = min([edge, *(v for o in others if (v := o[0].real - nearest[0].real) > 1e-9)])
+                margins.append(d[a][p] - nearest)
+                away = np.abs(margins[-1][0].real - nodes) / (nodes[1] - nodes[0])
+                edge = min(edge, away.min())
+                shares += np.maximum(1 - away, 0)
+    return margins, shares / max(len(margins), 1), edge
+
+
+def dynamic_soft_margin(x, labels, *refs, num_bins=100, distribution=None):
+    nodes = np.linspace(-2, 2, (num_bins + 1) if distribution is None else len(distribution))
+    margins, shares, edge = soft_margins(x, labels, refs, nodes)
+    heights = shares if distribution is None else distribution
+    out = Result(np.zeros(x.shape[0], complex), len(margins), len(margins), edge)
+    for v in margins:
+        out.value += heights[nodes <= v[0].real].sum() * v / len(margins)
+    return out
+
+
 def relaxed_contrastive(x, teacher, delta=1.0, sigma=1.0):
     """Of a teacher's real embeddings [B, T], which have no gradient."""
     count = x.shape[1]

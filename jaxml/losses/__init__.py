@@ -35,6 +35,7 @@ from jaxml.losses.pairs import contrastive, multi_similarity
 from jaxml.losses.proxies import centres, proxies, proxy_anchor, proxy_nca, soft_triple
 from jaxml.losses.ranked_list import ranked_list
 from jaxml.losses.regularizers import intra_pair_variance
+from jaxml.losses.soft_margin import dynamic_soft_margin, margin_distribution
 from jaxml.losses.softmax import n_pairs, nca, nt_xent, supervised_contrastive
 from jaxml.losses.transfer import relaxed_contrastive
 from jaxml.losses.triplet import triplet
@@ -69,6 +70,7 @@ LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
     "angular": angular,
     "intra_pair_variance": intra_pair_variance,
     "histogram": histogram,
+    "dynamic_soft_margin": dynamic_soft_margin,
 }
 """All losses by name; contract tests walk them."""
 
@@ -96,6 +98,7 @@ __all__ = [
     "contrastive",
     "cosface",
     "cross_batch",
+    "dynamic_soft_margin",
     "fast_ap",
     "generalized_lifted",
     "histogram",
@@ -103,6 +106,7 @@ __all__ = [
     "intra_pair_variance",
     "lifted",
     "margin",
+    "margin_distribution",
     "matryoshka",
     "memory",
     "multi_similarity",

@@ -279,9 +279,9 @@ SMOOTHER = {
 """Options with which a loss hardly bends over the step that differences are taken with."""
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "circle"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("circle", "dynamic_soft_margin")])
 def test_check_grads(name):
-    """By differences, which the circle loss does not have: its weights are constants for the gradient."""
+    """By differences, which two losses do not have: their weights are constants for the gradient."""
     from jax.test_util import check_grads
 
     (x, y), p, options = batch(seed=2), parameters(name), SMOOTHER.get(name, {})

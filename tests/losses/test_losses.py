@@ -75,6 +75,9 @@ OTHERS = [
     ("intra_pair_variance", {"positive_epsilon": 0.2, "negative_epsilon": 0.3}),
     ("histogram", {}),
     ("histogram", {"num_bins": 7}),
+    ("dynamic_soft_margin", {}),
+    ("dynamic_soft_margin", {"num_bins": 6}),
+    ("dynamic_soft_margin", {"distribution": np.array([0.0, 0.1, 0.4, 0.0, 0.3, 0.2])}),
 ]
 AGAINST_REFERENCES = [
     *(("triplet", {"formula": "hinge", "mining": m, "margin": 0.3}) for m in MINING),

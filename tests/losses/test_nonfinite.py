@@ -30,6 +30,7 @@ SCALE_FREE = {
     "angular",
     "intra_pair_variance",
     "histogram",
+    "dynamic_soft_margin",
 }
 TAKE_REFERENCES = [n for n in NAMES if "references" in inspect.signature(losses.LOSSES[n]).parameters]
 TAKE_DISTANCE = [n for n in NAMES if "distance" in inspect.signature(losses.LOSSES[n]).parameters]

@@ -278,6 +278,19 @@ def test_histogram(num_bins):
     compare(lambda x: losses.histogram(x, y, num_bins=num_bins), loss, x, y, active=False)
 
 
+def test_dynamic_soft_margin():
+    """A first batch of pairs. Weights of theirs have a gradient, and its size is part of a later batch's share."""
+    x, _ = batch()
+    first, second = x[: B // 2], x[B // 2 :]
+    want = theirs.DynamicSoftMarginLoss(num_bins=20)(torch.tensor(first), ref_emb=torch.tensor(second))
+    labels = np.arange(B // 2)
+    value, aux = losses.dynamic_soft_margin(
+        first, labels, num_bins=20, references=second, reference_labels=labels
+    )
+    np.testing.assert_allclose(value, want.item(), rtol=1e-5)
+    assert aux["valid"] == B // 2
+
+
 @pytest.mark.parametrize(("distance", "peer"), [("euclidean", EUCLIDEAN), ("squared", SQUARED)])
 def test_nca(distance, peer):
     x, y = batch()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxml.losses.kernels.devices import zeros_like
+
 Array = jax.Array
 
 
@@ -32,3 +34,22 @@ def shares(x: Array, where: Array, nodes: Array) -> Array:
         return jnp.sum(jnp.where(where, share, 0.0), axis=1)
 
     return jax.lax.map(at, nodes).T
+
+
+def sum_below(x: Array, nodes: Array, heights: Array) -> Array:
+    """Sum of the heights of all nodes up to each entry of a matrix, by one pass over it for every node.
+
+    Args:
+        x: float32 [b, M].
+        nodes: float32 [R].
+        heights: float32 [R].
+
+    Returns:
+        float32 [b, M].
+    """
+
+    def step(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
+        place, height = node
+        return total + jnp.where(x >= place, height, 0.0), None
+
+    return jax.lax.scan(step, zeros_like(x), (nodes, heights))[0]

@@ -60,6 +60,10 @@ MEASURES: dict[str, Measure] = {
         lambda x, y: pairwise(l2_normalize(x), l2_normalize(y), "squared"),
         lambda x, y: 2.0 * largest(x, y, "cosine"),
     ),
+    "euclidean, of unit vectors": Measure(
+        lambda x, y: pairwise(l2_normalize(x), l2_normalize(y)),
+        partial(largest, distance="cosine"),
+    ),
     "inner product": Measure(dot, partial(largest, distance="dot")),
     "cosine similarity": Measure(
         lambda x, y: 1.0 - pairwise(x, y, "cosine"), partial(largest, distance="cosine")
