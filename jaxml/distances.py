@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxml import arguments
 
 Array = jax.Array
-DISTANCES = ("euclidean", "squared", "cosine")
+DISTANCES = ("euclidean", "squared", "cosine", "snr")
 
 _EPS = float(jnp.finfo(jnp.float32).eps)
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -58,7 +58,10 @@ def l2_normalize(x: Array) -> Array:
 def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
     """Distance of every x_i to every y_j.
 
-    euclidean: |x_i - y_j|; squared: |x_i - y_j|^2; cosine: 1 - x_i . y_j / (|x_i| |y_j|).
+    euclidean: |x_i - y_j|; squared: |x_i - y_j|^2; cosine: 1 - x_i . y_j / (|x_i| |y_j|);
+    snr: var(y_j - x_i) / var(x_i), variances over the entries of a row, 0 where those of x_i are all equal: noise to
+    signal, which is not symmetric (Yuan et al. 2019, Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric
+    Learning, equation 5).
     `pairwise(x, x)`, with the very same array, computes the cheaper gradient of a symmetric matrix.
     Gradients are zero where two points coincide. Points nearer than the rounding error of |x|^2 + |y|^2 - 2 x . y
     (about 7e-4 between unit vectors of up to 64 dimensions) count as coinciding. Distances of points that are not
@@ -67,7 +70,7 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
     Args:
         x: [B, D], any float type.
         y: [M, D], any float type.
-        distance: one of euclidean, squared, cosine.
+        distance: one of euclidean, squared, cosine, snr.
 
     Returns:
         float32 [B, M].
@@ -89,6 +92,11 @@ def pairwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
         raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
     if distance == "cosine":
         return 1.0 - dot(l2_normalize(x), l2_normalize(y))
+    if distance == "snr":
+        directions, lengths = _signal(x)
+        others, their_lengths = (directions, lengths) if itself else _signal(y)
+        square = pairwise(directions, others, "squared")
+        return _noise_to_signal(lengths[:, None], their_lengths[None, :], square)
     # Distances do not change when both sets move; near the origin the Gram matrix cancels least.
     centre = jax.lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
     if itself:
@@ -102,7 +110,7 @@ def rowwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
     Args:
         x: [..., D], any float type.
         y: [..., D], of the same shape.
-        distance: one of euclidean, squared, cosine.
+        distance: one of euclidean, squared, cosine, snr.
 
     Returns:
         float32 [...].
@@ -123,6 +131,9 @@ def rowwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
         raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
     if distance == "cosine":
         return 1.0 - jnp.sum(l2_normalize(x) * l2_normalize(y), axis=-1)
+    if distance == "snr":
+        (directions, lengths), (others, their_lengths) = _signal(x), _signal(y)
+        return _noise_to_signal(lengths, their_lengths, rowwise(directions, others, "squared"))
     difference = x - y
     square = jnp.sum(difference * difference, axis=-1)
     if distance == "squared":
@@ -130,6 +141,28 @@ def rowwise(x: Array, y: Array, distance: str = "euclidean") -> Array:
     # The argument of the root is made safe first: a root that is only masked has a NaN gradient at zero.
     zero = square == 0  # not `square > 0`, which would take NaN for zero
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square)))
+
+
+def _signal(x: Array) -> tuple[Array, Array]:
+    """Directions [..., D] and lengths [...] of rows less the mean of their entries; both 0 where these are equal."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    most = partial(jnp.max, axis=-1, keepdims=True)
+    largest = jax.lax.stop_gradient(most(jnp.abs(centred)))
+    equal = largest <= jax.lax.stop_gradient(4.0 * _EPS * most(jnp.abs(x)))  # NaN and infinity are not
+    centred = jnp.where(equal, 0.0, centred / jnp.where(equal, 1.0, largest))
+    square = jnp.sum(centred * centred, axis=-1, keepdims=True)
+    root = jnp.sqrt(jnp.where(equal, 1.0, square))
+    return centred / root, jnp.where(equal, 0.0, largest * root)[..., 0]
+
+
+def _noise_to_signal(x: Array, y: Array, square: Array) -> Array:
+    """Distance snr of rows of lengths x to rows of lengths y, from the squares of their directions' distances."""
+    equal = x == 0
+    unit = jax.lax.stop_gradient(
+        jnp.where(equal, 1.0, x)
+    )  # x^2, in the gradient of 1 / x, would be lost if small
+    ratio = (y / unit) / (jnp.where(equal, 1.0, x) / unit)
+    return jnp.where(equal, 0.0, jnp.square(1.0 - ratio) + ratio * square)
 
 
 def largest(x: Array, y: Array, distance: str) -> Array:
@@ -140,7 +173,7 @@ def largest(x: Array, y: Array, distance: str) -> Array:
     Args:
         x: float32 [B, D].
         y: float32 [M, D].
-        distance: one of euclidean, squared, cosine, or dot for inner products.
+        distance: one of euclidean, squared, cosine, snr, or dot for inner products.
 
     Returns:
         float32 [].
@@ -156,6 +189,11 @@ def largest(x: Array, y: Array, distance: str) -> Array:
     if distance == "cosine":
         finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
         return jnp.where(finite, jnp.float32(2.0), jnp.nan)
+    if distance == "snr":
+        lengths = jnp.concatenate([_signal(z)[1] for z in (x, y)])
+        greatest = jnp.max(lengths)
+        least = jnp.min(jnp.where(lengths > 0, lengths, jnp.inf))
+        return jnp.where(greatest == 0, 0.0, jnp.square(1.0 + greatest / least))
     # As in `pairwise`, where what overflows is the square of a length.
     centre = 0.0 if distance == "dot" else jnp.mean(y, axis=0, keepdims=True)
     square = jnp.maximum(*(jnp.max(jnp.sum(jnp.square(z - centre), axis=1)) for z in (x, y)))

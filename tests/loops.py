@@ -50,9 +50,15 @@ def cosine(u, v):
     return (unit(u) * unit(v)).sum(-1)
 
 
+def variance(u):
+    return ((u - u.mean(-1, keepdims=True)) ** 2).mean(-1)
+
+
 def dist(u, v, kind="euclidean"):
     if kind == "cosine":
         return 1 - cosine(u, v)
+    if kind == "snr":
+        return variance(v - u) / variance(u)
     square = ((u - v) ** 2).sum(-1)
     return square if kind == "squared" else np.sqrt(square)
 
@@ -249,9 +255,9 @@ def triplet(
     return out
 
 
-def contrastive(x, labels, *refs, margin=1.0, power=2):
+def contrastive(x, labels, *refs, margin=1.0, power=2, distance="euclidean"):
     sets = Sets(x, labels, *refs)
-    d = sets.matrix(dist)
+    d = sets.matrix(lambda u, v: dist(u, v, distance))
     out = Result(0)
     for partners, value in ((sets.pos, lambda v: v), (sets.neg, lambda v: margin - v)):
         total, number = np.zeros(x.shape[0], complex), 0
@@ -289,14 +295,18 @@ def multi_similarity(x, labels, *refs, alpha=2.0, beta=50.0, base=0.5, epsilon=0
     return out
 
 
-def lifted(x, labels, *refs, margin=1.0):
+def lifted(x, labels, *refs, margin=1.0, distance="euclidean"):
     sets = Sets(x, labels, *refs)
-    d = sets.matrix(dist)
+    d = sets.matrix(lambda u, v: dist(u, v, distance))
     out = Result(np.zeros(x.shape[0], complex))
     for i in sets.anchors:
         for j in sets.pos[i]:
             terms = [margin - d[i][k] for k in sets.neg[i]]
-            terms += [margin - d[other][j] for other in sets.anchors if labels[other] != labels[i]]
+            terms += [
+                margin - dist(sets.r[:, j], x[:, other], distance)
+                for other in sets.anchors
+                if labels[other] != labels[i]
+            ]
             if not terms:
                 continue
             out.valid += 1
@@ -633,6 +643,91 @@ def recall_at_k(x, labels, *refs, ks=(1, 2, 4, 8, 16), temperature=0.01, rank_te
             out.value += 1 - sum(shares) / len(ks)
     out.value /= max(out.valid, 1)
     out.active = out.valid
+    return out
+
+
+def angular(x, labels, *refs, angle=0.7):
+    sets = Sets(x, labels, *refs)
+    out = Result(np.zeros(x.shape[0], complex))
+    square = np.tan(angle) ** 2
+    for a in sets.anchors:
+        for p in sets.pos[a]:
+            if sets.neg[a]:
+                out.valid += 1
+                u, v = unit(x[:, a]), unit(sets.r[:, p])
+                near = 2 * (1 + square) * (u * v).sum(-1)
+                terms = [4 * square * ((u + v) * unit(sets.r[:, n])).sum(-1) - near for n in sets.neg[a]]
+                out.value += log_sum([np.zeros(x.shape[0]), *terms])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def intra_pair_variance(x, labels, *refs, positive_epsilon=0.01, negative_epsilon=0.01):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(cosine)
+    out = Result(np.zeros(x.shape[0], complex))
+    for partners, share, sign in ((sets.pos, 1 - positive_epsilon, 1), (sets.neg, 1 + negative_epsilon, -1)):
+        chosen = [s[a][j] for a in sets.anchors for j in partners[a]]
+        out.valid += len(chosen)
+        for v in chosen:
+            far = sign * (share * sum(chosen) / len(chosen) - v)
+            out.edge = min(out.edge, abs(far[0].real))
+            if far[0].real > 0:
+                out.active += 1
+                out.value += far**2 / len(chosen)
+    return out
+
+
+def histogram(x, labels, *refs, num_bins=100):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(cosine)
+    out = Result(np.zeros(x.shape[0], complex))
+    kinds = []
+    for partners in (sets.pos, sets.neg):
+        chosen = [s[a][j] for a in sets.anchors for j in partners[a]]
+        shares = np.zeros((num_bins + 2, x.shape[0]), complex)
+        for v in chosen:
+            place = (v + 1) * num_bins / 2
+            node = int(np.floor(place[0].real))
+            out.edge = min(out.edge, *(abs(place[0].real - r) / 4 for r in (node, node + 1)))
+            shares[node] += node + 1 - place
+            shares[node + 1] += place - node
+        kinds.append((len(chosen), shares))
+    (positives, of_positives), (negatives, of_negatives) = kinds
+    if positives and negatives:
+        out.active = out.valid = positives + negatives
+        for r in range(num_bins + 1):
+            out.value += of_negatives[r] * of_positives[: r + 1].sum(0) / (positives * negatives)
+    return out
+
+
+def soft_margins(x, labels, refs, nodes):
+    """Margins of the positive pairs that have a negative, the histogram of their real parts, and the edge."""
+    sets = Sets(x, labels, *refs)
+    d = sets.matrix(lambda u, v: dist(unit(u), unit(v)))
+    margins, shares, edge = [], np.zeros(len(nodes)), np.inf
+    for a in sets.anchors:
+        for p in sets.pos[a]:
+            others = [d[a][n] for n in sets.neg[a]]
+            others += [d[i][p] for i in sets.anchors if labels[i] != labels[a]]
+            if others:
+                nearest = min(others, key=lambda v: v[0].real)
+                edge = min([edge, *(v for o in others if (v := o[0].real - nearest[0].real) > 1e-9)])
+                margins.append(d[a][p] - nearest)
+                away = np.abs(margins[-1][0].real - nodes) / (nodes[1] - nodes[0])
+                edge = min(edge, away.min())
+                shares += np.maximum(1 - away, 0)
+    return margins, shares / max(len(margins), 1), edge
+
+
+def dynamic_soft_margin(x, labels, *refs, num_bins=100, distribution=None):
+    nodes = np.linspace(-2, 2, (num_bins + 1) if distribution is None else len(distribution))
+    margins, shares, edge = soft_margins(x, labels, refs, nodes)
+    heights = shares if distribution is None else distribution
+    out = Result(np.zeros(x.shape[0], complex), len(margins), len(margins), edge)
+    for v in margins:
+        out.value += heights[nodes <= v[0].real].sum() * v / len(margins)
     return out
 
 

@@ -10,6 +10,9 @@ from jax.test_util import check_grads
 
 from jaxml.distances import DISTANCES, dot, l2_normalize, largest, pairwise, rowwise
 
+ANY_LENGTH = ("cosine", "snr")
+"""Distances that do not change with the scale of the points."""
+
 
 def reference(x, y, distance):
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -18,6 +21,8 @@ def reference(x, y, distance):
         for j, v in enumerate(y):
             if distance == "cosine":
                 out[i, j] = 1 - u @ v / np.linalg.norm(u) / np.linalg.norm(v)
+            elif distance == "snr":
+                out[i, j] = np.var(v - u) / np.var(u)
             else:
                 out[i, j] = np.linalg.norm(u - v) ** (2 if distance == "squared" else 1)
     return out
@@ -32,7 +37,7 @@ def test_agrees_with_float64(distance):
     def check(seed, exponent, offset):
         rng = np.random.default_rng(seed)
         scale = 10.0**exponent
-        shift = 0 if distance == "cosine" else offset * scale
+        shift = 0 if distance in ANY_LENGTH else offset * scale
         x = jnp.asarray(rng.normal(size=(7, 3)) * scale + shift, jnp.float32)
         y = jnp.asarray(rng.normal(size=(5, 3)) * scale + shift, jnp.float32)
         want = reference(x, y, distance)
@@ -97,8 +102,8 @@ def test_what_is_not_finite_stays_so(distance):
         assert np.isfinite(rowwise(bad, x[::-1], distance)).tolist() == [i != 2 for i in range(6)]
     large = [pairwise(1e20 * x, 1e20 * x[::-1], distance), rowwise(1e20 * x, 1e20 * x[::-1], distance)]
     for found in large:
-        assert np.isfinite(found).all() == (distance == "cosine")
-        assert distance == "cosine" or not np.isfinite(found).any()
+        assert np.isfinite(found).all() == (distance in ANY_LENGTH)
+        assert distance in ANY_LENGTH or not np.isfinite(found).any()
 
 
 @pytest.mark.parametrize("distance", [*DISTANCES, "dot"])
@@ -130,6 +135,29 @@ def test_small_distances_far_from_the_origin():
     np.testing.assert_allclose(np.asarray(pairwise(x, x)) + np.eye(20), want, rtol=1e-3)
 
 
+def test_snr_is_not_symmetric_and_knows_no_mean():
+    rng = np.random.default_rng(7)
+    x, y = (rng.normal(size=(n, 8)) * rng.uniform(0.1, 3, (n, 1)) for n in (5, 6))
+    d = pairwise(x, y, "snr")
+    assert np.abs(d - pairwise(y, x, "snr").T).max() > 1
+    shifts = rng.normal(size=(5, 1)), rng.normal(size=(6, 1))
+    np.testing.assert_allclose(pairwise(x + shifts[0], y + shifts[1], "snr"), d, rtol=1e-4)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e20])
+def test_snr_of_rows_without_variance(constant):
+    """Nothing is far from a point without signal, and its mean, as float32 rounds it, is no noise."""
+    x = jnp.asarray(np.random.default_rng(8).normal(size=(4, 7)), jnp.float32)
+    flat = x.at[1].set(constant)
+    value, gradient = jax.value_and_grad(lambda x: jnp.sum(pairwise(x, x, "snr")))(flat)
+    d = pairwise(flat, flat, "snr")
+    assert not np.any(d[1])
+    np.testing.assert_allclose(d[:, 1], [1, 0, 1, 1], rtol=1e-6)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    assert not np.any(gradient[1])
+
+
 def test_l2_normalize():
     x = jnp.asarray(np.random.default_rng(4).normal(size=(5, 7)), jnp.float32)
     want = np.asarray(x, np.float64) / np.linalg.norm(np.asarray(x, np.float64), axis=1, keepdims=True)
@@ -154,6 +182,6 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="x and y must be"):
         pairwise(x[0], x)
     with pytest.raises(
-        ValueError, match="distance must be one of euclidean, squared, cosine, got 'manhattan'"
+        ValueError, match="distance must be one of euclidean, squared, cosine, snr, got 'manhattan'"
     ):
         pairwise(x, x, "manhattan")

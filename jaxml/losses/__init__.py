@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import jax
 
+from jaxml.losses.angular import angular
 from jaxml.losses.circle import circle, tuplet_margin
 from jaxml.losses.classification import (
     arcface,
@@ -23,6 +24,7 @@ from jaxml.losses.classification import (
     sub_centres,
     subcenter_arcface,
 )
+from jaxml.losses.distributions import histogram
 from jaxml.losses.inputs import input_triplets, triplet_distances
 from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.listwise import fast_ap, recall_at_k, smooth_ap
@@ -32,6 +34,8 @@ from jaxml.losses.nested import matryoshka
 from jaxml.losses.pairs import contrastive, multi_similarity
 from jaxml.losses.proxies import centres, proxies, proxy_anchor, proxy_nca, soft_triple
 from jaxml.losses.ranked_list import ranked_list
+from jaxml.losses.regularizers import intra_pair_variance
+from jaxml.losses.soft_margin import dynamic_soft_margin, margin_distribution
 from jaxml.losses.softmax import n_pairs, nca, nt_xent, supervised_contrastive
 from jaxml.losses.transfer import relaxed_contrastive
 from jaxml.losses.triplet import triplet
@@ -63,6 +67,10 @@ LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
     "smooth_ap": smooth_ap,
     "fast_ap": fast_ap,
     "recall_at_k": recall_at_k,
+    "angular": angular,
+    "intra_pair_variance": intra_pair_variance,
+    "histogram": histogram,
+    "dynamic_soft_margin": dynamic_soft_margin,
 }
 """All losses by name; contract tests walk them."""
 
@@ -84,16 +92,21 @@ __all__ = [
     "LOSSES",
     "PARAMETERS",
     "Memory",
+    "angular",
     "arcface",
     "circle",
     "contrastive",
     "cosface",
     "cross_batch",
+    "dynamic_soft_margin",
     "fast_ap",
     "generalized_lifted",
+    "histogram",
     "input_triplets",
+    "intra_pair_variance",
     "lifted",
     "margin",
+    "margin_distribution",
     "matryoshka",
     "memory",
     "multi_similarity",

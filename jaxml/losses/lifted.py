@@ -38,7 +38,7 @@ def lifted(
         embeddings: float [B, D]; computed in float32.
         labels: int [B].
         margin: at least 0, in units of the distance.
-        distance: euclidean, squared or cosine.
+        distance: euclidean, squared, cosine or snr.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -114,7 +114,7 @@ def generalized_lifted(
         embeddings: float [B, D]; computed in float32.
         labels: int [B].
         margin: at least 0, in units of the distance.
-        distance: euclidean, squared or cosine.
+        distance: euclidean, squared, cosine or snr.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.

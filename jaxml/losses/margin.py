@@ -55,7 +55,7 @@ def margin(
         margin: at least 0, half the width of the gap, in units of the distance.
         mining: all or distance_weighted.
         nu: weight of the boundaries.
-        distance: euclidean, squared or cosine.
+        distance: euclidean, squared, cosine or snr.
         cutoff: distance below which distance_weighted treats all negatives alike.
         upper_cutoff: distance from which distance_weighted draws no negatives.
         key: random key of distance_weighted.

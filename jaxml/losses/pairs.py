@@ -42,7 +42,7 @@ def contrastive(
         labels: int [B].
         margin: at least 0, in units of the distance.
         power: 2 as in the paper, or 1 as in pytorch-metric-learning.
-        distance: euclidean, squared or cosine.
+        distance: euclidean, squared, cosine or snr.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -56,7 +56,9 @@ def contrastive(
         ValueError: an argument of wrong shape, type or value, named in the message.
 
     Source: Hadsell, Chopra & LeCun 2006, Dimensionality Reduction by Learning an Invariant Mapping, equation 4,
-    which sums over given pairs.
+    which sums over given pairs. With distance snr and power 1 it is the contrastive loss of Yuan et al. 2019,
+    Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning, whose penalty of the mean is left to the
+    caller.
 
     Example:
         >>> import jax.numpy as jnp

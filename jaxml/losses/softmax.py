@@ -205,7 +205,7 @@ def nca(
         embeddings: float [B, D]; computed in float32.
         labels: int [B].
         scale: above 0; one by the temperature of the soft nearest neighbour loss.
-        distance: euclidean, squared or cosine.
+        distance: euclidean, squared, cosine or snr.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.

@@ -10,7 +10,7 @@ from jaxml.losses.kernels import checks, sorted_sweep
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.formulas import FORMULAS, Formula, Options
-from jaxml.losses.kernels.measures import square_of
+from jaxml.losses.kernels.measures import MEASURES, square_of
 from jaxml.losses.kernels.mining import MINING, Mining
 
 Aux = dict[str, Array]
@@ -63,7 +63,7 @@ def triplet(
         formula: one of the formulas above.
         mining: one of the ways of mining above.
         margin: at least 0, in units of the distance (of its square for squared_hinge).
-        distance: euclidean, squared or cosine.
+        distance: euclidean, squared, cosine or snr.
         quantile: share of positives, from 0 to 1, that local and local_class keep.
         cutoff: distance below which distance_weighted treats all negatives alike.
         upper_cutoff: distance from which distance_weighted draws no negatives.
@@ -105,15 +105,17 @@ def triplet(
     chosen_formula, chosen_mining = FORMULAS[formula], MINING[mining]
     if chosen_mining.negatives.drawn and key is None:
         raise ValueError(f"key must be given (jax.random.key) for mining {mining}")
+    measure = square_of(distance) if chosen_formula.squared else distance
+    sortable = chosen_mining.has_sorted_form and MEASURES[measure].metric is not None
     return mean(
         _triplets,
         batch,
         Options(margin, quantile, cutoff, upper_cutoff),
-        measure=square_of(distance) if chosen_formula.squared else distance,
+        measure=measure,
         per="active",
         key=key if chosen_mining.negatives.drawn else None,
         prepare=chosen_mining.positives.prepare,
-        whole=sorted_sweep.terms if chosen_mining.has_sorted_form else None,
+        whole=sorted_sweep.terms if sortable else None,
         formula=chosen_formula,
         mining=chosen_mining,
     )

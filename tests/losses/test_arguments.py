@@ -39,6 +39,12 @@ def test_bad_arguments_are_named(name):
         if number in taken:
             with pytest.raises(ValueError, match=f"^{number} must be a finite number above 0, got 0"):
                 loss(x, y, *p, **{number: 0})
+    if "num_bins" in taken:
+        for number in (0, 2.5):
+            with pytest.raises(
+                ValueError, match=f"^num_bins must be a whole number of at least 1, got {number}"
+            ):
+                loss(x, y, *p, num_bins=number)
     for choice, example in (("formula", "softplus"), ("mining", "distance_weighted"), ("distance", "cosine")):
         if choice in taken:
             with pytest.raises(ValueError, match=f"^{choice} must be one of .*{example}.*'nonsense'"):

@@ -27,6 +27,10 @@ SCALE_FREE = {
     "smooth_ap",
     "fast_ap",
     "recall_at_k",
+    "angular",
+    "intra_pair_variance",
+    "histogram",
+    "dynamic_soft_margin",
 }
 TAKE_REFERENCES = [n for n in NAMES if "references" in inspect.signature(losses.LOSSES[n]).parameters]
 TAKE_DISTANCE = [n for n in NAMES if "distance" in inspect.signature(losses.LOSSES[n]).parameters]
@@ -77,7 +81,7 @@ def test_one_number_spoils_loss_and_gradient(variant):
 
 
 @pytest.mark.parametrize("name", TAKE_DISTANCE)
-@pytest.mark.parametrize("distance", ["squared", "cosine"])
+@pytest.mark.parametrize("distance", ["squared", "cosine", "snr"])
 def test_other_distances(name, distance):
     (x, y), p = batch(), parameters(name)
     run = value_and_gradients(name, distance=distance)
@@ -85,7 +89,7 @@ def test_other_distances(name, distance):
     assert finite(want)
     assert_spoiled(run(x.at[3, 1].set(np.nan), y, p))
     large = run(1e20 * x, y, p)
-    if distance == "cosine":
+    if distance in ("cosine", "snr"):
         np.testing.assert_allclose(large[0], want[0], rtol=1e-5)
         assert finite(large)
     else:

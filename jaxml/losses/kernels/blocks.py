@@ -193,7 +193,7 @@ def map_over_blocks(
     block_size: int | None,
     own: Any = (),
 ) -> Array:
-    """One number per anchor: function(block, options) -> [b], as [B].
+    """Numbers of each anchor: function(block, options) -> [b, ...], as [B, ...].
 
     Blocks are computed again in the backward pass, so that memory stays O(block_size x M).
     """
@@ -206,7 +206,8 @@ def map_over_blocks(
     args = ((sides.x, own), (sides.anchor_facts, jax.tree.map(lambda _: None, own)))
     if size == anchors:
         return of_block(*args)
-    return jax.lax.map(lambda args: of_block(*args), _cut(args, size)).reshape(-1)[:anchors]
+    out = jax.lax.map(lambda args: of_block(*args), _cut(args, size))
+    return out.reshape(-1, *out.shape[2:])[:anchors]
 
 
 def block_rows(anchors: int, candidates: int) -> int:

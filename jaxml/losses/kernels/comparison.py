@@ -39,10 +39,10 @@ class Comparison(NamedTuple):
 
 
 class Each(Protocol):
-    """Computes a number for each anchor of some sides, in blocks."""
+    """Computes numbers for each anchor of some sides, in blocks."""
 
     def __call__(self, function: Callable[..., Array], sides: Sides, own: Any = ()) -> Array:
-        """function(block, *options) -> float32 or int32 [b], as [B]; `own` are arrays [B, ...] for `block.own`."""
+        """function(block, *options) -> [b, ...], as [B, ...]; `own` are arrays [B, ...] for `block.own`."""
 
 
 Prepare = Callable[..., tuple[Any, Any]]

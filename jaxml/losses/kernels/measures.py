@@ -35,14 +35,12 @@ class Measure(NamedTuple):
     """The same for the sorted sweep, which takes rows of unit length where the distance is cosine; None: not for it."""
 
 
-def _distance(name: str, value: Callable[[Array], Array], weight: Callable[[Array], Array]) -> Measure:
-    return Measure(partial(pairwise, distance=name), partial(largest, distance=name), Metric(value, weight))
+def _distance(name: str, metric: Metric | None = None) -> Measure:
+    return Measure(partial(pairwise, distance=name), partial(largest, distance=name), metric)
 
 
-def _square(name: str, value: Callable[[Array], Array], weight: Callable[[Array], Array]) -> Measure:
-    return Measure(
-        lambda x, y: pairwise(x, y, name) ** 2, lambda x, y: largest(x, y, name) ** 2, Metric(value, weight)
-    )
+def _square(name: str, metric: Metric | None = None) -> Measure:
+    return Measure(lambda x, y: pairwise(x, y, name) ** 2, lambda x, y: largest(x, y, name) ** 2, metric)
 
 
 def _inverse_root(s: Array) -> Array:
@@ -50,15 +48,21 @@ def _inverse_root(s: Array) -> Array:
 
 
 MEASURES: dict[str, Measure] = {
-    "euclidean": _distance("euclidean", lambda s: s * _inverse_root(s), _inverse_root),
-    "squared": _distance("squared", lambda s: s, lambda s: jnp.where(s > 0, 2.0, 0.0)),
+    "euclidean": _distance("euclidean", Metric(lambda s: s * _inverse_root(s), _inverse_root)),
+    "squared": _distance("squared", Metric(lambda s: s, lambda s: jnp.where(s > 0, 2.0, 0.0))),
     # Of rows of unit length, 1 - x . y is half of |x - y|^2.
-    "cosine": _distance("cosine", lambda s: s / 2, lambda s: jnp.where(s > 0, 1.0, 0.0)),
-    "squared, squared": _square("squared", lambda s: s * s, lambda s: 4.0 * s),
-    "cosine, squared": _square("cosine", lambda s: s * s / 4, lambda s: s),
+    "cosine": _distance("cosine", Metric(lambda s: s / 2, lambda s: jnp.where(s > 0, 1.0, 0.0))),
+    "snr": _distance("snr"),
+    "squared, squared": _square("squared", Metric(lambda s: s * s, lambda s: 4.0 * s)),
+    "cosine, squared": _square("cosine", Metric(lambda s: s * s / 4, lambda s: s)),
+    "snr, squared": _square("snr"),
     "squared, of unit vectors": Measure(
         lambda x, y: pairwise(l2_normalize(x), l2_normalize(y), "squared"),
         lambda x, y: 2.0 * largest(x, y, "cosine"),
+    ),
+    "euclidean, of unit vectors": Measure(
+        lambda x, y: pairwise(l2_normalize(x), l2_normalize(y)),
+        partial(largest, distance="cosine"),
     ),
     "inner product": Measure(dot, partial(largest, distance="dot")),
     "cosine similarity": Measure(
