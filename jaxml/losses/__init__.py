@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 
 from jaxml.losses.circle import circle, tuplet_margin
+from jaxml.losses.class_weights import weighted
 from jaxml.losses.classification import (
     arcface,
     cosface,
@@ -23,6 +24,7 @@ from jaxml.losses.classification import (
     sub_centres,
     subcenter_arcface,
 )
+from jaxml.losses.combined import multi
 from jaxml.losses.inputs import input_triplets, triplet_distances
 from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.listwise import fast_ap, recall_at_k, smooth_ap
@@ -32,6 +34,7 @@ from jaxml.losses.nested import matryoshka
 from jaxml.losses.pairs import contrastive, multi_similarity
 from jaxml.losses.proxies import centres, proxies, proxy_anchor, proxy_nca, soft_triple
 from jaxml.losses.ranked_list import ranked_list
+from jaxml.losses.regularizers import centre_invariance, embedding_norm, zero_mean
 from jaxml.losses.softmax import n_pairs, nca, nt_xent, supervised_contrastive
 from jaxml.losses.transfer import relaxed_contrastive
 from jaxml.losses.triplet import triplet
@@ -80,15 +83,25 @@ PARAMETERS: dict[str, Callable[..., jax.Array]] = {
 }
 """Initial learnable parameters of a loss: init(key, num_classes, feature_size, **options) -> array."""
 
+REGULARIZERS: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
+    "embedding_norm": embedding_norm,
+    "zero_mean": zero_mean,
+    "centre_invariance": centre_invariance,
+}
+"""All regularisers by name, functions like losses; centre_invariance takes the parameters of a loss third."""
+
 __all__ = [
     "LOSSES",
     "PARAMETERS",
+    "REGULARIZERS",
     "Memory",
     "arcface",
+    "centre_invariance",
     "circle",
     "contrastive",
     "cosface",
     "cross_batch",
+    "embedding_norm",
     "fast_ap",
     "generalized_lifted",
     "input_triplets",
@@ -96,6 +109,7 @@ __all__ = [
     "margin",
     "matryoshka",
     "memory",
+    "multi",
     "multi_similarity",
     "n_pairs",
     "nca",
@@ -116,4 +130,6 @@ __all__ = [
     "triplet",
     "triplet_distances",
     "tuplet_margin",
+    "weighted",
+    "zero_mean",
 ]
