@@ -16,6 +16,7 @@ import jax
 
 from jaxml.losses.angular import angular
 from jaxml.losses.circle import circle, tuplet_margin
+from jaxml.losses.class_weights import weighted
 from jaxml.losses.classification import (
     arcface,
     cosface,
@@ -24,6 +25,7 @@ from jaxml.losses.classification import (
     sub_centres,
     subcenter_arcface,
 )
+from jaxml.losses.combined import multi
 from jaxml.losses.distributions import histogram
 from jaxml.losses.inputs import input_triplets, triplet_distances
 from jaxml.losses.lifted import generalized_lifted, lifted
@@ -31,10 +33,11 @@ from jaxml.losses.listwise import fast_ap, recall_at_k, smooth_ap
 from jaxml.losses.margin import margin, margin_beta
 from jaxml.losses.memory import Memory, cross_batch, memory, push
 from jaxml.losses.nested import matryoshka
+from jaxml.losses.pair_statistics import intra_pair_variance
 from jaxml.losses.pairs import contrastive, multi_similarity
 from jaxml.losses.proxies import centres, proxies, proxy_anchor, proxy_nca, soft_triple
 from jaxml.losses.ranked_list import ranked_list
-from jaxml.losses.regularizers import intra_pair_variance
+from jaxml.losses.regularizers import centre_invariance, embedding_norm, zero_mean
 from jaxml.losses.soft_margin import dynamic_soft_margin, margin_distribution
 from jaxml.losses.softmax import n_pairs, nca, nt_xent, supervised_contrastive
 from jaxml.losses.transfer import relaxed_contrastive
@@ -88,17 +91,27 @@ PARAMETERS: dict[str, Callable[..., jax.Array]] = {
 }
 """Initial learnable parameters of a loss: init(key, num_classes, feature_size, **options) -> array."""
 
+REGULARIZERS: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
+    "embedding_norm": embedding_norm,
+    "zero_mean": zero_mean,
+    "centre_invariance": centre_invariance,
+}
+"""All regularisers by name, functions like losses; centre_invariance takes the parameters of a loss third."""
+
 __all__ = [
     "LOSSES",
     "PARAMETERS",
+    "REGULARIZERS",
     "Memory",
     "angular",
     "arcface",
+    "centre_invariance",
     "circle",
     "contrastive",
     "cosface",
     "cross_batch",
     "dynamic_soft_margin",
+    "embedding_norm",
     "fast_ap",
     "generalized_lifted",
     "histogram",
@@ -109,6 +122,7 @@ __all__ = [
     "margin_distribution",
     "matryoshka",
     "memory",
+    "multi",
     "multi_similarity",
     "n_pairs",
     "nca",
@@ -129,4 +143,6 @@ __all__ = [
     "triplet",
     "triplet_distances",
     "tuplet_margin",
+    "weighted",
+    "zero_mean",
 ]

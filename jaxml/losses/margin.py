@@ -11,6 +11,7 @@ from jaxml.distances import DISTANCES
 from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
+from jaxml.losses.kernels.labels import WeightedLabels, of_classes
 from jaxml.losses.kernels.negatives import distance_weights, sampled
 from jaxml.losses.kernels.reductions import count
 
@@ -84,7 +85,8 @@ def margin(
         0.306, 2 of 16 terms
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
-    beta, classes = checks.boundaries("boundaries", boundaries, labels)
+    plain = labels.labels if isinstance(labels, WeightedLabels) else labels
+    beta, classes = checks.boundaries("boundaries", boundaries, plain)
     checks.number("margin", margin, minimum=0.0)
     checks.choice("mining", mining, MARGIN_MINING)
     checks.number("nu", nu, minimum=0.0)
@@ -105,7 +107,7 @@ def margin(
 
 def _every_triplet(block: Block, beta: Array, margin: Array, *cutoffs: Array) -> Terms:
     """Terms of all triplets of a block, as pairs that count for as many triplets as they are part of."""
-    d, beta = block.measured, _of_classes(beta, block.own)[:, None]
+    d, beta = block.measured, of_classes(beta, block.own)[:, None]
     inside = jnp.where(block.positive, d - beta + margin, 0.0)
     outside = jnp.where(block.negative, beta - d + margin, 0.0)
     # Pair (a, p) is part of as many triplets as a has negatives, and the other way round.
@@ -118,7 +120,7 @@ def _every_triplet(block: Block, beta: Array, margin: Array, *cutoffs: Array) ->
 def _sampled_triplets(block: Block, beta: Array, margin: Array, cutoff: Array, upper_cutoff: Array) -> Terms:
     """Terms of the positive pairs of a block, each with one negative drawn by its distance."""
     weights = distance_weights(block, cutoff, upper_cutoff)
-    options = _of_classes(beta, block.own), margin
+    options = of_classes(beta, block.own), margin
     terms = sampled(_of_sampled, None, block.measured, block.candidates, options, weights, block)
     return terms._replace(valid=2.0 * terms.valid)
 
@@ -145,10 +147,5 @@ def _boundary(block: Block, beta: Array) -> Terms:
     """Boundaries of the anchors of a block."""
     number = count(block.anchor_facts.real)
     return Terms(
-        jnp.sum(jnp.where(block.anchor_facts.real, _of_classes(beta, block.own), 0.0)), number, number
+        jnp.sum(jnp.where(block.anchor_facts.real, of_classes(beta, block.own), 0.0)), number, number
     )
-
-
-def _of_classes(beta: Array, classes: Array) -> Array:
-    """The boundary of each image, float32 [b] from [classes] and int32 [b]; NaN for a class that has none."""
-    return beta.at[classes].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import jax
@@ -59,6 +60,7 @@ def matryoshka(loss: Loss, sizes: Sequence[int], *, normalize: bool = True) -> L
     def cut(x: Array, size: int) -> Array:
         return l2_normalize(x[:, :size]) if normalize else x[:, :size]
 
+    @wraps(loss)
     def nested(embeddings: Any, targets: Any, *parameters: Any, **options: Any) -> tuple[Array, Aux]:
         whole = {"embeddings": checks.embedded("embeddings", embeddings)}
         if options.get("references") is not None:

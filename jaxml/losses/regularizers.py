@@ -1,108 +1,139 @@
-"""Terms over all pairs of a batch that are added to another loss: intra-pair variance and consistent thresholds."""
+"""Regularisers: what is added to a loss whatever the labels are, as functions like losses."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Sides, Terms
-from jaxml.losses.kernels.comparison import Each, compare, mean
-from jaxml.losses.kernels.devices import over_devices
-from jaxml.losses.kernels.reductions import count, ratio
-from jaxml.losses.kernels.relations import pair_numbers
+from jaxml.losses.kernels.comparison import Each, compare, compare_with_classes, mean
+from jaxml.losses.kernels.reductions import count
 
 Aux = dict[str, Array]
 
 
-def intra_pair_variance(
-    embeddings: Array,
-    labels: Array,
-    *,
-    positive_epsilon: float | Array = 0.01,
-    negative_epsilon: float | Array = 0.01,
-    block_size: int | None = None,
-    axis_name: str | None = None,
-    references: Array | None = None,
-    reference_labels: Array | None = None,
-    reference_mask: Array | None = None,
-) -> tuple[Array, Aux]:
-    """Bring the cosine similarities s of positive pairs up to their mean, and those of negative pairs down to theirs.
+def embedding_norm(embeddings: Array, labels: Array, *, axis_name: str | None = None) -> tuple[Array, Aux]:
+    """Keep embeddings short: their mean length.
 
-    mean_ap max(0, (1 - positive_epsilon) E[s_ap] - s_ap)^2 + mean_an max(0, s_an - (1 + negative_epsilon) E[s_an])^2,
-    with the means E over all positive and over all negative pairs, which have their part in the gradient.
+    sqrt(sum_d x_d^2).
 
-    Reduction: mean over all positive pairs plus mean over all negative pairs; 0 for a kind that is missing.
+    Reduction: mean over images.
 
     Args:
-        embeddings: float [B, D]; computed in float32.
-        labels: int [B].
-        positive_epsilon: how far below their mean similarities of positive pairs may be, as a share of it.
-        negative_epsilon: how far above their mean similarities of negative pairs may be, as a share of it.
-        block_size: anchors at a time; chosen for the device if None.
+        embeddings: float [B, D], not normalised; computed in float32.
+        labels: int [B]; checked, but without effect.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
-        references: float [M, D], compared with in place of the batch; equal on all devices.
-        reference_labels: int [M].
-        reference_mask: bool [M], which references are there; all if None.
 
     Returns:
-        float32 loss, and a dict with the float32 numbers of `active` (non-zero) and `valid` (all) pairs.
+        float32 loss, and a dict with the float32 numbers of `active` (longer than 0) and `valid` (all) images.
 
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
 
-    Source: Yu & Tao 2019, Deep Metric Learning with Tuplet Margin Loss, where this intra-pair variance loss is added
-    to `tuplet_margin`.
+    Source: the LpRegularizer of pytorch-metric-learning, with its default p = 2. Sohn 2016, Improved Deep Metric
+    Learning with Multi-class N-pair Loss Objective, adds the squares in its place.
 
     Example:
         >>> import jax.numpy as jnp
         >>> from jaxml import losses
-        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
-        >>> labels = jnp.array([0, 0, 1, 1])
-        >>> loss, aux = losses.intra_pair_variance(embeddings, labels)
-        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
-        0.090, 2 of 12 pairs
+        >>> loss, _ = losses.embedding_norm(jnp.array([[3.0, 4.0], [0.6, 0.8]]), jnp.array([0, 1]))
+        >>> print(f"{loss:.3f}")
+        3.000
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
-    checks.number("positive_epsilon", positive_epsilon)
-    checks.number("negative_epsilon", negative_epsilon)
-    options = positive_epsilon, negative_epsilon
+    return mean(_length, compare(embeddings, labels, axis_name=axis_name), measure="euclidean", per="anchors")
+
+
+def _length(block: Block) -> Terms:
+    """Lengths of the anchors of a block, with gradient 0 at 0."""
+    square = jnp.sum(block.x**2, axis=1)
+    some = square > 0
+    length = jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
+    return Terms(jnp.sum(length), count(some), count(block.anchor_facts.real))
+
+
+def zero_mean(embeddings: Array, labels: Array, *, axis_name: str | None = None) -> tuple[Array, Aux]:
+    """Keep the coordinates of every embedding balanced around 0.
+
+    |sum_d x_d|.
+
+    Reduction: mean over images.
+
+    Args:
+        embeddings: float [B, D]; computed in float32.
+        labels: int [B]; checked, but without effect.
+        axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+
+    Returns:
+        float32 loss, and a dict with the float32 numbers of `active` (not 0) and `valid` (all) images.
+
+    Raises:
+        ValueError: an argument of wrong shape, type or value, named in the message.
+
+    Source: the ZeroMeanRegularizer of pytorch-metric-learning.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> loss, _ = losses.zero_mean(jnp.array([[3.0, -4.0], [0.6, 0.8]]), jnp.array([0, 1]))
+        >>> print(f"{loss:.3f}")
+        1.200
+    """
     return mean(
-        _intra_pair_variance, pairs, *options, measure="cosine similarity", per=None, prepare=_averages
+        _balance, compare(embeddings, labels, axis_name=axis_name), measure="euclidean", per="anchors"
     )
 
 
-def _numbers(sides: Sides) -> list[Array]:
-    """Numbers of the positive and of the negative pairs of all devices, float32 [] each."""
-    numbers = pair_numbers(sides.anchor_facts, sides.candidate_facts)
-    return [over_devices(jnp.sum(n), sides.axis_name) for n in numbers]
+def _balance(block: Block) -> Terms:
+    """Sums of the coordinates of the anchors of a block, without their signs."""
+    total = jnp.sum(block.x, axis=1)
+    total = total * jnp.sign(total)  # whose gradient is 0 at 0
+    return Terms(jnp.sum(total), count(total > 0), count(block.anchor_facts.real))
 
 
-def _averages(sides: Sides, each: Each, *epsilons: Array) -> tuple[Any, Any]:
-    """Weight and mean similarity of the positive pairs, and of the negative ones; float32 [] each."""
-    sums = [over_devices(jnp.sum(each(of, sides)), sides.axis_name) for of in (_of_positives, _of_negatives)]
-    return (), [(ratio(1.0, n), ratio(s, n)) for s, n in zip(sums, _numbers(sides), strict=True)]
+def centre_invariance(
+    embeddings: Array, labels: Array, proxies: Array, *, axis_name: str | None = None
+) -> tuple[Array, Aux]:
+    """Keep the proxies, centres or weights of all classes equally long, so that none is favoured.
+
+    1/4 (|p_c|^2 - 1/C sum_k |p_k|^2)^2.
+
+    Reduction: mean over the C proxies.
+
+    Args:
+        embeddings: float [B, D]; only their shape matters.
+        labels: int [B], class indices; checked, but without effect.
+        proxies: float [classes, D], or [classes, centres, D], whose centres each count; computed in float32.
+        axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+
+    Returns:
+        float32 loss, and a dict with the float32 numbers of `active` (not 0) and `valid` (all) proxies.
+
+    Raises:
+        ValueError: an argument of wrong shape, type or value, named in the message.
+
+    Source: Wu et al. 2017, Deep Face Recognition with Center Invariant Loss, whose last term it is; as a mean over all
+    classes, the CenterInvariantRegularizer of pytorch-metric-learning.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings, labels = jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.array([0, 1])
+        >>> loss, _ = losses.centre_invariance(embeddings, labels, jnp.array([[0.0, 1.0], [2.0, 1.0]]))
+        >>> print(f"{loss:.3f}")
+        1.000
+    """
+    ndim = 3 if getattr(proxies, "ndim", 2) == 3 else 2
+    pairs = compare_with_classes(embeddings, labels, "proxies", proxies, ndim, axis_name=axis_name)
+    return mean(_deviation, pairs, measure="euclidean", per="anchors", prepare=_mean_square, turned=True)
 
 
-def _of_positives(block: Block, *epsilons: Array) -> Array:
-    """Sum of the similarities of each anchor to its positives, float32 [b]."""
-    return jnp.sum(jnp.where(block.positive, block.measured, 0.0), axis=1)
+def _mean_square(sides: Sides, each: Each) -> tuple[tuple[()], Array]:
+    """The mean squared length of the proxies, which all devices have."""
+    return (), jnp.mean(jnp.sum(sides.x**2, axis=1))
 
 
-def _of_negatives(block: Block, *epsilons: Array) -> Array:
-    """Sum of the similarities of each anchor to its negatives, float32 [b]."""
-    return jnp.sum(jnp.where(block.negative, block.measured, 0.0), axis=1)
-
-
-def _intra_pair_variance(block: Block, positive_epsilon: Array, negative_epsilon: Array) -> Terms:
-    """Weighted terms of the pairs of a block."""
-    s = block.measured
-    (of_positives, average), (of_negatives, other_average) = block.shared
-    below = jnp.where(block.positive, (1.0 - positive_epsilon) * average - s, 0.0)
-    above = jnp.where(block.negative, s - (1.0 + negative_epsilon) * other_average, 0.0)
-    value = of_positives * jnp.where(below > 0, below, 0.0) ** 2
-    value += of_negatives * jnp.where(above > 0, above, 0.0) ** 2
-    valid = jnp.sum(block.positive_count + block.negative_count)
-    return Terms(jnp.sum(value), count((below > 0) | (above > 0)), valid)
+def _deviation(block: Block) -> Terms:
+    """Terms of the proxies of a block."""
+    deviation = jnp.sum(block.x**2, axis=1) - block.shared
+    terms = jnp.where(block.anchor_facts.real, deviation**2 / 4.0, 0.0)
+    return Terms(jnp.sum(terms), count(terms > 0), count(block.anchor_facts.real))

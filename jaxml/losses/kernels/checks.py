@@ -175,17 +175,16 @@ def boundaries(name: str, value: Any, labels: Any) -> tuple[Array, Array]:
     return beta, class_indices(name, beta.shape[0], labels)
 
 
-def class_weights(value: Any, classes: int) -> Array | None:
-    """Check weights of the classes, float [classes]; return them as float32, or None if not given.
+def class_weights(value: Any, classes: int | str = "classes") -> Array:
+    """Check weights of the classes, float [classes], and return them as float32; any number of them unless it is given.
 
     Raises:
         ValueError: wrong shape or type, or a known weight that is negative or not finite.
     """
-    if value is None:
-        return None
     form = f"a float array [{classes}] of finite numbers of at least 0"
     weights = _array("class_weights", value, form)
-    if weights.shape != (classes,) or not jnp.issubdtype(weights.dtype, jnp.floating):
+    shape = (classes,) if isinstance(classes, int) else (weights.size,)
+    if weights.shape != shape or not jnp.issubdtype(weights.dtype, jnp.floating):
         raise ValueError(f"class_weights must be {form}, got {weights.dtype} {weights.shape}")
     known = not isinstance(weights, jax.core.Tracer)
     if known and not np.all((np.asarray(weights) >= 0) & np.isfinite(np.asarray(weights))):

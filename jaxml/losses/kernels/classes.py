@@ -34,7 +34,7 @@ def classify(
     pairs = compare_with_classes(*comparison)
     checks.number("scale", scale, above=0.0)
     classes = np.shape(comparison[3])[0]
-    weights = checks.class_weights(class_weights, classes)
+    weights = None if class_weights is None else checks.class_weights(class_weights, classes)
     options = scale, margin, weights
     static = {"target": target, "classes": classes, "by_length": by_length}
     return mean(_cross_entropy, pairs, *options, measure="cosine similarity", **static)

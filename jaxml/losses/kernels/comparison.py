@@ -18,8 +18,10 @@ import jax.numpy as jnp
 from jaxml.losses.kernels import blocks, checks, negatives, sharding
 from jaxml.losses.kernels.blocks import Block, References, Sides, Terms
 from jaxml.losses.kernels.devices import number_of_devices
+from jaxml.losses.kernels.labels import WeightedLabels
 from jaxml.losses.kernels.measures import MEASURES
 from jaxml.losses.kernels.reductions import ratio
+from jaxml.losses.kernels.weights import weighted_terms
 
 Array = jax.Array
 Aux = dict[str, Array]
@@ -36,6 +38,8 @@ class Comparison(NamedTuple):
     """The candidates; the batch of all devices if None."""
     block_size: int | None
     axis_name: str | None
+    class_weights: Array | None = None
+    """float32 [classes], indexed by labels: the terms of an anchor count as often as its class weighs."""
 
 
 class Each(Protocol):
@@ -73,8 +77,9 @@ def compare(
         ValueError: an argument of wrong shape, type or value, named in the message.
     """
     checks.block_size(block_size)
+    labels, weights = _weights(labels)
     x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
-    return Comparison(x, y, r, block_size, axis_name)
+    return Comparison(x, y, r, block_size, axis_name, weights)
 
 
 def compare_with_classes(
@@ -101,9 +106,15 @@ def compare_with_classes(
         ValueError: an argument of wrong shape, type or value, named in the message.
     """
     checks.block_size(block_size)
+    labels, weights = _weights(labels)
     x, y = checks.labelled(embeddings, labels)
     points, y = checks.centres(name, points, y, x.shape[1], ndim)
-    return Comparison(x, y, _as_references(points), block_size, axis_name)
+    return Comparison(x, y, _as_references(points), block_size, axis_name, weights)
+
+
+def _weights(labels: Any) -> tuple[Any, Array | None]:
+    """The labels themselves, and the weights of their classes where they come with some."""
+    return labels if isinstance(labels, WeightedLabels) else (labels, None)
 
 
 @jax.jit
@@ -147,7 +158,8 @@ def mean(
         turned: take the candidates as anchors, and compare them with the batch.
         whole: the same sums without blocks, which all platforms but the CPU compute in place of `terms`:
             whole(embeddings, labels, references, *options, measure, block_size, axis_name, **static) -> Terms. Not
-            together with `scale`, `own`, `key` and `turned`, which it does not take.
+            together with `scale`, `own`, `key` and `turned`, which it does not take; nor with weights of the classes,
+            for which `terms` are computed on all platforms.
         static: for `terms`; hashable, and compiled for each value.
 
     Returns:
@@ -160,11 +172,11 @@ def mean(
         per,
         prepare,
         turned,
-        whole,
+        whole if c.class_weights is None else None,
         c.block_size,
         tuple(sorted(static.items(), key=itemgetter(0))),
     )
-    arrays = c.embeddings, c.labels, own, c.references, options, scale, key
+    arrays = c.embeddings, c.labels, own, c.references, options, scale, key, c.class_weights
     return _mean(*arrays, plan=plan, axis_name=c.axis_name)
 
 
@@ -184,10 +196,10 @@ class _Plan(NamedTuple):
 @partial(jax.jit, static_argnames=("plan", "axis_name"))
 @sharding.divided(3)
 def _mean(*arrays: Any, plan: _Plan, axis_name: str | None) -> tuple[Array, Aux]:
-    """The arrays are embeddings, labels, own, references, options, scale and key, as `mean` takes them."""
-    x, labels, own, references, *numbers, key = arrays
-    options, scale = jax.tree.map(lambda o: jnp.asarray(o, jnp.float32), numbers)
-    arrays = x, labels, own, references, options, scale, key
+    """The arrays are embeddings, labels, own, references, options, scale, key and class weights, as `mean` has them."""
+    x, labels, own, references, options, scale, key, class_weights = arrays
+    options, scale = jax.tree.map(lambda o: jnp.asarray(o, jnp.float32), (options, scale))
+    arrays = x, labels, own, references, options, scale, key, class_weights
     in_blocks = partial(_in_blocks, plan=plan, axis_name=axis_name)
     if plan.whole is None:
         sums = in_blocks(*arrays)
@@ -216,12 +228,12 @@ def _at_once(*arrays: Any, plan: _Plan, axis_name: str | None) -> Terms:
 
 def _in_blocks(*arrays: Any, plan: _Plan, axis_name: str | None) -> Terms:
     """The sums over the anchors of all devices, by `plan.terms`."""
-    x, labels, own, references, options, scale, key = arrays
+    x, labels, own, references, options, scale, key, class_weights = arrays
     sides = blocks.sides(x, labels, references, axis_name)
     sides = blocks.turned(sides) if plan.turned else sides
     bound = MEASURES[plan.measure].bound(sides.x, sides.candidates)
     bound = bound if scale is None else bound * scale
-    bound = sum((jnp.max(jnp.abs(o)) for o in jax.tree.leaves(options)), bound)
+    bound = sum((jnp.max(jnp.abs(o)) for o in jax.tree.leaves((options, class_weights))), bound)
 
     def each(function: Callable[..., Array], sides: Sides, own: Any = ()) -> Array:
         def of_block(block: Block, numbers: Any) -> Array:
@@ -235,14 +247,17 @@ def _in_blocks(*arrays: Any, plan: _Plan, axis_name: str | None) -> Terms:
     seeds = None if key is None else negatives.seeds(key, sides.anchor_facts.ids)
 
     def of_block(block: Block, numbers: Any) -> Terms:
-        (own, seeds), (options, scale, shared) = block.own, numbers
+        (own, seeds), (options, scale, shared, class_weights) = block.own, numbers
         block = replace(block, own=own, seeds=seeds, shared=shared, scale=scale, measure=plan.measure)
-        return plan.terms(block, *options, **dict(plan.static))
+        terms = partial(plan.terms, **dict(plan.static))
+        if class_weights is None:
+            return terms(block, *options)
+        return weighted_terms(terms, block, options, class_weights)
 
     return blocks.sum_over_blocks(
         of_block,
         sides,
-        (options, scale, shared),
+        (options, scale, shared, class_weights),
         bound=bound,
         block_size=plan.block_size,
         own=(own, seeds),

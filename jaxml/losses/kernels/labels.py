@@ -7,7 +7,7 @@ loss waits for the device.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,15 @@ from jaxml.losses.kernels import sharding
 from jaxml.losses.kernels.devices import gather
 
 Array = jax.Array
+
+
+class WeightedLabels(NamedTuple):
+    """Labels and the weights of their classes: what `losses.weighted` gives a loss in place of labels."""
+
+    labels: Array
+    """int32 [B], class indices; -1 for those out of range."""
+    class_weights: Array
+    """float32 [classes]"""
 
 
 def keys(sets: list[Any], axis_name: str | None) -> list[Array]:
@@ -55,6 +64,11 @@ def class_indices(name: str, classes: int, labels: Any) -> Array:
     if low < 0 or high >= classes:
         raise ValueError(f"labels must be in 0..{classes - 1}, the classes of {name}, got {low}..{high}")
     return jnp.asarray(labels.astype(jnp.int32))
+
+
+def of_classes(values: Array, classes: Array) -> Array:
+    """The value of each image's class, float32 [b] from [classes] and int32 [b]; NaN for a class that has none."""
+    return values.at[classes].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def bounds(labels: Any) -> tuple[int, int]:

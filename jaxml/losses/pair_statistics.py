@@ -1,0 +1,108 @@
+"""Terms over all pairs of a batch that are added to another loss: intra-pair variance and consistent thresholds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxml.losses.kernels import checks
+from jaxml.losses.kernels.blocks import Block, Sides, Terms
+from jaxml.losses.kernels.comparison import Each, compare, mean
+from jaxml.losses.kernels.devices import over_devices
+from jaxml.losses.kernels.reductions import count, ratio
+from jaxml.losses.kernels.relations import pair_numbers
+
+Aux = dict[str, Array]
+
+
+def intra_pair_variance(
+    embeddings: Array,
+    labels: Array,
+    *,
+    positive_epsilon: float | Array = 0.01,
+    negative_epsilon: float | Array = 0.01,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+    references: Array | None = None,
+    reference_labels: Array | None = None,
+    reference_mask: Array | None = None,
+) -> tuple[Array, Aux]:
+    """Bring the cosine similarities s of positive pairs up to their mean, and those of negative pairs down to theirs.
+
+    mean_ap max(0, (1 - positive_epsilon) E[s_ap] - s_ap)^2 + mean_an max(0, s_an - (1 + negative_epsilon) E[s_an])^2,
+    with the means E over all positive and over all negative pairs, which have their part in the gradient.
+
+    Reduction: mean over all positive pairs plus mean over all negative pairs; 0 for a kind that is missing.
+
+    Args:
+        embeddings: float [B, D]; computed in float32.
+        labels: int [B].
+        positive_epsilon: how far below their mean similarities of positive pairs may be, as a share of it.
+        negative_epsilon: how far above their mean similarities of negative pairs may be, as a share of it.
+        block_size: anchors at a time; chosen for the device if None.
+        axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+        references: float [M, D], compared with in place of the batch; equal on all devices.
+        reference_labels: int [M].
+        reference_mask: bool [M], which references are there; all if None.
+
+    Returns:
+        float32 loss, and a dict with the float32 numbers of `active` (non-zero) and `valid` (all) pairs.
+
+    Raises:
+        ValueError: an argument of wrong shape, type or value, named in the message.
+
+    Source: Yu & Tao 2019, Deep Metric Learning with Tuplet Margin Loss, where this intra-pair variance loss is added
+    to `tuplet_margin`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> loss, aux = losses.intra_pair_variance(embeddings, labels)
+        >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
+        0.090, 2 of 12 pairs
+    """
+    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    checks.number("positive_epsilon", positive_epsilon)
+    checks.number("negative_epsilon", negative_epsilon)
+    options = positive_epsilon, negative_epsilon
+    return mean(
+        _intra_pair_variance, pairs, *options, measure="cosine similarity", per=None, prepare=_averages
+    )
+
+
+def _numbers(sides: Sides) -> list[Array]:
+    """Numbers of the positive and of the negative pairs of all devices, float32 [] each."""
+    numbers = pair_numbers(sides.anchor_facts, sides.candidate_facts)
+    return [over_devices(jnp.sum(n), sides.axis_name) for n in numbers]
+
+
+def _averages(sides: Sides, each: Each, *epsilons: Array) -> tuple[Any, Any]:
+    """Weight and mean similarity of the positive pairs, and of the negative ones; float32 [] each."""
+    sums = [over_devices(jnp.sum(each(of, sides)), sides.axis_name) for of in (_of_positives, _of_negatives)]
+    return (), [(ratio(1.0, n), ratio(s, n)) for s, n in zip(sums, _numbers(sides), strict=True)]
+
+
+def _of_positives(block: Block, *epsilons: Array) -> Array:
+    """Sum of the similarities of each anchor to its positives, float32 [b]."""
+    return jnp.sum(jnp.where(block.positive, block.measured, 0.0), axis=1)
+
+
+def _of_negatives(block: Block, *epsilons: Array) -> Array:
+    """Sum of the similarities of each anchor to its negatives, float32 [b]."""
+    return jnp.sum(jnp.where(block.negative, block.measured, 0.0), axis=1)
+
+
+def _intra_pair_variance(block: Block, positive_epsilon: Array, negative_epsilon: Array) -> Terms:
+    """Weighted terms of the pairs of a block."""
+    s = block.measured
+    (of_positives, average), (of_negatives, other_average) = block.shared
+    below = jnp.where(block.positive, (1.0 - positive_epsilon) * average - s, 0.0)
+    above = jnp.where(block.negative, s - (1.0 + negative_epsilon) * other_average, 0.0)
+    value = of_positives * jnp.where(below > 0, below, 0.0) ** 2
+    value += of_negatives * jnp.where(above > 0, above, 0.0) ** 2
+    valid = jnp.sum(block.positive_count + block.negative_count)
+    return Terms(jnp.sum(value), count((below > 0) | (above > 0)), valid)
