@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from contextlib import suppress
 from importlib import metadata
@@ -129,6 +130,8 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel):
 
 def test_the_wheel_is_what_the_command_runs(jaxml):
     assert "usage: jaxml VERB" in jaxml("--help")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert jaxml("--version") == f"jaxml {version}\n"
     code = "import jaxml; print(jaxml.__file__)"
     said = python("-c", code, site=jaxml.site, here=jaxml.here)
     assert Path(said.strip()).is_relative_to(jaxml.site)
