@@ -81,6 +81,12 @@ def test_there_are_commands_of_every_kind():
     assert VERBS.keys() <= {words[1] for words in COMMANDS if words[0] == "jaxml"}
 
 
+def test_every_verb_has_a_section_and_a_row():
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text, re.M) == re.findall(r"^## (\w+)$", text, re.M)
+    assert {*re.findall(r"^## (\w+)$", text, re.M)} == {*VERBS}
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_are_ones_that_there_are(words, tmp_path, monkeypatch):
     program, *rest = words
