@@ -29,6 +29,11 @@ VARIANTS = [
 ]
 
 
+def marked(variants):
+    """Variants as parameters of a test; those of a triplet whose defaults are among them are left to slow tests."""
+    return [pytest.param(v, marks=[pytest.mark.slow] * (v[0] == "triplet" and v[1] != {})) for v in variants]
+
+
 def label(variant):
     return "-".join([variant[0], *(str(v) for k, v in variant[1].items() if k != "key")])
 
@@ -161,7 +166,7 @@ def test_bfloat16_inputs(name):
     np.testing.assert_allclose(value, loss(x.astype(jnp.float32), y, *p)[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+@pytest.mark.parametrize("variant", marked(VARIANTS), ids=label)
 def test_float32_where_jax_has_64_bits(variant):
     name, options = variant
     (x, y), p = batch(), parameters(name)
@@ -240,12 +245,6 @@ def test_same_on_two_devices(place):
     close(on_devices(place, 2, "pmap"), on_devices(place, 0, "jit"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_same_in_shard_map(name):
-    place = VARIANTS.index((name, {}))
-    close(on_devices(place, 2, "shard_map"), on_devices(place, 0, "jit"))
-
-
 @pytest.mark.parametrize("how", ["pmap", "shard_map"])
 @pytest.mark.parametrize("formula", ["hinge", "soft"])
 def test_triplets_on_four_devices(formula, how):
@@ -255,7 +254,7 @@ def test_triplets_on_four_devices(formula, how):
         close(on_devices(place, n, how), on_devices(place, 0, "jit"))
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+@pytest.mark.parametrize("variant", marked(VARIANTS), ids=label)
 def test_single_image(variant):
     name, options = variant
     x, y = (v[:1] for v in batch())

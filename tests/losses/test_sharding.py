@@ -22,6 +22,9 @@ CASES = [
     ("contrastive", {"power": 1}),
     ("input_triplets", {"swap": True}),
 ]
+ALIKE = dict.fromkeys([name for name, _ in CASES], ("auto", "shard_map, unchecked"))
+ALIKE |= dict.fromkeys(("triplet", "contrastive", "proxy_nca", "smooth_ap"), ())
+"""Ways that are left to slow tests: for most losses, as they go through code that others share."""
 SCALES = {"margin": 0.7, "temperature": 0.4}
 
 
@@ -92,8 +95,14 @@ def on_one_device(case):
     return jax.jit(functools.partial(step, name, options, axis_name=None))(*whole, *divided)
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("case", range(len(CASES)), ids=lambda i: label(CASES[i]))
+@pytest.mark.parametrize(
+    ("case", "how"),
+    [
+        pytest.param(i, how, id=f"{label(case)}-{how}", marks=[pytest.mark.slow] * (how in ALIKE[case[0]]))
+        for i, case in enumerate(CASES)
+        for how in HOW
+    ],
+)
 def test_same_as_on_one_device(case, how):
     name, options = CASES[case]
     got = over_devices(functools.partial(step, name, options), how, *arguments(name, options))
