@@ -21,7 +21,10 @@ pytestmark = pytest.mark.peers
 NAMES = torchvision_like.NAMES
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "inception_v3")) for name in NAMES],
+)
 def pair(request, tmp_path_factory):
     """Our network and torchvision's with the same weights."""
     name = request.param
@@ -84,7 +87,14 @@ def torch_gradients(name, network, x, form, train):
     return gradients, statistics
 
 
-@pytest.mark.parametrize(("dtype", "train"), [("float32", False), ("float64", False), ("float64", True)])
+@pytest.mark.parametrize(
+    ("dtype", "train"),
+    [
+        pytest.param("float32", False, marks=pytest.mark.slow),
+        pytest.param("float64", False, marks=pytest.mark.slow),
+        ("float64", True),
+    ],
+)
 def test_gradients(pair, train, dtype):
     """Of a random linear form of the features with respect to every parameter, with running and with batch statistics.
 

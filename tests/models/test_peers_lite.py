@@ -86,7 +86,7 @@ def test_features_and_logits(pair, size):
     assert max(errors) < 1e-5
 
 
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("size", [pytest.param("native", marks=pytest.mark.slow), ODD_SIZE])
 def test_gradients(pair, size, train):
     """Of a random linear form of the features with respect to every parameter; BatchNorm by running and by batch.
