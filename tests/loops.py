@@ -255,11 +255,11 @@ def triplet(
     return out
 
 
-def contrastive(x, labels, *refs, margin=1.0, power=2, distance="euclidean"):
+def contrastive(x, labels, *refs, margin=1.0, positive_margin=0.0, power=2, distance="euclidean"):
     sets = Sets(x, labels, *refs)
     d = sets.matrix(lambda u, v: dist(u, v, distance))
     out = Result(0)
-    for partners, value in ((sets.pos, lambda v: v), (sets.neg, lambda v: margin - v)):
+    for partners, value in ((sets.pos, lambda v: v - positive_margin), (sets.neg, lambda v: margin - v)):
         total, number = np.zeros(x.shape[0], complex), 0
         for a in sets.anchors:
             for j in partners[a]:

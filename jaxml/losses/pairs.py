@@ -23,6 +23,7 @@ def contrastive(
     labels: Array,
     *,
     margin: float | Array = 1.0,
+    positive_margin: float | Array = 0.0,
     power: int = 2,
     distance: str = "euclidean",
     block_size: int | None = None,
@@ -33,7 +34,7 @@ def contrastive(
 ) -> tuple[Array, Aux]:
     """Pull positive pairs together, push negative pairs a margin apart.
 
-    mean_p d_ap^power / power + mean_n max(0, margin - d_an)^power / power.
+    mean_p max(0, d_ap - positive_margin)^power / power + mean_n max(0, margin - d_an)^power / power.
 
     Reduction: mean over all positive pairs plus mean over all negative pairs; 0 for a kind that is missing.
 
@@ -41,6 +42,7 @@ def contrastive(
         embeddings: float [B, D]; computed in float32.
         labels: int [B].
         margin: at least 0, in units of the distance.
+        positive_margin: at least 0, the distance up to which positive pairs are left alone, in the same units.
         power: 2 as in the paper, or 1 as in pytorch-metric-learning.
         distance: euclidean, squared, cosine or snr.
         block_size: anchors at a time; chosen for the device if None.
@@ -55,10 +57,10 @@ def contrastive(
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
 
-    Source: Hadsell, Chopra & LeCun 2006, Dimensionality Reduction by Learning an Invariant Mapping, equation 4,
-    which sums over given pairs. With distance snr and power 1 it is the contrastive loss of Yuan et al. 2019,
-    Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning, whose penalty of the mean is left to the
-    caller.
+    Source: Hadsell, Chopra & LeCun 2006, Dimensionality Reduction by Learning an Invariant Mapping, equation 4, which
+    sums over given pairs and has no positive_margin. With distance snr and power 1 it is the contrastive loss of Yuan
+    et al. 2019, Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning, whose penalty of the mean is
+    left to the caller.
 
     Example:
         >>> import jax.numpy as jnp
@@ -71,26 +73,27 @@ def contrastive(
     """
     pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
     checks.number("margin", margin, minimum=0.0)
+    checks.number("positive_margin", positive_margin, minimum=0.0)
     checks.choice("power", power, (1, 2))
     checks.choice("distance", distance, DISTANCES)
+    margins = margin, positive_margin
     return mean(
-        _contrastive, pairs, margin, measure=distance, per=None, prepare=_weights_of_kinds, power=power
+        _contrastive, pairs, *margins, measure=distance, per=None, prepare=_weights_of_kinds, power=power
     )
 
 
-def _weights_of_kinds(sides: Sides, each: Each, margin: Array) -> tuple[Any, Any]:
+def _weights_of_kinds(sides: Sides, each: Each, *margins: Array) -> tuple[Any, Any]:
     """Weights of a positive and of a negative pair, float32 [] each: one by the numbers of all such pairs."""
     numbers = pair_numbers(sides.anchor_facts, sides.candidate_facts)
     return (), [ratio(1.0, over_devices(jnp.sum(n), sides.axis_name)) for n in numbers]
 
 
-def _contrastive(block: Block, margin: Array, *, power: int) -> Terms:
+def _contrastive(block: Block, margin: Array, positive_margin: Array, *, power: int) -> Terms:
     """Weighted terms of the pairs of a block; the weights are shared."""
-    d = block.measured
-    short = margin - d
-    positive, negative = block.positive & (d > 0), block.negative & (short > 0)
+    far, short = block.measured - positive_margin, margin - block.measured
+    positive, negative = block.positive & (far > 0), block.negative & (short > 0)
     of_positives, of_negatives = block.shared
-    value = jnp.where(positive, of_positives / power * d**power, 0.0)
+    value = jnp.where(positive, of_positives / power * far**power, 0.0)
     value += jnp.where(negative, of_negatives / power * short**power, 0.0)
     return Terms(
         jnp.sum(value), count(positive | negative), jnp.sum(block.positive_count + block.negative_count)

@@ -33,6 +33,7 @@ OTHERS = [
     ("triplet", {"formula": "hinge", "mining": "local", "margin": 0.3, "quantile": 0.3}),
     ("contrastive", {"margin": 1.5}),
     ("contrastive", {"margin": 1.5, "power": 1}),
+    ("contrastive", {"margin": 1.5, "positive_margin": 0.7}),
     ("contrastive", {"margin": 1.5, "power": 1, "distance": "snr"}),
     ("multi_similarity", {}),
     ("multi_similarity", {"alpha": 3.0, "beta": 10.0, "base": 0.2, "epsilon": 0.3}),

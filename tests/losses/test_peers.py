@@ -97,10 +97,14 @@ def test_easy_positive():
     compare(lambda x: losses.triplet(x, y, mining="easy_positive"), loss, x, y, mined=miner)
 
 
-def test_contrastive():
+@pytest.mark.parametrize("positive_margin", [0.0, 0.25])
+def test_contrastive(positive_margin):
     x, y = batch()
-    loss = theirs.ContrastiveLoss(neg_margin=1.2, distance=EUCLIDEAN, reducer=MEAN)
-    compare(lambda x: losses.contrastive(x, y, margin=1.2, power=1), loss, x, y)
+    options = {"margin": 1.2, "positive_margin": positive_margin, "power": 1}
+    loss = theirs.ContrastiveLoss(
+        pos_margin=positive_margin, neg_margin=1.2, distance=EUCLIDEAN, reducer=MEAN
+    )
+    compare(lambda x: losses.contrastive(x, y, **options), loss, x, y)
 
 
 def test_snr_contrastive():
