@@ -388,12 +388,12 @@ def margin(x, boundaries, labels, *refs, margin=0.2, mining="all", nu=0.0, key=N
     return out
 
 
-def proxy_nca(x, proxies, labels, scale=1.0):
+def proxy_nca(x, proxies, labels, scale=1.0, own_in_sum=False):
     out = Result(np.zeros(x.shape[0], complex))
     for a, y in enumerate(labels):
         d = [scale * dist(unit(x[:, a]), unit(proxies[:, c]), "squared") for c in range(proxies.shape[1])]
         out.valid += 1
-        out.value += d[y] + log_sum([-v for c, v in enumerate(d) if c != y])
+        out.value += d[y] + log_sum([-v for c, v in enumerate(d) if own_in_sum or c != y])
     out.value /= out.valid
     out.active = out.valid
     return out

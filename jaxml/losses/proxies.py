@@ -36,12 +36,14 @@ def proxy_nca(
     proxies: Array,
     *,
     scale: float | Array = 1.0,
+    own_in_sum: bool = False,
     block_size: int | None = None,
     axis_name: str | None = None,
 ) -> tuple[Array, Aux]:
     """Bring an image nearer to its class's proxy than to the others.
 
     -log(e^{-scale |x - p_y|^2} / sum_{z != y} e^{-scale |x - p_z|^2}), x and p scaled to unit length.
+    With own_in_sum the sum is over all proxies z, a softmax.
 
     Reduction: mean over images; 0 if there is one class only.
 
@@ -50,17 +52,18 @@ def proxy_nca(
         labels: int [B], class indices.
         proxies: float [classes, D].
         scale: above 0; 1 in the paper, 9 in later reimplementations.
+        own_in_sum: whether the own proxy is in the sum, as in pytorch-metric-learning and others.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
 
     Returns:
-        float32 loss (it can be negative), and a dict with the float32 numbers of `active` and `valid` images.
+        float32 loss (without own_in_sum it can be negative), and a dict with the float32 numbers of `active` and `valid` images.
 
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
 
-    Source: Movshovitz-Attias et al. 2017, No Fuss Distance Metric Learning using Proxies, equation 4. The own proxy
-    is not in the sum; pytorch-metric-learning and others put it there.
+    Source: Movshovitz-Attias et al. 2017, No Fuss Distance Metric Learning using Proxies, equation 4, where the own
+    proxy is not in the sum.
 
     Example:
         >>> import jax.numpy as jnp
@@ -74,14 +77,18 @@ def proxy_nca(
     """
     pairs = compare_with_classes(embeddings, labels, "proxies", proxies, 2, block_size, axis_name)
     checks.number("scale", scale, above=0.0)
-    return mean(_proxy_nca, pairs, measure="squared, of unit vectors", scale=scale)
+    checks.choice("own_in_sum", own_in_sum, (False, True))
+    return mean(
+        _proxy_nca, pairs, measure="squared, of unit vectors", scale=scale, own_in_sum=bool(own_in_sum)
+    )
 
 
-def _proxy_nca(block: Block) -> Terms:
+def _proxy_nca(block: Block, *, own_in_sum: bool) -> Terms:
     """Terms of the images of a block."""
     d = block.measured
     valid = (block.positive_count > 0) & (block.negative_count > 0)
-    terms = jnp.sum(jnp.where(block.positive, d, 0.0), axis=1) + log_sum_exp(-d, block.negative)
+    others = block.negative | block.positive if own_in_sum else block.negative
+    terms = jnp.sum(jnp.where(block.positive, d, 0.0), axis=1) + log_sum_exp(-d, others)
     number = count(valid)
     return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
 

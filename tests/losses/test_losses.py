@@ -46,6 +46,7 @@ OTHERS = [
     ("margin", {"nu": 0.1}),
     ("margin", {"mining": "distance_weighted"}),
     ("proxy_nca", {"scale": 3.0}),
+    ("proxy_nca", {"scale": 3.0, "own_in_sum": True}),
     ("proxy_anchor", {"alpha": 8.0}),
     ("soft_triple", {}),
     ("soft_voting", {"weight": 0.5, "temperature": 0.7}),
