@@ -73,6 +73,11 @@ class Config:
                 f"--train.mode input_triplets needs --loss.name triplet, whose formulas it uses; not "
                 f"{shown(self.loss.name)}"
             )
+        for option in ("memory_size", "class_weights"):
+            if getattr(self.loss, option):
+                raise ValueError(
+                    f"--loss.{option} needs --train.mode batch: triplets are given, not compared"
+                )
         if self.train.steps_per_call > 1:
             raise ValueError(
                 "--train.steps_per_call needs --train.mode batch: triplets come one batch at a time"

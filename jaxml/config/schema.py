@@ -106,6 +106,17 @@ class Loss:
     """Hyper-parameters of the loss function, each a name and a value, such as: margin 0.2 formula soft mining local."""
     norm_weight: Annotated[Float, Ge(0)] = 0.0
     """Weight of the mean length of the embeddings before normalisation."""
+    memory_size: Annotated[Int, Ge(0)] = 0
+    """Embeddings of earlier batches that the images of a batch are compared with as well (Wang et al. 2020, Cross-Batch
+    Memory); of a loss that compares images with each other. 0 keeps none."""
+    memory_weight: Annotated[Float, Ge(0)] = 1.0
+    """Weight of the loss against the memory, which is added to the loss within the batch."""
+    class_weights: tuple[tuple[Regex, Annotated[Float, Ge(0)]], ...] = ()
+    """Weights of classes in the loss, each after a regular expression on names of classes; the first that matches a
+    class counts, and the others have 1."""
+    regularizers: tuple[tuple[Text, Annotated[Float, Gt(0)]], ...] = ()
+    """Further terms of the embeddings before normalisation or of the loss's proxies, each a name from
+    jaxml.losses.REGULARIZERS and its weight: zero_mean or centre_invariance."""
     nested_sizes: tuple[Count, ...] = ()
     """Matryoshka training: the loss is its mean over the first so many dimensions of the embedding, for each of these
     sizes in ascending order, and over all of them. Each part is normalised by itself and has its own proxies."""

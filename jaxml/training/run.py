@@ -26,7 +26,7 @@ from jaxml.config import Config
 from jaxml.data.images import Images, open_images
 from jaxml.errors import Interrupted, RunError
 from jaxml.progress import Progress
-from jaxml.training import distributed, provenance, saved, start
+from jaxml.training import class_weights, distributed, provenance, saved, start
 from jaxml.training.checkpoint import Check, Checkpoints
 from jaxml.training.devices import parallel
 from jaxml.training.learner import Learner, Network, TrainState, create
@@ -160,7 +160,8 @@ def open_run(config: Config, workdir: Path, to_train: bool = False) -> Run:
         images = open_images(config.data, devices, partial(start.check_images, config))
     else:
         images = open_images(config.data)
-    learner, state = create(config, len(images.classes(config.data.train_on)))
+    names = [images.index.class_names[label] for label in images.classes(config.data.train_on)]
+    learner, state = create(config, len(names), class_weights=class_weights.of_classes(config.loss, names))
     if teacher:
         learner = replace(learner, teacher=teacher.network)
     checkpoints = Checkpoints(workdir / "checkpoints", writer=to_train)

@@ -83,9 +83,9 @@ def check_network(config: Config, devices: Sequence[Any], teacher: Teacher | Non
     outputs, labels, guide = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), (outputs, labels, guide)
     )
-    apart = parallel(partial(objective, made[0]), (None, 0, 0, None, 0), devices, out_axes=0)
+    apart = parallel(partial(objective, made[0]), (None, 0, 0, None, 0, None), devices, out_axes=0)
     try:
-        jax.eval_shape(apart, loss.get("loss"), outputs, labels, jax.random.key(0), guide)
+        jax.eval_shape(apart, loss.get("loss"), outputs, labels, jax.random.key(0), guide, state.memory)
     except ValueError as error:
         raise ValueError(f"--loss.options: {error}") from None
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxml import models
+from jaxml import losses, models
 from jaxml.data.augment import augment, center
 from jaxml.distances import l2_normalize
 from jaxml.training import averages, optimizer
@@ -24,6 +24,7 @@ from jaxml.training.learner import (
     Metrics,
     Network,
     TrainState,
+    regularizer_function,
     transfer_function,
     without_loss,
 )
@@ -110,16 +111,19 @@ def objective(
     labels: Array,
     key: Array,
     guide: Array | None = None,
-) -> tuple[Array, Metrics]:
+    memory: losses.Memory | None = None,
+) -> tuple[Array, tuple[Metrics, losses.Memory | None]]:
     """Loss of the global batch, given this device's head outputs, plus the weighted mean length of the outputs.
 
     `key` is the same on all devices; losses that draw at random use it. Where there is a `guide`, the teacher's
-    embeddings, the loss is the weighted sum that the distill options describe.
+    embeddings, the loss is the weighted sum that the distill options describe. A `memory` is returned with the batch.
     """
     model, loss = learner.config.model, learner.config.loss
     embeddings = l2_normalize(outputs) if model.normalize else outputs
     extra = () if loss_params is None else (loss_params,)
-    value, aux = learner.loss(embeddings, labels, *extra, key=key)
+    value, aux = learner.loss(embeddings, labels, *extra, key=key, memory=memory)
+    if memory is not None:
+        memory = losses.push(memory, embeddings, labels, axis_name=AXIS)
     if guide is not None:
         distill = learner.config.distill
         transfer, _ = transfer_function(learner.config)(embeddings, guide)
@@ -128,13 +132,15 @@ def objective(
     if loss.norm_weight:
         lengths = jnp.sqrt(jnp.sum(outputs**2, axis=-1) + 1e-12)
         value += loss.norm_weight * lax.pmean(jnp.mean(lengths), AXIS)
-    return value, aux
+    if loss.regularizers:
+        value += regularizer_function(learner.config)(outputs, labels, loss_params)[0]
+    return value, (aux, memory)
 
 
 def gradients(
     learner: Learner, state: TrainState, images: Array, labels: Array, key: Array, keys: Array, teacher: Any
-) -> tuple[Array, Metrics, Any, Any]:
-    """Loss, its counts, gradient with respect to the parameters, and new batch statistics.
+) -> tuple[Array, Metrics, Any, Any, losses.Memory | None]:
+    """Loss, its counts, gradient with respect to the parameters, new batch statistics, and the new memory.
 
     `key` is the step's, `keys` [b] the images', `teacher` the teacher's variables where there is one.
     """
@@ -142,13 +148,13 @@ def gradients(
     if learner.config.train.chunk:
         return _chunked_gradients(learner, state, images, labels, key, keys, guide)
 
-    def total(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
+    def total(params: Any) -> tuple[Array, Any]:
         outputs, stats = features(learner, params, state.batch_stats, images, keys)
-        value, aux = objective(learner, params.get("loss"), outputs, labels, key, guide)
-        return value, (aux, stats)
+        value, more = objective(learner, params.get("loss"), outputs, labels, key, guide, state.memory)
+        return value, (*more, stats)
 
-    (value, (aux, stats)), grads = jax.value_and_grad(total, has_aux=True)(state.params)
-    return value, aux, grads, stats
+    (value, (aux, memory, stats)), grads = jax.value_and_grad(total, has_aux=True)(state.params)
+    return value, aux, grads, stats, memory
 
 
 def _in_chunks(learner: Learner, arrays: Any) -> Any:
@@ -171,7 +177,7 @@ def _chunked_gradients(
     key: Array,
     keys: Array,
     guide: Array | None,
-) -> tuple[Array, Metrics, Any, Any]:
+) -> tuple[Array, Metrics, Any, Any, losses.Memory | None]:
     """The same numbers with the activations of one chunk at a time (gradient caching, Gao et al. 2021).
 
     Embed every chunk and keep only its outputs, differentiate the loss of the whole batch with respect to them, then
@@ -183,8 +189,8 @@ def _chunked_gradients(
         return features(learner, params, state.batch_stats, *inputs)[0]
 
     outputs = lax.map(partial(embed, state.params), chunks)
-    head = partial(objective, learner, labels=labels, key=key, guide=guide)
-    (value, aux), (loss_grads, output_grads) = jax.value_and_grad(
+    head = partial(objective, learner, labels=labels, key=key, guide=guide, memory=state.memory)
+    (value, (aux, memory)), (loss_grads, output_grads) = jax.value_and_grad(
         lambda p, x: head(p, outputs=x.reshape(-1, x.shape[-1])), argnums=(0, 1), has_aux=True
     )(state.params.get("loss"), outputs)
 
@@ -197,7 +203,7 @@ def _chunked_gradients(
     grads, _ = lax.scan(accumulate, zeros, (chunks, output_grads))
     if loss_grads is not None:
         grads = {**grads, "loss": loss_grads}
-    return value, aux, grads, state.batch_stats
+    return value, aux, grads, state.batch_stats, memory
 
 
 def train_step(
@@ -214,7 +220,7 @@ def train_step(
     step_key = jax.random.fold_in(jax.random.key(learner.config.train.seed), state.step)
     with jax.named_scope("input"):
         keys = jax.vmap(partial(jax.random.fold_in, step_key))(places)
-    value, aux, grads, stats = gradients(learner, state, images, labels, step_key, keys, teacher)
+    value, aux, grads, stats, memory = gradients(learner, state, images, labels, step_key, keys, teacher)
     with jax.named_scope("update"):
         grads, stats = lax.pmean((grads, stats), AXIS)
         updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
@@ -234,7 +240,7 @@ def train_step(
     }
     if "transfer" in aux:
         metrics["transfer_loss"] = aux["transfer"]
-    return TrainState(state.step + 1, params, stats, opt_state, averaged), metrics
+    return TrainState(state.step + 1, params, stats, opt_state, averaged, memory), metrics
 
 
 def embed_step(network: Network, params: Any, batch_stats: Any, images: Array) -> Array:
