@@ -135,9 +135,13 @@ def test_a_loss_that_compares_no_images_is_refused(name):
 
 def test_given_triplets_are_refused():
     values = {"train.mode": "input_triplets", "data.classes_per_batch": 3}
-    for option, value in (("memory_size", 5), ("class_weights", (("a", 2.0),))):
-        with pytest.raises(ValueError, match=rf"^--loss\.{option} needs --train\.mode batch"):
-            configs.override(Config(), {**values, f"loss.{option}": value})
+    for option, value in (
+        ("loss.memory_size", 5),
+        ("loss.class_weights", (("a", 2.0),)),
+        ("data.category", "(.)"),
+    ):
+        with pytest.raises(ValueError, match=rf"^--{option} needs --train\.mode batch"):
+            configs.override(Config(), {**values, option: value})
 
 
 def test_nested_sizes_are_cut_of_the_memory_too():
