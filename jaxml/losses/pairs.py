@@ -13,14 +13,14 @@ from jaxml.losses.kernels.blocks import Block, Sides, Terms
 from jaxml.losses.kernels.comparison import Each, compare, mean
 from jaxml.losses.kernels.devices import over_devices
 from jaxml.losses.kernels.reductions import count, log1p_sum_exp, ratio
-from jaxml.losses.kernels.relations import pair_numbers
+from jaxml.losses.kernels.relations import Masks, pair_numbers
 
 Aux = dict[str, Array]
 
 
 def contrastive(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     margin: float | Array = 1.0,
     power: int = 2,
@@ -39,7 +39,7 @@ def contrastive(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         margin: at least 0, in units of the distance.
         power: 2 as in the paper, or 1 as in pytorch-metric-learning.
         distance: euclidean, squared or cosine.
@@ -67,7 +67,9 @@ def contrastive(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
         0.201, 6 of 12 pairs
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("margin", margin, minimum=0.0)
     checks.choice("power", power, (1, 2))
     checks.choice("distance", distance, DISTANCES)
@@ -97,7 +99,7 @@ def _contrastive(block: Block, margin: Array, *, power: int) -> Terms:
 
 def multi_similarity(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     alpha: float | Array = 2.0,
     beta: float | Array = 50.0,
@@ -118,7 +120,7 @@ def multi_similarity(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         alpha: above 0, sharpness for positives.
         beta: above 0, sharpness for negatives.
         base: similarity from which pairs weigh heavily.
@@ -147,7 +149,9 @@ def multi_similarity(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
         0.159, 4 of 12 pairs
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("alpha", alpha, above=0.0)
     checks.number("beta", beta, above=0.0)
     checks.number("base", base)
