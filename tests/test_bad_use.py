@@ -75,11 +75,18 @@ CASES = {
     ),
     sampling.class_table: (
         {"labels": Y, "classes": np.arange(3)},
-        {"labels": [*TEXT, Y[:, None], Y.astype(float)], "classes": [*TEXT, [[1]], [], [7], [0.5]]},
+        {
+            "labels": [*TEXT, Y[:, None], Y.astype(float)], "classes": [*TEXT, [[1]], [], [7], [0.5]],
+            "categories": [TEXT[0], TEXT[2], [0], [0.5] * 3],
+        },
     ),
+    sampling.categories: ({"regex": "(.).", "names": ["a1", "b2"]}, {}),
     sampling.sample: (
         {"seed": 0, "step": 0, "table": TABLE, "classes_per_batch": 2, "images_per_class": 2},
-        {"classes_per_batch": [*POSITIVE, 4], "images_per_class": POSITIVE, "seed": ["x", None, 0.5]},
+        {
+            "classes_per_batch": [*POSITIVE, 4], "images_per_class": POSITIVE, "classes_per_category": POSITIVE,
+            "seed": ["x", None, 0.5],
+        },
     ),
     splits.without_test: (
         {"name": "poster", "num_classes": 10},

@@ -1,5 +1,6 @@
 """The configuration of a run: all its options, and which of their values fit together."""
 
+import re
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
@@ -32,6 +33,11 @@ class Config:
             part = checks.checked(kind, getattr(self, name), f"{name}.")
             object.__setattr__(self, name, part)  # the class is frozen for everyone else
         self._check_sizes()
+        if self.data.category and not re.compile(self.data.category).groups:
+            raise ValueError(
+                f"--data.category is {shown(self.data.category)}; it must have a group in parentheses, which matches "
+                f"the category"
+            )
         if self.train.steps_per_call > 1:
             self._check_steps_per_call()
         if self.train.patience and self.data.train_on != "train":
@@ -73,11 +79,14 @@ class Config:
                 f"--train.mode input_triplets needs --loss.name triplet, whose formulas it uses; not "
                 f"{shown(self.loss.name)}"
             )
-        for option in ("memory_size", "class_weights"):
-            if getattr(self.loss, option):
-                raise ValueError(
-                    f"--loss.{option} needs --train.mode batch: triplets are given, not compared"
-                )
+        batches = {
+            "loss.memory_size": self.loss.memory_size,
+            "loss.class_weights": self.loss.class_weights,
+            "data.category": self.data.category,
+        }
+        for option, value in batches.items():
+            if value:
+                raise ValueError(f"--{option} needs --train.mode batch: triplets are drawn and weighed alike")
         if self.train.steps_per_call > 1:
             raise ValueError(
                 "--train.steps_per_call needs --train.mode batch: triplets come one batch at a time"

@@ -1,11 +1,16 @@
 """Draws P x K batches, P classes and K images of each, as a pure function of (seed, step).
 
+Where classes belong to categories, such as species to families, a batch may hold several classes of each of some
+categories, so that images are compared with others that are hard to tell apart, and every category comes equally often.
+
 The draw uses integer arithmetic on threefry bits and stable sorts alone, so it is the same on every backend and under
 jit, vmap and scan, and a resumed run needs only the step number.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxml import arguments
+from jaxml.files import printable
 
 Array = jax.Array
 
@@ -24,10 +30,36 @@ class ClassTable(NamedTuple):
     """int32 [C, size of the largest class]: image ids; rows of smaller classes end in padding that is never drawn."""
     sizes: Array
     """int32 [C]: number of images in each class."""
+    categories: Array | None = None
+    """int32 [C]: the category of each class, 0 .. C - 1; None where all classes are drawn alike."""
 
 
-def class_table(labels: np.ndarray, classes: np.ndarray) -> ClassTable:
-    """The table of the images of `classes` int [C] in a data set with `labels` int [N].
+def categories(regex: str, names: Sequence[str]) -> np.ndarray | None:
+    """The categories int32 [C] of classes, by what the first group of an expression matches in their names.
+
+    None where the expression is empty.
+
+    Raises:
+        ValueError: the name of a class is not matched.
+
+    Example:
+        >>> from jaxml.data.sampling import categories
+        >>> categories(".*_(.+)", ["Laysan_Albatross", "Brewer_Blackbird", "Sooty_Albatross"]).tolist()
+        [0, 1, 0]
+    """
+    if not regex:
+        return None
+    found = [re.fullmatch(regex, name) for name in names]
+    if None in found:
+        raise ValueError(
+            f"--data.category {regex!r} does not match class {printable(names[found.index(None)])}"
+        )
+    _, places = np.unique([match[1] or "" for match in found if match], return_inverse=True)
+    return places.astype(np.int32)
+
+
+def class_table(labels: np.ndarray, classes: np.ndarray, categories: np.ndarray | None = None) -> ClassTable:
+    """The table of the images of `classes` int [C], of `categories` int [C], in a data set with `labels` int [N].
 
     Raises:
         ValueError: a class has no image.
@@ -40,13 +72,25 @@ def class_table(labels: np.ndarray, classes: np.ndarray) -> ClassTable:
             f"classes {classes[sizes == 0].tolist()} have no images: leave them out of the split"
         )
     table = np.stack([np.resize(m, sizes.max()) for m in members]).astype(np.int32)
-    return ClassTable(jnp.asarray(table), jnp.asarray(sizes))
+    places = None
+    if categories is not None:
+        places = jnp.asarray(arguments.labels("categories", categories, len(classes)), jnp.int32)
+    return ClassTable(jnp.asarray(table), jnp.asarray(sizes), places)
 
 
 def sample(
-    seed: int | Array, step: int | Array, table: ClassTable, classes_per_batch: int, images_per_class: int
+    seed: int | Array,
+    step: int | Array,
+    table: ClassTable,
+    classes_per_batch: int,
+    images_per_class: int,
+    classes_per_category: int = 1,
 ) -> tuple[Array, Array]:
     """Draw P = classes_per_batch classes without replacement, and K = images_per_class images of each.
+
+    Where the table has categories, `classes_per_category` classes are drawn of each of P / classes_per_category
+    categories. One that has fewer gives all that it has, and further categories fill the batch; where all of them
+    together have given too few, they give as many once more.
 
     A class of at least K images gives K different ones; a smaller class is sampled with replacement.
 
@@ -68,11 +112,12 @@ def sample(
     if p > num_classes:
         raise ValueError(f"classes_per_batch={p} must be at most the {num_classes} classes to train on")
     k = arguments.whole("images_per_class", images_per_class)
+    m = arguments.whole("classes_per_category", classes_per_category)
     if not isinstance(seed, jax.Array):
         arguments.whole("seed", seed, 0, 2**32 - 1)
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
     class_key, order_key, repeat_key = jax.random.split(key, 3)
-    classes = jnp.argsort(jax.random.bits(class_key, (num_classes,), jnp.uint32), stable=True)[:p]
+    classes = _in_random_order(class_key, table, m)[:p]
     sizes = table.sizes[classes][:, None]
 
     # Padding gets the largest bits; the sort is stable, so it comes last even where a draw equals it.
@@ -85,3 +130,17 @@ def sample(
 
     indices = jnp.take_along_axis(table.members[classes], places, axis=1)
     return indices.reshape(-1), jnp.repeat(classes.astype(jnp.int32), k)
+
+
+def _in_random_order(key: Array, table: ClassTable, per_category: int) -> Array:
+    """All classes in random order, int [C]; by categories, in turns of `per_category` classes of each."""
+    count = table.sizes.shape[0]
+    bits = jax.random.bits(key, (count,), jnp.uint32)
+    if table.categories is None:
+        return jnp.argsort(bits, stable=True)
+    of_category = jax.random.bits(jax.random.fold_in(key, 1), (count,), jnp.uint32)[table.categories]
+    # Side by side by category, each class knows how many of its own category are before it.
+    order = jnp.lexsort((bits, table.categories))
+    category = table.categories[order]
+    place = jnp.arange(count) - jnp.searchsorted(category, category, side="left")
+    return order[jnp.lexsort((place, category, of_category[order], place // per_category))]

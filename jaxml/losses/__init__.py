@@ -28,6 +28,7 @@ from jaxml.losses.classification import (
 from jaxml.losses.combined import multi
 from jaxml.losses.distributions import histogram
 from jaxml.losses.inputs import input_triplets, triplet_distances
+from jaxml.losses.kernels.relations import Masks
 from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.listwise import fast_ap, recall_at_k, smooth_ap
 from jaxml.losses.margin import margin, margin_beta
@@ -102,6 +103,7 @@ __all__ = [
     "LOSSES",
     "PARAMETERS",
     "REGULARIZERS",
+    "Masks",
     "Memory",
     "angular",
     "arcface",

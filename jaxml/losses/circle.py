@@ -12,13 +12,14 @@ from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.measures import sine
 from jaxml.losses.kernels.reductions import NOTHING, count, log_sum_exp
+from jaxml.losses.kernels.relations import Masks
 
 Aux = dict[str, Array]
 
 
 def circle(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     scale: float | Array = 80.0,
     margin: float | Array = 0.4,
@@ -37,7 +38,7 @@ def circle(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         scale: above 0, gamma of the paper.
         margin: at least 0, relaxation m of the paper.
         block_size: anchors at a time; chosen for the device if None.
@@ -64,7 +65,9 @@ def circle(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} anchors")
         0.830, 4 of 4 anchors
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("scale", scale, above=0.0)
     checks.number("margin", margin, minimum=0.0)
     return mean(_circle, pairs, scale, margin, measure="cosine similarity")
@@ -85,7 +88,7 @@ def _circle(block: Block, scale: Array, margin: Array) -> Terms:
 
 def tuplet_margin(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     scale: float | Array = 64.0,
     margin: float | Array = 0.1,
@@ -103,7 +106,7 @@ def tuplet_margin(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         scale: above 0.
         margin: 0 to pi, slack of the angle in radians.
         block_size: anchors at a time; chosen for the device if None.
@@ -130,7 +133,9 @@ def tuplet_margin(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
         0.183, 4 of 4 pairs
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("scale", scale, above=0.0)
     checks.number("margin", margin, minimum=0.0, maximum=np.pi)
     return mean(_tuplet, pairs, scale, margin, measure="cosine similarity")

@@ -11,6 +11,7 @@ from jaxml.losses.kernels.blocks import Block, Sides, Terms, turned
 from jaxml.losses.kernels.comparison import Each, compare, mean
 from jaxml.losses.kernels.devices import gather
 from jaxml.losses.kernels.reductions import NOTHING, count, log_sum_exp
+from jaxml.losses.kernels.relations import Masks
 
 Aux = dict[str, Array]
 
@@ -94,7 +95,7 @@ def _pull(block: Block, margin: Array) -> Terms:
 
 def generalized_lifted(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     margin: float | Array = 1.0,
     distance: str = "euclidean",
@@ -112,7 +113,7 @@ def generalized_lifted(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         margin: at least 0, in units of the distance.
         distance: euclidean, squared, cosine or snr.
         block_size: anchors at a time; chosen for the device if None.
@@ -138,7 +139,9 @@ def generalized_lifted(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} anchors")
         0.973, 4 of 4 anchors
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("margin", margin, minimum=0.0)
     checks.choice("distance", distance, DISTANCES)
     return mean(_generalized, pairs, margin, measure=distance)

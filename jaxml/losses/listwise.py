@@ -13,13 +13,14 @@ from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.ranks import sum_over_positives
 from jaxml.losses.kernels.reductions import count
+from jaxml.losses.kernels.relations import Masks
 
 Aux = dict[str, Array]
 
 
 def smooth_ap(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     temperature: float | Array = 0.01,
     with_anchor: bool = False,
@@ -38,7 +39,7 @@ def smooth_ap(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         temperature: above 0, of the sigmoid that takes the place of counting.
         with_anchor: count the anchor among its own positives and candidates, as the authors' code and
             pytorch-metric-learning do; not together with references.
@@ -65,7 +66,9 @@ def smooth_ap(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} anchors")
         0.568, 4 of 4 anchors
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("temperature", temperature, above=0.0)
     if with_anchor and references is not None:
         raise ValueError("with_anchor must be False where references are given: the anchor is not among them")
@@ -94,7 +97,7 @@ def _precision(among_positives: Array, among_candidates: Array) -> Array:
 
 def fast_ap(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     num_bins: int = 10,
     block_size: int | None = None,
@@ -113,7 +116,7 @@ def fast_ap(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         num_bins: at least 1; there are num_bins + 1 centres.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
@@ -138,7 +141,9 @@ def fast_ap(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} anchors")
         0.583, 4 of 4 anchors
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     if not isinstance(num_bins, int) or num_bins < 1:
         raise ValueError(f"num_bins must be a whole number of at least 1, got {num_bins!r}")
     return mean(_fast_ap, pairs, measure="squared, of unit vectors", num_bins=num_bins)
@@ -164,7 +169,7 @@ def _fast_ap(block: Block, *, num_bins: int) -> Terms:
 
 def recall_at_k(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     ks: tuple[int, ...] = (1, 2, 4, 8, 16),
     temperature: float | Array = 0.01,
@@ -185,7 +190,7 @@ def recall_at_k(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         ks: numbers of nearest images, each at least 1.
         temperature: above 0, of the sigmoid that counts nearer images.
         rank_temperature: above 0, of the sigmoid that compares ranks with k.
@@ -213,7 +218,9 @@ def recall_at_k(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} anchors")
         0.500, 4 of 4 anchors
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     if not ks or not all(isinstance(k, int) and k >= 1 for k in ks):
         raise ValueError(f"ks must be whole numbers of at least 1, got {ks!r}")
     checks.number("temperature", temperature, above=0.0)

@@ -13,14 +13,14 @@ from jaxml.losses.kernels.blocks import Block, Sides, Terms
 from jaxml.losses.kernels.comparison import Each, compare, mean
 from jaxml.losses.kernels.devices import over_devices
 from jaxml.losses.kernels.reductions import count, log1p_sum_exp, ratio
-from jaxml.losses.kernels.relations import pair_numbers
+from jaxml.losses.kernels.relations import Masks, pair_numbers
 
 Aux = dict[str, Array]
 
 
 def contrastive(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     margin: float | Array = 1.0,
     positive_margin: float | Array = 0.0,
@@ -40,7 +40,7 @@ def contrastive(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         margin: at least 0, in units of the distance.
         positive_margin: at least 0, the distance up to which positive pairs are left alone, in the same units.
         power: 2 as in the paper, or 1 as in pytorch-metric-learning.
@@ -71,7 +71,9 @@ def contrastive(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
         0.201, 6 of 12 pairs
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("margin", margin, minimum=0.0)
     checks.number("positive_margin", positive_margin, minimum=0.0)
     checks.choice("power", power, (1, 2))
@@ -102,7 +104,7 @@ def _contrastive(block: Block, margin: Array, positive_margin: Array, *, power: 
 
 def multi_similarity(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     alpha: float | Array = 2.0,
     beta: float | Array = 50.0,
@@ -123,7 +125,7 @@ def multi_similarity(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         alpha: above 0, sharpness for positives.
         beta: above 0, sharpness for negatives.
         base: similarity from which pairs weigh heavily.
@@ -152,7 +154,9 @@ def multi_similarity(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
         0.159, 4 of 12 pairs
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("alpha", alpha, above=0.0)
     checks.number("beta", beta, above=0.0)
     checks.number("base", base)

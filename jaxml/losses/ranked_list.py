@@ -10,13 +10,14 @@ from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.reductions import count
+from jaxml.losses.kernels.relations import Masks
 
 Aux = dict[str, Array]
 
 
 def ranked_list(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     boundary: float | Array = 1.2,
     margin: float | Array = 0.4,
@@ -41,7 +42,7 @@ def ranked_list(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         boundary: alpha of the paper, in units of the distance.
         margin: at least 0, between the farthest allowed positive and the nearest allowed negative.
         positive_temperature: at least 0; 0 weighs all alike.
@@ -72,7 +73,9 @@ def ranked_list(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
         0.076, 2 of 12 pairs
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("boundary", boundary)
     checks.number("margin", margin, minimum=0.0)
     checks.number("positive_temperature", positive_temperature, minimum=0.0)

@@ -11,13 +11,14 @@ from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.reductions import count, log_sum_exp
+from jaxml.losses.kernels.relations import Masks
 
 Aux = dict[str, Array]
 
 
 def n_pairs(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     block_size: int | None = None,
     axis_name: str | None = None,
@@ -33,7 +34,7 @@ def n_pairs(
 
     Args:
         embeddings: float [B, D], not normalised; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -59,13 +60,15 @@ def n_pairs(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
         0.674, 4 of 4 pairs
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     return mean(_pick, pairs, measure="inner product")
 
 
 def nt_xent(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     temperature: float | Array = 0.1,
     block_size: int | None = None,
@@ -82,7 +85,7 @@ def nt_xent(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         temperature: above 0.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
@@ -108,7 +111,9 @@ def nt_xent(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} pairs")
         0.430, 4 of 4 pairs
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("temperature", temperature, above=0.0)
     return mean(_pick, pairs, measure="cosine similarity", scale=1.0 / temperature)
 
@@ -126,7 +131,7 @@ def _pick(block: Block) -> Terms:
 
 def supervised_contrastive(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     temperature: float | Array = 0.1,
     block_size: int | None = None,
@@ -143,7 +148,7 @@ def supervised_contrastive(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         temperature: above 0.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
@@ -168,7 +173,9 @@ def supervised_contrastive(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} anchors")
         0.430, 4 of 4 anchors
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("temperature", temperature, above=0.0)
     return mean(_share_equally, pairs, measure="cosine similarity", scale=1.0 / temperature)
 
@@ -185,7 +192,7 @@ def _share_equally(block: Block) -> Terms:
 
 def nca(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     scale: float | Array = 1.0,
     distance: str = "squared",
@@ -203,7 +210,7 @@ def nca(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         scale: above 0; one by the temperature of the soft nearest neighbour loss.
         distance: euclidean, squared, cosine or snr.
         block_size: anchors at a time; chosen for the device if None.
@@ -231,7 +238,9 @@ def nca(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} anchors")
         0.430, 4 of 4 anchors
     """
-    pairs = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    pairs = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.number("scale", scale, above=0.0)
     checks.choice("distance", distance, DISTANCES)
     return mean(_share_together, pairs, measure=distance, scale=scale)

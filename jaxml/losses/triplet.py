@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 from jax import Array
 
@@ -12,13 +14,14 @@ from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.formulas import FORMULAS, Formula, Options
 from jaxml.losses.kernels.measures import MEASURES, square_of
 from jaxml.losses.kernels.mining import MINING, Mining
+from jaxml.losses.kernels.relations import Masks, in_order
 
 Aux = dict[str, Array]
 
 
 def triplet(
     embeddings: Array,
-    labels: Array,
+    labels: Array | Masks,
     *,
     formula: str = "hinge",
     mining: str = "all",
@@ -59,7 +62,7 @@ def triplet(
 
     Args:
         embeddings: float [B, D]; computed in float32.
-        labels: int [B].
+        labels: int [B], or Masks in their place.
         formula: one of the formulas above.
         mining: one of the ways of mining above.
         margin: at least 0, in units of the distance (of its square for squared_hinge).
@@ -94,7 +97,9 @@ def triplet(
         >>> print(f"{loss:.3f}, {aux['active']:.0f} of {aux['valid']:.0f} triplets")
         0.238, 2 of 8 triplets
     """
-    batch = compare(embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name)
+    batch = compare(
+        embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
+    )
     checks.choice("formula", formula, FORMULAS)
     checks.choice("mining", mining, MINING)
     checks.choice("distance", distance, DISTANCES)
@@ -103,6 +108,10 @@ def triplet(
     checks.number("cutoff", cutoff, above=0.0)
     checks.number("upper_cutoff", upper_cutoff, above=0.0)
     chosen_formula, chosen_mining = FORMULAS[formula], MINING[mining]
+    if isinstance(labels, Masks) and chosen_mining.positives.prepare is not None:
+        raise ValueError(
+            f"mining must not be {mining} where masks take the place of labels: they have no classes"
+        )
     if chosen_mining.negatives.drawn and key is None:
         raise ValueError(f"key must be given (jax.random.key) for mining {mining}")
     measure = square_of(distance) if chosen_formula.squared else distance
@@ -124,5 +133,6 @@ def triplet(
 def _triplets(block: Block, options: Options, *, formula: Formula, mining: Mining) -> Terms:
     """Terms of the mined triplets of a block of anchors."""
     distances = block.measured
+    block = replace(block, anchor_facts=in_order(block.anchor_facts))
     block = mining.positives.of_block(jax.lax.stop_gradient(distances), block, options.quantile)
     return mining.negatives.of_block(formula, distances, block, options)

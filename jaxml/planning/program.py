@@ -44,7 +44,8 @@ def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.
     pixels = (data.stored_size, data.stored_size, 3)
     if data.input == "resident" and config.train.mode == "batch":
         members = (classes, max(1, images // classes))
-        table = ClassTable._make(Shape(shape, jnp.int32) for shape in (members, (classes,)))
+        each = Shape((classes,), jnp.int32)
+        table = ClassTable._make((Shape(members, jnp.int32), each, each if data.category else None))
         step = (
             partial(resident_step, learner)
             if devices[0].platform == "cpu"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxml.data import sampling
 from jaxml.training import devices, distributed, input_triplets
 from jaxml.training.learner import Metrics, TrainState
-from jaxml.training.resident_steps import in_lines, resident_step, resident_steps
+from jaxml.training.resident_steps import batch_shape, in_lines, resident_step, resident_steps
 from jaxml.training.run import Run
 from jaxml.training.step import train_step
 
@@ -23,7 +23,10 @@ Advance = Callable[[TrainState], tuple[TrainState, Metrics]]
 def stepper(run: Run, first: int) -> Advance:
     """The function that makes `train.steps_per_call` steps at a time, from step `first` on."""
     config = run.config
-    table = sampling.class_table(run.images.index.labels, run.images.classes(config.data.train_on))
+    classes = run.images.classes(config.data.train_on)
+    names = [run.images.index.class_names[label] for label in classes]
+    categories = sampling.categories(config.data.category, names)
+    table = sampling.class_table(run.images.index.labels, classes, categories)
     if config.train.mode == "input_triplets":
         return _from_host(run, input_triplets.batches(run, first))
     if run.images.resident is None:
@@ -75,7 +78,7 @@ def _teacher(run: Run) -> Any:
 def _streamed(run: Run, first: int, table: sampling.ClassTable) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches (pixels uint8 [b, S, S, 3], labels int [b]) of the steps from `first` on."""
     config = run.config
-    shape = (config.data.classes_per_batch, config.data.images_per_class)
+    shape = batch_shape(config.data)
     draw = jax.jit(lambda step: sampling.sample(config.train.seed, step, table, *shape))
     drawn: list[np.ndarray] = []
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxml.config import Data
 from jaxml.data.sampling import ClassTable, sample
 from jaxml.training.devices import AXIS
 from jaxml.training.learner import Array, Learner, Metrics, TrainState
@@ -25,14 +26,17 @@ def resident_step(
     """One step on a batch drawn on the device from all images, `in_lines` [N, n, LINE]; `teacher`: see `train_step`."""
     config = learner.config
     with jax.named_scope("input"):
-        indices, labels = sample(
-            config.train.seed, state.step, table, config.data.classes_per_batch, config.data.images_per_class
-        )
+        indices, labels = sample(config.train.seed, state.step, table, *batch_shape(config.data))
         share = indices.shape[0] // lax.axis_size(AXIS)
         start = lax.axis_index(AXIS) * share
         indices, labels = (lax.dynamic_slice_in_dim(x, start, share) for x in (indices, labels))
         drawn = draw(images, indices, config.data.stored_size)
     return train_step(learner, state, drawn, labels, teacher)
+
+
+def batch_shape(config: Data) -> tuple[int, int, int]:
+    """What `sample` is told of a batch: classes, images of each, and classes of each category."""
+    return config.classes_per_batch, config.images_per_class, config.classes_per_category
 
 
 def resident_steps(

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxml import losses
 from jaxml.config import Config
-from jaxml.data import Index
+from jaxml.data import Index, sampling
 from jaxml.files import expand, printable
 from jaxml.models.weights import packages
 from jaxml.training import learner
@@ -133,6 +133,7 @@ def _check_batch(config: Config, names: Sequence[str], sizes: np.ndarray) -> Non
                     f"--data.{option} is 1, but {config.loss.name} compares images within and between classes; give 2 "
                     f"or more, or a loss with proxies, such as --loss.name proxy_anchor"
                 )
+    sampling.categories(data.category, names)
     if few := np.count_nonzero(sizes < data.images_per_class):
         smallest = int(sizes.argmin())
         example = f"{printable(names[smallest])} with {sizes[smallest]}"

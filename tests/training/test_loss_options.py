@@ -2,6 +2,7 @@
 # ruff: noqa: F811 (fixtures)
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from jaxml import losses
 from jaxml.config import Loss
 from jaxml.data.sampling import class_table, sample
 from jaxml.training import class_weights, run, train
-from jaxml.training.learner import create
+from jaxml.training.devices import AXIS
+from jaxml.training.learner import create, regularizer_function
 from jaxml.training.step import embed_step, features
 from tests.training import test_step
 from tests.training.test_memory import PLAIN
@@ -29,8 +31,15 @@ def first_batch(config):
     learner, state = create(config, 10)
     indices, labels = sample(0, 0, class_table(LABELS, np.arange(10)), 4, 4)
     images = jnp.asarray(IMAGES)[indices]
-    outputs, _ = features(learner, state.params, state.batch_stats, images, keys=None)
-    return outputs, embed_step(learner, state.params, state.batch_stats, images), labels, state
+    network = state.params, state.batch_stats, images
+    outputs = jax.jit(lambda *args: features(learner, *args, keys=None)[0])(*network)
+    return outputs, jax.jit(partial(embed_step, learner))(*network), labels, state
+
+
+def on_one_device(function, *arrays):
+    """What a function gives that names the axis of the devices."""
+    call = jax.pmap(function, axis_name=AXIS, devices=jax.devices()[:1])
+    return call(*(a[None] for a in arrays))[0]
 
 
 def test_the_first_expression_that_matches_counts():
@@ -48,13 +57,7 @@ def test_a_run_weighs_its_classes_by_their_names(config, tmp_path):
     opened = run.open_run(weighed, tmp_path / "run", to_train=True)
     x = jax.random.normal(jax.random.key(0), (8, 8))
     y = jnp.repeat(jnp.arange(4), 2)
-    # Four of the classes 0 to 4 that are trained on.
-    with jax.set_mesh(jax.make_mesh((1,), ("batch",))):
-        found = jax.shard_map(
-            lambda x, y: opened.learner.loss(x, y, key=jax.random.key(0), memory=None)[0],
-            in_specs=(jax.P(), jax.P()),
-            out_specs=jax.P(),
-        )(x, y)
+    found = on_one_device(lambda x, y: opened.learner.loss(x, y, key=jax.random.key(0), memory=None)[0], x, y)
     want, _ = losses.weighted(losses.triplet, [1.0, 1.0, 1.0, 5.0, 5.0])(x, y)
     np.testing.assert_allclose(found, want, rtol=1e-5)
     wrong = configs.override(config, {"loss.class_weights": (("nothing", 5.0),)})
@@ -77,35 +80,47 @@ def test_weights_in_a_step(monkeypatch, devices):
         assert difference(moments(run_steps(settings, 1, 1).last), moments(found.last)) < 1e-4
 
 
+def spread(proxies):
+    """The centre invariance of proxies [C, D], in float64."""
+    square = np.sum(np.square(np.asarray(proxies, np.float64)), axis=1)
+    return np.mean((square - square.mean()) ** 2) / 4
+
+
 @pytest.mark.parametrize("devices", [1, 2, 4])
-def test_regularizers_in_a_step(devices):
-    plain = replace(PLAIN, loss=Loss("proxy_anchor"))
-    settings = replace(
-        PLAIN, loss=Loss("proxy_anchor", regularizers=(("zero_mean", 0.3), ("centre_invariance", 7.0)))
-    )
+def test_regularizers_in_a_step(monkeypatch, devices):
+    regularizers = (("zero_mean", 0.3), ("centre_invariance", 7.0))
+    settings = replace(PLAIN, loss=Loss("proxy_anchor", regularizers=regularizers))
     outputs, x, y, state = first_batch(settings)
-    base, _ = losses.proxy_anchor(x, y, state.params["loss"])
-    square = np.sum(np.square(np.asarray(state.params["loss"], np.float64)), axis=1)
-    want = float(base) + 0.3 * np.abs(np.asarray(outputs, np.float64).sum(axis=1)).mean()
-    want += 7.0 * np.mean((square - square.mean()) ** 2) / 4
+    proxies = state.params["loss"] * jnp.linspace(1.0, 2.0, 10)[:, None]
+    made = test_step.create
+
+    def with_lengths(*args):
+        learner, state = made(*args)
+        return learner, state._replace(params={**state.params, "loss": proxies})
+
+    monkeypatch.setattr(test_step, "create", with_lengths)
+    base, _ = losses.proxy_anchor(x, y, proxies)
+    balance = np.abs(np.asarray(outputs, np.float64).sum(axis=1)).mean()
     found = run_steps(settings, devices, 1)
-    np.testing.assert_allclose(found.metrics["loss"][0], want, rtol=1e-4)
-    one = found if devices == 1 else run_steps(settings, 1, 1)
-    assert difference(moments(one.last), moments(found.last)) < 1e-4
-    assert difference(moments(run_steps(plain, devices, 1).last), moments(found.last)) > 1e-3
+    np.testing.assert_allclose(
+        found.metrics["loss"][0], float(base) + 0.3 * balance + 7.0 * spread(proxies), rtol=1e-4
+    )
+    assert min(0.3 * balance, 7.0 * spread(proxies)) > 1e-2
+    if devices > 1:
+        assert difference(moments(run_steps(settings, 1, 1).last), moments(found.last)) < 1e-4
 
 
 def test_regularizers_with_nested_sizes():
     settings = replace(
         PLAIN, loss=Loss("proxy_anchor", nested_sizes=(4,), regularizers=(("centre_invariance", 7.0),))
     )
-    _, state = create(settings, 10)
-    assert [p.shape for p in state.params["loss"]] == [(10, 4), (10, 8)]
-    with_terms, without = (
-        run_steps(replace(PLAIN, loss=replace(settings.loss, regularizers=r)), 1, 3).metrics["loss"]
-        for r in (settings.loss.regularizers, ())
+    outputs, _, y, state = first_batch(settings)
+    params = tuple(
+        p * jnp.linspace(1.0, 2.0, 10)[:, None] ** i for i, p in enumerate(state.params["loss"], 1)
     )
-    assert with_terms[2] > without[2], "proxies that have moved have lengths that differ"
+    assert [p.shape for p in params] == [(10, 4), (10, 8)]
+    found = on_one_device(lambda x, y: regularizer_function(settings)(x, y, params)[0], outputs, y)
+    np.testing.assert_allclose(found, 7.0 * np.mean([spread(p) for p in params]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 # ruff: noqa: F811 (fixtures)
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from jaxml import config as configs
 from jaxml import losses
-from jaxml.config import Config, Data, Loss
+from jaxml.config import Config, Loss
 from jaxml.data.sampling import class_table, sample
 from jaxml.distances import l2_normalize
 from jaxml.training import train
@@ -27,12 +28,10 @@ SIZE, BATCH, STEPS = 40, 16, 4
 CONFIG = replace(test_step.CONFIG, loss=Loss("contrastive", memory_size=SIZE, memory_weight=0.7))
 PLAIN = replace(
     CONFIG,
-    data=Data(
-        stored_size=32, size=28, classes_per_batch=4, images_per_class=4, crop_area=(1.0, 1.0), flip=False
-    ),
+    data=replace(CONFIG.data, size=32, crop_area=(1.0, 1.0), flip=False, jitter=0.0),
     model=replace(CONFIG.model, batch_norm="frozen"),
 )
-"""In which the images are not augmented, so that embedding them is what training does."""
+"""In which images are taken as they are stored, so that what training embeds is what embedding them gives."""
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +39,20 @@ def single():
     return run_steps(CONFIG, 1, STEPS)
 
 
+def embedder(config):
+    """The embeddings of some images by a state, as a function, and the initial state."""
+    learner, start = create(config, 10)
+    call = jax.jit(partial(embed_step, learner))
+    return lambda state, indices: call(state.params, state.batch_stats, IMAGES[np.asarray(indices)]), start
+
+
 def test_holds_the_last_embeddings_and_the_loss_is_against_them():
     found = run_steps(PLAIN, 1, STEPS)
-    learner, start = create(PLAIN, 10)
+    embed, start = embedder(PLAIN)
     rows, classes = [], []
     for step, state in enumerate([jax.device_get(start), *found.states[:-1]]):
         indices, labels = sample(0, step, class_table(LABELS, np.arange(10)), 4, 4)
-        x = embed_step(learner, state.params, state.batch_stats, jnp.asarray(IMAGES)[indices])
+        x = embed(state, indices)
         value, _ = losses.contrastive(x, labels)
         if rows:
             held = {
@@ -129,21 +135,23 @@ def test_a_loss_that_compares_no_images_is_refused(name):
 
 def test_given_triplets_are_refused():
     values = {"train.mode": "input_triplets", "data.classes_per_batch": 3}
-    for option, value in (("memory_size", 5), ("class_weights", (("a", 2.0),))):
-        with pytest.raises(ValueError, match=rf"^--loss\.{option} needs --train\.mode batch"):
-            configs.override(Config(), {**values, f"loss.{option}": value})
+    for option, value in (
+        ("loss.memory_size", 5),
+        ("loss.class_weights", (("a", 2.0),)),
+        ("data.category", "(.)"),
+    ):
+        with pytest.raises(ValueError, match=rf"^--{option} needs --train\.mode batch"):
+            configs.override(Config(), {**values, option: value})
 
 
 def test_nested_sizes_are_cut_of_the_memory_too():
     sized = replace(PLAIN, loss=replace(PLAIN.loss, nested_sizes=(4,)))
     found = run_steps(sized, 1, 2)
-    learner, start = create(sized, 10)
+    embed, start = embedder(sized)
     batches = []
     for step, state in enumerate([jax.device_get(start), found.first]):
         indices, labels = sample(0, step, class_table(LABELS, np.arange(10)), 4, 4)
-        batches.append(
-            (embed_step(learner, state.params, state.batch_stats, jnp.asarray(IMAGES)[indices]), labels)
-        )
+        batches.append((embed(state, indices), labels))
     (r, ry), (x, y) = batches
     parts = [[l2_normalize(z[:, :m]) for z in (x, r)] for m in (4, 8)]
     want = [

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxml.losses.kernels.devices import gather, over_devices, vary, zeros_like
 from jaxml.losses.kernels.measures import MEASURES
-from jaxml.losses.kernels.relations import Anchors, Candidates, facts, masks, pair_numbers
+from jaxml.losses.kernels.relations import Anchors, Candidates, Masks, facts, masks, pair_numbers
 
 Array = jax.Array
 
@@ -107,14 +107,14 @@ class Block:
         return is_whole_batch(self.x, self.candidates, self.candidate_facts)
 
 
-def sides(x: Array, labels: Array, references: References | None, axis_name: str | None) -> Sides:
+def sides(x: Array, labels: Array | Masks, references: References | None, axis_name: str | None) -> Sides:
     """Name the anchors and candidates: the references where given, else the batch, gathered over devices.
 
     References that are not there are zeros from here on, whatever they hold: a product of 0 and NaN is NaN.
 
     Args:
         x: float32 [B, D].
-        labels: int32 [B].
+        labels: int32 [B], or masks in their place.
         references: M candidates in place of the batch.
         axis_name: mapped axis that the batch is divided over.
     """
@@ -126,7 +126,8 @@ def sides(x: Array, labels: Array, references: References | None, axis_name: str
         if mask is not None:
             candidates = jnp.where(mask[:, None], candidates, 0.0)
     else:
-        (candidates, candidate_labels), mask = gather((x, labels), axis_name), None
+        own = ids if isinstance(labels, Masks) else labels  # masks need no labels of candidates
+        (candidates, candidate_labels), mask = gather((x, own), axis_name), None
         candidate_ids = jnp.arange(candidates.shape[0], dtype=jnp.int32)
     of_anchors, of_candidates = facts(labels, ids, candidate_labels, candidate_ids, mask)
     x, candidates, of_anchors, of_candidates = vary((x, candidates, of_anchors, of_candidates), axis_name)

@@ -11,7 +11,9 @@ import numpy as np
 
 from jaxml import arguments
 from jaxml.losses.kernels.blocks import References
+from jaxml.losses.kernels.devices import number_of_devices
 from jaxml.losses.kernels.labels import class_indices, keys
+from jaxml.losses.kernels.relations import Masks
 
 Array = jax.Array
 
@@ -90,8 +92,8 @@ def batch(
     reference_labels: Any,
     reference_mask: Any,
     axis_name: str | None,
-) -> tuple[Array, Array, References | None]:
-    """Check a batch and, where given, the set that it is compared with; labels become int32 `keys`.
+) -> tuple[Array, Array | Masks, References | None]:
+    """Check a batch and, where given, the set that it is compared with; labels become int32 `keys`, masks stay masks.
 
     Args:
         embeddings: float [B, D].
@@ -107,6 +109,8 @@ def batch(
     Raises:
         ValueError: wrong shape or type, or an argument without the one that it belongs to.
     """
+    if isinstance(labels, Masks):
+        return _masked(embeddings, labels, references, reference_labels, reference_mask, axis_name)
     x, y = labelled(embeddings, labels)
     if references is None and reference_labels is None:
         if reference_mask is not None:
@@ -118,13 +122,48 @@ def batch(
     if r.shape[1] != x.shape[1]:
         raise ValueError(f"references must be as wide as embeddings ({x.shape[1]}), got {r.shape[1]}")
     if reference_mask is not None:
-        form = f"a boolean array [{len(r)}], one entry for each of the references"
-        mask = _array("reference_mask", reference_mask, form)
-        if mask.dtype != bool or mask.shape != r.shape[:1]:
-            raise ValueError(f"reference_mask must be {form}, got {mask.dtype} {mask.shape}")
-        reference_mask = jnp.asarray(mask)
+        reference_mask = _boolean(
+            "reference_mask", reference_mask, r.shape[:1], "one entry for each of the references"
+        )
     y, ry = keys([y, ry], axis_name)
     return x, y, References(r, ry, reference_mask)
+
+
+def _masked(
+    embeddings: Any,
+    masks: Masks,
+    references: Any,
+    reference_labels: Any,
+    reference_mask: Any,
+    axis_name: str | None,
+) -> tuple[Array, Masks, References | None]:
+    """`batch` with masks in place of labels."""
+    x = embedded("embeddings", embeddings)
+    if reference_labels is not None:
+        raise ValueError("reference_labels must not be given where masks take the place of labels")
+    r, count = None, x.shape[0] * number_of_devices(axis_name)
+    if references is not None:
+        r = References(z := embedded("references", references), jnp.zeros_like(z, jnp.int32, shape=len(z)))
+        count = len(z)
+        if z.shape[1] != x.shape[1]:
+            raise ValueError(f"references must be as wide as embeddings ({x.shape[1]}), got {z.shape[1]}")
+    if reference_mask is not None:
+        if r is None:
+            raise ValueError("reference_mask must be given together with references")
+        form = "one entry for each of the references"
+        r = r._replace(mask=_boolean("reference_mask", reference_mask, (count,), form))
+    shape, form = (x.shape[0], count), "a row for each of the embeddings, a column for each candidate"
+    found = Masks(*(_boolean(name, mask, shape, form) for name, mask in masks._asdict().items()))
+    return x, found, r
+
+
+def _boolean(name: str, value: Any, shape: tuple[int, ...], means: str) -> Array:
+    """Check a mask and return it; ValueError if it has another shape or type."""
+    form = f"a boolean array {list(shape)}, {means}"
+    mask = _array(name, value, form)
+    if mask.dtype != bool or mask.shape != shape:
+        raise ValueError(f"{name} must be {form}, got {mask.dtype} {mask.shape}")
+    return jnp.asarray(mask)
 
 
 def centres(name: str, value: Any, labels: Any, width: int, ndim: int = 2) -> tuple[Array, Array]:

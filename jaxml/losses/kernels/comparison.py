@@ -21,6 +21,7 @@ from jaxml.losses.kernels.devices import number_of_devices
 from jaxml.losses.kernels.labels import WeightedLabels
 from jaxml.losses.kernels.measures import MEASURES
 from jaxml.losses.kernels.reductions import ratio
+from jaxml.losses.kernels.relations import Masks
 from jaxml.losses.kernels.weights import weighted_terms
 
 Array = jax.Array
@@ -32,8 +33,8 @@ class Comparison(NamedTuple):
 
     embeddings: Array
     """float32 [B, D]"""
-    labels: Array
-    """int32 [B]"""
+    labels: Array | Masks
+    """int32 [B], or masks in their place."""
     references: References | None
     """The candidates; the batch of all devices if None."""
     block_size: int | None
@@ -61,23 +62,27 @@ def compare(
     reference_mask: Any = None,
     block_size: int | None = None,
     axis_name: str | None = None,
+    masks: bool = False,
 ) -> Comparison:
     """Check a batch and what it is compared with: the references where given, else itself.
 
     Args:
         embeddings: float [B, D].
-        labels: int [B].
+        labels: int [B], or masks in their place.
         references: float [M, D].
-        reference_labels: int [M].
+        reference_labels: int [M]; not together with masks.
         reference_mask: bool [M].
         block_size: anchors at a time.
         axis_name: mapped axis that the batch is divided over.
+        masks: whether the loss asks of the labels no more than which candidates are positives and negatives.
 
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
     """
     checks.block_size(block_size)
     labels, weights = _weights(labels)
+    if isinstance(labels, Masks) and not masks:
+        raise ValueError("labels must be an integer array [B]: this loss takes no masks in their place")
     x, y, r = checks.batch(embeddings, labels, references, reference_labels, reference_mask, axis_name)
     return Comparison(x, y, r, block_size, axis_name, weights)
 
@@ -158,8 +163,8 @@ def mean(
         turned: take the candidates as anchors, and compare them with the batch.
         whole: the same sums without blocks, which all platforms but the CPU compute in place of `terms`:
             whole(embeddings, labels, references, *options, measure, block_size, axis_name, **static) -> Terms. Not
-            together with `scale`, `own`, `key` and `turned`, which it does not take; nor with weights of the classes,
-            for which `terms` are computed on all platforms.
+            together with `scale`, `own`, `key` and `turned`, which it does not take; nor with weights of classes
+            or masks, for which `terms` are computed on all platforms.
         static: for `terms`; hashable, and compiled for each value.
 
     Returns:
@@ -172,7 +177,7 @@ def mean(
         per,
         prepare,
         turned,
-        whole if c.class_weights is None else None,
+        whole if c.class_weights is None and not isinstance(c.labels, Masks) else None,
         c.block_size,
         tuple(sorted(static.items(), key=itemgetter(0))),
     )

@@ -63,7 +63,7 @@ def _one(block: Block, column: Array, exists: Array) -> Block:
     columns = jnp.arange(block.positive.shape[1], dtype=jnp.int32)
     chosen = block.positive & (columns[None, :] == column[:, None])
     # A sweep over the positives visits one place only: the positive's own.
-    anchors = block.anchor_facts._replace(start=column, size=exists.astype(jnp.int32))
+    anchors = block.anchor_facts._replace(start=column, size=exists.astype(jnp.int32), order=None)
     candidates = block.candidate_facts._replace(order=columns)
     return replace(_chosen(block, chosen), anchor_facts=anchors, candidate_facts=candidates, column=column)
 

@@ -1,4 +1,4 @@
-"""Positives and negatives by label: facts about anchors and candidates, masks, and positives one after the other."""
+"""Positives and negatives, by label or as given: facts about anchors and candidates, and positives one by one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxml.losses.kernels.reductions import number, row_counts
+from jaxml.losses.kernels.reductions import number, row_count, row_counts
 
 Array = jax.Array
+
+
+class Masks(NamedTuple):
+    """Which candidates are an anchor's positives, and which its negatives; a loss may be given them in place of labels.
+
+    Candidates are the images of the batch, of all devices, or the references where there are some. An image is never
+    its own candidate, whatever the masks say, and one that is neither positive nor negative does not count.
+    """
+
+    positive: Array
+    """bool [B, M]: anchors by candidates."""
+    negative: Array
+    """bool [B, M]"""
 
 
 class Anchors(NamedTuple):
@@ -25,6 +38,10 @@ class Anchors(NamedTuple):
     """int32 [b]: where the anchor's label begins in `Candidates.order`."""
     size: Array
     """int32 [b]: candidates with the anchor's label, the anchor itself included if it is one."""
+    given: Masks | None = None
+    """The masks of the anchors, where they take the place of labels; `size` is the number of positives then."""
+    order: Array | None = None
+    """int32 [b, M]: candidates of each anchor, its positives first, where masks are given and `in_order` was asked."""
 
 
 class Candidates(NamedTuple):
@@ -40,17 +57,8 @@ class Candidates(NamedTuple):
     """int32 [M]: candidates sorted by label, so that the positives of an anchor lie side by side."""
 
 
-class Masks(NamedTuple):
-    """Which candidates are an anchor's positives, and which its negatives."""
-
-    positive: Array
-    """bool [b, M]"""
-    negative: Array
-    """bool [b, M]"""
-
-
 def facts(
-    labels: Array,
+    labels: Array | Masks,
     ids: Array,
     candidate_labels: Array,
     candidate_ids: Array | None,
@@ -59,12 +67,14 @@ def facts(
     """Find each anchor's positives by sorting the candidates' labels; no class size need be known.
 
     Args:
-        labels: int32 [B], of the anchors.
+        labels: int32 [B], of the anchors; or masks in their place, for which the candidates' labels do not matter.
         ids: int32 [B], their places in the global batch.
         candidate_labels: int32 [M].
         candidate_ids: int32 [M]; None for references.
         mask: bool [M], which candidates are there; all if None.
     """
+    if isinstance(labels, Masks):
+        return _facts_of_masks(labels, ids, candidate_ids, mask)
     sorted_by = candidate_labels
     if mask is None:
         order = jnp.argsort(sorted_by).astype(jnp.int32)
@@ -89,8 +99,34 @@ def facts(
     return Anchors(labels, ids, real, start, size), Candidates(candidate_labels, candidate_ids, mask, order)
 
 
+def _facts_of_masks(
+    given: Masks, ids: Array, candidate_ids: Array | None, mask: Array | None
+) -> tuple[Anchors, Candidates]:
+    """`facts` of masks."""
+    there = jnp.ones(given.positive.shape, bool)
+    if candidate_ids is not None:
+        there = ids[:, None] != candidate_ids[None, :]
+    if mask is not None:
+        there = there & mask[None, :]
+    given = Masks(*(relation & there for relation in given))
+    none = jnp.zeros_like(ids)
+    anchors = Anchors(none, ids, jnp.ones(ids.shape, bool), none, row_count(given.positive), given)
+    count = given.positive.shape[1]
+    columns = jnp.arange(count, dtype=jnp.int32)
+    return anchors, Candidates(jnp.zeros_like(columns), candidate_ids, mask, columns)
+
+
+def in_order(anchors: Anchors) -> Anchors:
+    """The anchors with their candidates in an order for `column_of_positive`, where masks are given."""
+    if anchors.given is None:
+        return anchors
+    return anchors._replace(order=jnp.argsort(~anchors.given.positive, axis=1, stable=True).astype(jnp.int32))
+
+
 def masks(anchors: Anchors, candidates: Candidates) -> Masks:
     """Positives have the anchor's label and are not the anchor; negatives have another label. Two bool [b, M]."""
+    if anchors.given is not None:
+        return anchors.given
     real = anchors.real[:, None]
     same = anchors.labels[:, None] == candidates.labels[None, :]
     if candidates.mask is not None:
@@ -102,7 +138,9 @@ def masks(anchors: Anchors, candidates: Candidates) -> Masks:
 
 
 def pair_numbers(anchors: Anchors, candidates: Candidates) -> Array:
-    """Numbers of positives and of negatives of each anchor, float32 [2, b]; from the labels alone."""
+    """Numbers of positives and of negatives of each anchor, float32 [2, b]; from the labels alone, or given masks."""
+    if anchors.given is not None:
+        return jnp.stack([row_count(relation) for relation in anchors.given]).astype(jnp.float32)
     there = candidates.labels.shape[0] if candidates.mask is None else number(candidates.mask)
     # An anchor is among the candidates of its label, unless these are references.
     positives = anchors.size - (candidates.ids is not None)
@@ -126,4 +164,8 @@ def column_of_positive(k: Array, anchors: Anchors, candidates: Candidates) -> tu
     shape = (-1,) if k.ndim == 0 else (-1, 1)
     start, size = anchors.start.reshape(shape), anchors.size.reshape(shape)
     last = candidates.order.shape[0] - 1
-    return candidates.order[jnp.clip(start + k, 0, last)], k < size
+    place = jnp.clip(start + k, 0, last)
+    if anchors.order is None:
+        return candidates.order[place], k < size
+    own = jnp.take_along_axis(anchors.order, place.reshape(place.shape[0], -1), axis=1)
+    return own.reshape(place.shape), k < size

@@ -39,8 +39,8 @@ def terms(window: Window, formula: Formula, distances: Array, block: Block, opti
         options: the margin is used.
     """
     if formula.kind == "soft":
-        # Where (a, p, n) is mined, so is (p, a, n): in a batch compared with itself, and nothing left out.
-        of_itself = block.candidate_facts.ids is not None
+        # Where (a, p, n) is mined, so is (p, a, n): in a batch compared with itself by labels, and nothing left out.
+        of_itself = block.candidate_facts.ids is not None and block.anchor_facts.given is None
         symmetric = of_itself and block.all_positives and window is anywhere
         return _soft(formula, window, symmetric, distances, block.candidates, options.margin, block)
     return _of_differences(formula, window, distances, options.margin, block)
