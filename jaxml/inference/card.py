@@ -27,7 +27,7 @@ def render(config: Config, dimensions: int, about: Mapping[str, Any], address: s
     """
     data, model, settings = config.data, config.model, config.eval
     weights, results = about.get("weights") or {}, about.get("results") or {}
-    loss = dict(about.get("loss") or {})
+    loss, teacher = dict(about.get("loss") or {}), about.get("teacher")
     known = {
         "data set": data.source,
         "pictures": about.get("images"),
@@ -41,6 +41,8 @@ def render(config: Config, dimensions: int, about: Mapping[str, Any], address: s
         "mean of a picture and its mirror image": _yes(settings.mirror),
         "mean of central crops, as shares of the side": ", ".join(map(str, settings.crops)),
         "loss": ", ".join([str(loss.pop("name")), *(f"{k} {v}" for k, v in loss.items())]) if loss else None,
+        "learned from the network": teacher
+        and "{source}, step {step}: {backbone}, {dimensions} numbers".format(**teacher),
         "step of the checkpoint": about.get("step"),
         "pretrained weights": weights.get("source"),
     }
@@ -58,6 +60,7 @@ def render(config: Config, dimensions: int, about: Mapping[str, Any], address: s
             test=results.get("test") or {},
             baselines=results.get("baselines") or {},
             weights=weights.get("source"),
+            seen=weights.get("seen", 0),
             license=weights.get("license"),
         )
     )

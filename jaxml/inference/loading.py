@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def load(path: str | Path) -> Model:
             f"{printable(path)} holds no run and no saved network: there is no config.json. Give the "
             f"--workdir of a run, or a folder that model.save wrote"
         )
-    if (folder / saved_network.ARRAYS).is_file():
+    if saved_network.is_saved(folder):
         return Model(*saved_network.read(folder))
     network, state = load_variables(folder)
     params, batch_stats = state.network
@@ -54,12 +55,16 @@ def load(path: str | Path) -> Model:
 
 def _about(workdir: Path, step: int, config: Config) -> dict[str, Any]:
     """What the directory of a run says of its training, without a path of this machine."""
-    lines = _lines(workdir / "data.jsonl")
+    pictures = workdir / "data.jsonl"
+    lines = pictures.read_text(encoding="utf-8").splitlines() if pictures.is_file() else []
     weights = _content(workdir / "weights.json")
+    teacher = _content(workdir / "teacher.json")
     results = _content(workdir / "results.json")
+    by_labels = not config.distill.teacher or config.distill.loss_weight > 0
     return {
         "step": step,
-        "loss": {"name": config.loss.name, **dict(config.loss.options)},
+        "loss": {"name": config.loss.name, **dict(config.loss.options)} if by_labels else None,
+        "data": hashlib.sha256(pictures.read_bytes()).hexdigest() if lines else None,
         "images": max(len(lines) - 1, 0) or None,
         "classes": len(json.loads(lines[0])) if lines else None,
         "weights": weights
@@ -67,6 +72,15 @@ def _about(workdir: Path, step: int, config: Config) -> dict[str, Any]:
             "source": _without_folder(str(weights.get("source", ""))),
             "sha256": weights.get("sha256"),
             "license": (weights.get("metadata") or {}).get("license"),
+            "seen": len((weights.get("seen") or {}).get("classes", ())),
+        },
+        "teacher": teacher
+        and {
+            "source": _without_folder(str(teacher.get("teacher", ""))),
+            "step": teacher.get("step"),
+            "sha256": teacher.get("sha256"),
+            "backbone": teacher["config"]["model"]["backbone"],
+            "dimensions": teacher["config"]["model"]["feature_size"],
         },
         "results": results and {"test": results.get("test"), "baselines": results.get("baselines")},
     }
@@ -80,7 +94,3 @@ def _content(path: Path) -> dict[str, Any] | None:
     """The table in a JSON file; None where there is none."""
     content = parse_json(path.read_bytes(), printable(path)) if path.is_file() else None
     return content if isinstance(content, dict) else None
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

@@ -52,6 +52,17 @@ def write(
     write_json(folder / CONFIG, content)
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is one that `write` made, by its CONFIG; that of a run has only sections.
+
+    Raises:
+        ValueError: CONFIG is no JSON file.
+    """
+    path = folder / CONFIG
+    content = parse_json(path.read_bytes(), printable(path)) if path.is_file() else None
+    return isinstance(content, dict) and "format" in content
+
+
 def read(folder: Path) -> tuple[Config, dict[str, Any], dict[str, Any]]:
     """Configuration, variables {"params", "batch_stats"}, and what `write` was told of the training.
 
@@ -73,6 +84,10 @@ def read(folder: Path) -> tuple[Config, dict[str, Any], dict[str, Any]]:
         module = build(config.model)
     except ValueError as error:
         raise ValueError(f"{printable(path)}: {error}") from None
+    if not (folder / ARRAYS).is_file():
+        raise ValueError(
+            f"{printable(folder)} is a saved network without its {ARRAYS}; save, copy or download the folder again"
+        )
     file = readers.read(folder / ARRAYS)
     if file.sha256 != content.get("sha256"):
         raise ValueError(

@@ -30,6 +30,8 @@ SEEN = {
     "train+val": "all of which were trained on, for there are no others",
 }
 """By the part, what the network has seen of them."""
+LISTED = 5
+"""Classes that are named as learned before."""
 
 
 def write(
@@ -46,6 +48,7 @@ def write(
     clusters: np.ndarray | None = None,
     baselines: Sequence[tuple[str, Mapping[str, float]]] = (),
     split: str = "test",
+    seen: Sequence[str] = (),
     seed: int = 0,
 ) -> None:
     """Write the report of one run on one split to `path`.
@@ -63,6 +66,7 @@ def write(
         clusters: int [N]; by default the first of the K-means runs that `evaluate` scores with this seed.
         baselines: pairs of a name and the results of other embeddings of these images.
         split: name of the part that the images are of.
+        seen: names of the classes that the weights which training began with had learned.
         seed: chooses the pictures that are shown, the same ones for every run.
 
     Raises:
@@ -93,7 +97,7 @@ def write(
         config=config,
         cub=cub,
         ours=scores.OURS,
-        facts=_facts(config, labels, split),
+        facts=_facts(config, labels, split, seen),
         numbers=_numbers(history, results, baselines),
         clustering=scores.table(scores.CLUSTERING, [*runs, *published]),
         retrieval=scores.table(scores.RETRIEVAL, runs),
@@ -118,11 +122,17 @@ def readable(class_name: str) -> str:
     return re.sub(r"^\d{3}\.(?=\D)", "", class_name).replace("_", " ").strip() or class_name
 
 
-def _facts(config: Config, labels: np.ndarray, split: str) -> str:
-    """What was trained, and the classes of `labels` int [N] that it is tested on."""
+def _facts(config: Config, labels: np.ndarray, split: str, seen: Sequence[str]) -> str:
+    """What was trained, and the classes of `labels` int [N] that it is tested on, of which `seen` had been learned."""
     data, train = config["data"], config["train"]
+    names = ", ".join(map(readable, seen[:LISTED])) + ", ..." * (len(seen) > LISTED)
+    before = (
+        f" But the weights that training began with had learned {len(seen)} of them ({names})."
+        if seen
+        else ""
+    )
     return (
-        f"{len(labels):,} images of {len(np.unique(labels))} {split} classes, {SEEN.get(split, SEEN['test'])}. "
+        f"{len(labels):,} images of {len(np.unique(labels))} {split} classes, {SEEN.get(split, SEEN['test'])}.{before} "
         f"Loss {config['loss']['name']}, {config['model']['feature_size']} dimensions, {train['steps']:,} steps of "
         f"{data['classes_per_batch']} classes \u00d7 {data['images_per_class']} images, seed {train['seed']}."
     )

@@ -24,6 +24,8 @@ from jaxml.training.weights import load_weights
 
 RESULTS = "results.json"
 """File of the metrics in a run's directory."""
+WEIGHTS = "weights.json"
+"""File that says which weights a run began with."""
 
 
 def score(run: Run, embeddings: np.ndarray, rows: np.ndarray) -> dict[str, float]:
@@ -108,6 +110,7 @@ def write_report(run: Run, results: dict[str, Any], rows: np.ndarray, embeddings
         images=next(run.images.read([rows])),
         class_names=run.images.index.class_names,
         files=[run.images.index.names[row] for row in rows],
+        seen=(_weights(run).get("seen") or {}).get("classes", ()),
     )
     return path
 
@@ -162,10 +165,16 @@ def frozen_features(run: Run, rows: np.ndarray) -> np.ndarray:
 
 def _warn_changed(run: Run, sha256: str) -> None:
     """Warn if the pretrained weights are not those that the run began with, by their hash."""
-    path = run.workdir / "weights.json"
-    if path.is_file() and parse_json(path.read_bytes(), path)["sha256"] != sha256:
+    if (known := _weights(run)) and known["sha256"] != sha256:
         warnings.warn(
-            f"--model.weights {run.config.model.weights} has changed since the run began with it (see {path}): the "
-            f"baseline of frozen features is of what it is now",
+            f"--model.weights {run.config.model.weights} has changed since the run began with it (see "
+            f"{run.workdir / WEIGHTS}): the baseline of frozen features is of what it is now",
             stacklevel=3,
         )
+
+
+def _weights(run: Run) -> dict[str, Any]:
+    """What `weights.json` of a run holds; nothing where it began from random numbers."""
+    path = run.workdir / WEIGHTS
+    found: dict[str, Any] = parse_json(path.read_bytes(), path) if path.is_file() else {}
+    return found

@@ -20,6 +20,7 @@ from jaxml.training.loop import fit
 from jaxml.training.preemption import GO_ON, StopSignals
 from jaxml.training.results import frozen_features, write_results
 from jaxml.training.run import Run, open_run
+from jaxml.training.seen import seen_classes
 from jaxml.training.weights import load_weights, taken
 
 
@@ -96,6 +97,8 @@ def _learn(
         state, weights = load_weights(config, run.state)
         run.state = learner.averaged(config, state)
         distributed.say(taken(weights, state))
+        find = partial(seen_classes, config, run.images, run.reported, run.pictures)
+        weights["seen"] = distributed.on_main(find)
     distributed.on_main(partial(_claim, directory, run, weights, before))
     distributed.say(optimizer.table(config, run.state.params))
     fit(run, callbacks)

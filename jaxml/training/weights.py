@@ -88,8 +88,11 @@ def _of_network(
 
 def _read(folder: Path) -> tuple[dict[str, Any], int | None, Config]:
     """Variables {"params", "batch_stats"} by which a trained network embeds, its step, and its configuration."""
-    if (folder / saved_network.ARRAYS).is_file():
-        config, variables, about = saved_network.read(folder)
+    if saved_network.is_saved(folder):
+        try:
+            config, variables, about = saved_network.read(folder)
+        except ValueError as error:
+            raise WeightFormatError(f"--model.weights: {error}") from None
         step = about.get("step")
         return variables, step if isinstance(step, int) else None, config
     try:

@@ -104,6 +104,15 @@ def test_the_card_says_what_is_known(model, tmp_path):
     assert "license" not in head
 
 
+def test_a_card_names_the_teacher_and_what_was_seen(model):
+    teacher = {"source": "wi|de", "step": 500, "sha256": "ab", "backbone": "resnet50", "dimensions": 512}
+    weights = {"source": "first", "sha256": "cd", "license": None, "seen": 3}
+    text = card.render(model.config, 8, {**model.about, "teacher": teacher, "weights": weights})
+    assert r"| learned from the network | wi\|de, step 500: resnet50, 512 numbers |" in text
+    assert "the network that training began with had learned 3 of them" in text
+    assert "learned from the network" not in card.render(model.config, 8, model.about)
+
+
 def test_a_card_with_baselines_and_weights(model):
     about = {
         **model.about,
@@ -122,6 +131,7 @@ def test_a_card_with_baselines_and_weights(model):
     assert r"| pretrained weights | net\|work.safetensors |" in lines
     assert "state this licence: BSD-3-Clause." in text
     assert yaml.safe_load(text.split("---")[1])["license_name"] == "BSD-3-Clause"
+    assert "had learned" not in text
     unknown = card.render(model.config, 8, {})
     assert "No scores of test classes are known." in unknown
     assert str(Path.home()) not in unknown

@@ -103,6 +103,18 @@ def test_self_contained_and_complete(tmp_path):
     assert "raw pixels 0.111" in "".join(parsed.text)
 
 
+def test_classes_that_the_weights_had_learned_are_stated(tmp_path):
+    values = inputs()
+    text, _ = written(tmp_path, **values)
+    assert "had learned" not in text
+    _, parsed = written(tmp_path, **values, seen=[f"00{i}.Class_<{i}>" for i in range(7)])
+    names = ", ".join(f"Class <{i}>" for i in range(5))
+    assert (
+        f"none of which was trained on. But the weights that training began with had learned 7 of them ({names}, ...)."
+        in (" ".join(parsed.text))
+    )
+
+
 def test_frames_agree_with_labels(tmp_path):
     values = inputs(classes=6, noise=1.0)
     text, parsed = written(tmp_path, **values)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxml
 from jaxml import config as configs
 from jaxml.config import Config
 from jaxml.data.sampling import class_table, sample
@@ -168,6 +169,10 @@ def test_stopped_and_resumed_is_the_same_run(config, teachers, tmp_path, source)
     record = json.loads((tmp_path / "stopped/teacher.json").read_text())
     assert (record["teacher"], record["step"]) == (str(teachers[0]), 3)
     assert configs.from_dict(record["config"]) == configs.load(teachers[0] / "config.json")
+    about = jaxml.load(tmp_path / "whole").about
+    known = {"source": "run1", "step": 3, "backbone": "shallow", "dimensions": 24}
+    assert about["teacher"] == {**known, "sha256": record["sha256"]}
+    assert about["loss"]["name"] == config.loss.name
     # The teacher has moved.
     moved = shutil.copytree(teachers[0], tmp_path / "moved")
     train.train(configs.override(config, {"distill.teacher": str(moved)}), tmp_path / "stopped", resume=True)

@@ -3,16 +3,20 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxml
 from jaxml import config as configs
+from jaxml.inference import card
 from jaxml.models.weights.readers import WeightFormatError
 from jaxml.training import learner, results, run, start, train
+from jaxml.training.seen import learned, seen_classes
 from jaxml.training.weights import load_weights
 from tests.training.test_run import Stop, StopAt, assert_same_run, config, pictures, rows, untrained  # noqa: F401
 
@@ -138,6 +142,93 @@ def test_the_path_is_kept_whole_and_the_run_goes_on_from_anywhere(first, second,
     train.train(start.from_anywhere(second), tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
     assert rows(tmp_path / "whole")[0]["loss"] != rows(first)[0]["loss"]
+
+
+def test_test_classes_that_the_weights_have_learned_are_told(first, second, tmp_path):
+    second = replace(second, data=replace(second.data, split="6-9/0-2/3-5"))
+    with pytest.warns(UserWarning, match=r"2 of the 3 test classes \(class3, class4\), 16 of whose pictures"):
+        train.train(second, tmp_path / "second")
+    report = json.loads((tmp_path / "second/weights.json").read_text())
+    assert report["seen"] == {"classes": ["class3", "class4"], "pictures": 16}
+    page = (tmp_path / "second/report.html").read_text()
+    assert "But the weights that training began with had learned 2 of them (class3, class4)." in page
+    model = jaxml.load(tmp_path / "second")
+    assert "had learned 2 of them" in card.render(model.config, 8, model.about)
+    assert "had learned" not in card.render(model.config, 8, jaxml.load(first).about)
+
+
+def renamed(root, place):
+    """The same pictures with other names of classes."""
+    for folder in root.iterdir():
+        shutil.copytree(folder, place / f"other {folder.name}")
+
+
+def redrawn(root, place):
+    """Other pictures with the same names of classes."""
+    shutil.copytree(root, place)
+    for path in place.rglob("*.png"):
+        Image.open(path).rotate(90).save(path)
+
+
+def both(root, place):
+    redrawn(root, place.parent / "redrawn")
+    renamed(place.parent / "redrawn", place)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize(
+    ("change", "classes", "copies"),
+    [
+        (None, ["class3", "class4"], 16),
+        (renamed, ["other class3", "other class4"], 16),
+        (redrawn, ["class3", "class4"], 0),
+        (both, [], 0),
+    ],
+)
+def test_classes_are_known_by_their_names_and_pictures(
+    config, pictures, tmp_path, change, classes, copies, saved
+):
+    untrained(config, tmp_path / "first", [3])
+    weights = tmp_path / "first"
+    if saved:
+        jaxml.load(weights).save(tmp_path / "saved")
+        weights = tmp_path / "saved"
+    if change:
+        change(pictures, tmp_path / "pictures")
+        config = replace(config, data=replace(config.data, root=str(tmp_path / "pictures")))
+    config = with_model(replace(config, data=replace(config.data, split="6-9/0-2/3-5")), weights=str(weights))
+    opened = run.open_run(config, tmp_path / "second")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = seen_classes(config, opened.images, "test", opened.pictures)
+    # A saved network has no list of pictures, but knows the whole data set again.
+    if saved and change:
+        assert found is None
+        assert not caught
+        return
+    assert found == {"classes": classes, "pictures": copies}
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == bool(classes)
+    assert not said or ("from other pictures" in said[0]) == (copies == 0)
+    assert seen_classes(config, opened.images, "train", opened.pictures) is None
+
+
+def test_a_damaged_list_of_pictures_is_named(config, tmp_path):
+    untrained(config, tmp_path / "first", [3])
+    (tmp_path / "first/data.jsonl").write_text('["class0"]\n["a"]\n')
+    opened = run.open_run(config, tmp_path / "second")
+    with pytest.raises(ValueError, match=r"--model\.weights: \S+data\.jsonl is damaged"):
+        learned(tmp_path / "first", opened.pictures)
+
+
+def test_a_saved_network_without_its_arrays_is_named(config, tmp_path):
+    untrained(config, tmp_path / "first", [3])
+    jaxml.load(tmp_path / "first").save(tmp_path / "saved")
+    (tmp_path / "saved/model.safetensors").unlink()
+    with pytest.raises(
+        WeightFormatError, match=r"--model\.weights: \S+saved is a saved network without its model"
+    ):
+        load_weights(with_model(config, weights=str(tmp_path / "saved")), learner.create(config, 5)[1])
 
 
 def test_a_folder_called_auto_is_not_taken_for_the_package(config, tmp_path, monkeypatch):
