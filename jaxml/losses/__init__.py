@@ -24,6 +24,7 @@ from jaxml.losses.classification import (
     subcenter_arcface,
 )
 from jaxml.losses.inputs import input_triplets, triplet_distances
+from jaxml.losses.kernels.divided_classes import DividedClasses
 from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.listwise import fast_ap, recall_at_k, smooth_ap
 from jaxml.losses.margin import margin, margin_beta
@@ -83,6 +84,7 @@ PARAMETERS: dict[str, Callable[..., jax.Array]] = {
 __all__ = [
     "LOSSES",
     "PARAMETERS",
+    "DividedClasses",
     "Memory",
     "arcface",
     "circle",
