@@ -28,6 +28,7 @@ from jaxml.losses.classification import (
 from jaxml.losses.combined import multi
 from jaxml.losses.distributions import histogram
 from jaxml.losses.inputs import input_triplets, triplet_distances
+from jaxml.losses.kernels.divided_classes import DividedClasses
 from jaxml.losses.kernels.relations import Masks
 from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.listwise import fast_ap, recall_at_k, smooth_ap
@@ -103,6 +104,7 @@ __all__ = [
     "LOSSES",
     "PARAMETERS",
     "REGULARIZERS",
+    "DividedClasses",
     "Masks",
     "Memory",
     "angular",

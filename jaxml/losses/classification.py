@@ -7,6 +7,7 @@ from jax import Array
 
 from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.classes import classify, lowered, multiplied, no_margin, widened
+from jaxml.losses.kernels.divided_classes import DividedClasses
 from jaxml.losses.proxies import centres as _centres
 
 Aux = dict[str, Array]
@@ -26,6 +27,7 @@ def normalized_softmax(
     class_weights: Array | None = None,
     block_size: int | None = None,
     axis_name: str | None = None,
+    divided: DividedClasses | None = None,
 ) -> tuple[Array, Aux]:
     """Classify by a softmax over the cosine similarities s to the proxies.
 
@@ -39,8 +41,9 @@ def normalized_softmax(
         proxies: float [classes, D].
         scale: above 0, one by the temperature, which is 0.05 in the paper.
         class_weights: float [classes], not negative; 1 each if None.
-        block_size: anchors at a time; chosen for the device if None.
+        block_size: anchors at a time, or classes where these are divided; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+        divided: how classes are divided over these devices, which hold a share of them; all hold all classes if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` and `valid` images (the same).
@@ -61,7 +64,7 @@ def normalized_softmax(
         0.103, 4 of 4 images
     """
     args = embeddings, labels, "proxies", proxies, 2, block_size, axis_name
-    return classify(no_margin, args, scale, 0.0, class_weights)
+    return classify(no_margin, args, divided, scale, 0.0, class_weights)
 
 
 def cosface(
@@ -74,6 +77,7 @@ def cosface(
     class_weights: Array | None = None,
     block_size: int | None = None,
     axis_name: str | None = None,
+    divided: DividedClasses | None = None,
 ) -> tuple[Array, Aux]:
     """Classify by cosine similarities s to the proxies, of which the own one is lowered by a margin.
 
@@ -88,8 +92,9 @@ def cosface(
         scale: above 0.
         margin: at least 0, of the similarity.
         class_weights: float [classes], not negative; 1 each if None.
-        block_size: anchors at a time; chosen for the device if None.
+        block_size: anchors at a time, or classes where these are divided; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+        divided: how classes are divided over these devices, which hold a share of them; all hold all classes if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` and `valid` images (the same).
@@ -111,7 +116,7 @@ def cosface(
     """
     checks.number("margin", margin, minimum=0.0)
     args = embeddings, labels, "proxies", proxies, 2, block_size, axis_name
-    return classify(lowered, args, scale, margin, class_weights)
+    return classify(lowered, args, divided, scale, margin, class_weights)
 
 
 def arcface(
@@ -124,6 +129,7 @@ def arcface(
     class_weights: Array | None = None,
     block_size: int | None = None,
     axis_name: str | None = None,
+    divided: DividedClasses | None = None,
 ) -> tuple[Array, Aux]:
     """Classify by cosines of the angles t to the proxies, of which the own one is widened by a margin.
 
@@ -139,8 +145,9 @@ def arcface(
         scale: above 0.
         margin: 0 to pi, of the angle in radians.
         class_weights: float [classes], not negative; 1 each if None.
-        block_size: anchors at a time; chosen for the device if None.
+        block_size: anchors at a time, or classes where these are divided; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+        divided: how classes are divided over these devices, which hold a share of them; all hold all classes if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` and `valid` images (the same).
@@ -163,7 +170,7 @@ def arcface(
     """
     checks.number("margin", margin, minimum=0.0, maximum=np.pi)
     args = embeddings, labels, "proxies", proxies, 2, block_size, axis_name
-    return classify(widened, args, scale, margin, class_weights)
+    return classify(widened, args, divided, scale, margin, class_weights)
 
 
 def subcenter_arcface(
@@ -176,6 +183,7 @@ def subcenter_arcface(
     class_weights: Array | None = None,
     block_size: int | None = None,
     axis_name: str | None = None,
+    divided: DividedClasses | None = None,
 ) -> tuple[Array, Aux]:
     """Classify as `arcface` does, by the nearest of several centres of each class.
 
@@ -192,8 +200,9 @@ def subcenter_arcface(
         scale: above 0.
         margin: 0 to pi, of the angle in radians.
         class_weights: float [classes], not negative; 1 each if None.
-        block_size: anchors at a time; chosen for the device if None.
+        block_size: anchors at a time, or classes where these are divided; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+        divided: how classes are divided over these devices, which hold a share of them; all hold all classes if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` and `valid` images (the same).
@@ -215,7 +224,7 @@ def subcenter_arcface(
     """
     checks.number("margin", margin, minimum=0.0, maximum=np.pi)
     args = embeddings, labels, "centres", centres, 3, block_size, axis_name
-    return classify(widened, args, scale, margin, class_weights)
+    return classify(widened, args, divided, scale, margin, class_weights)
 
 
 def sphereface(
@@ -228,6 +237,7 @@ def sphereface(
     class_weights: Array | None = None,
     block_size: int | None = None,
     axis_name: str | None = None,
+    divided: DividedClasses | None = None,
 ) -> tuple[Array, Aux]:
     """Classify by cosines of the angles t to the proxies, of which the own one is multiplied by a margin.
 
@@ -243,8 +253,9 @@ def sphereface(
         scale: above 0; 1 in the paper, whose embeddings are not normalised.
         margin: at least 1, a whole number in the paper, by which the angle is multiplied.
         class_weights: float [classes], not negative; 1 each if None.
-        block_size: anchors at a time; chosen for the device if None.
+        block_size: anchors at a time, or classes where these are divided; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+        divided: how classes are divided over these devices, which hold a share of them; all hold all classes if None.
 
     Returns:
         float32 loss, and a dict with the float32 numbers of `active` and `valid` images (the same).
@@ -266,4 +277,4 @@ def sphereface(
     """
     checks.number("margin", margin, minimum=1.0)
     args = embeddings, labels, "proxies", proxies, 2, block_size, axis_name
-    return classify(multiplied, args, scale, margin, class_weights, by_length=True)
+    return classify(multiplied, args, divided, scale, margin, class_weights, by_length=True)

@@ -57,7 +57,8 @@ def proxy_nca(
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
 
     Returns:
-        float32 loss (without own_in_sum it can be negative), and a dict with the float32 numbers of `active` and `valid` images.
+        float32 loss, which can be negative without own_in_sum, and a dict with the float32 numbers of `active` and
+        `valid` images.
 
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.

@@ -126,7 +126,7 @@ def loss_function(config: Config, class_weights: np.ndarray | None = None) -> Lo
     if config.train.mode == "input_triplets":
         function = losses.input_triplets
     taken = keywords(function)
-    own = [p for p in taken if p not in ("axis_name", "key") and not p.startswith("reference")]
+    own = [p for p in taken if p not in ("axis_name", "divided", "key") and not p.startswith("reference")]
     allowed = [*own, *(keywords(losses.PARAMETERS[name]) if name in losses.PARAMETERS else ())]
     if unknown := sorted(set(options) - set(allowed)):
         raise ValueError(f"--loss.options: {name} has no {', '.join(unknown)}; it takes {', '.join(allowed)}")

@@ -166,7 +166,9 @@ def _boolean(name: str, value: Any, shape: tuple[int, ...], means: str) -> Array
     return jnp.asarray(mask)
 
 
-def centres(name: str, value: Any, labels: Any, width: int, ndim: int = 2) -> tuple[Array, Array]:
+def centres(
+    name: str, value: Any, labels: Any, width: int, ndim: int = 2, parts: int = 1
+) -> tuple[Array, Array]:
     """Check proxies or centres, float [classes, ..., D], and labels int [B] that index them.
 
     Args:
@@ -175,6 +177,7 @@ def centres(name: str, value: Any, labels: Any, width: int, ndim: int = 2) -> tu
         labels: of the batch.
         width: D, of the embeddings.
         ndim: 2 for proxies, 3 for centres.
+        parts: devices that the classes are divided over, whose labels are those of all of them.
 
     Returns:
         float32 [classes, ..., D] and int32 [B].
@@ -188,7 +191,7 @@ def centres(name: str, value: Any, labels: Any, width: int, ndim: int = 2) -> tu
         raise ValueError(
             f"{name} must be a float array {form} with D = {width}, got {value.dtype} {value.shape}"
         )
-    return jnp.asarray(value, jnp.float32), class_indices(name, value.shape[0], labels)
+    return jnp.asarray(value, jnp.float32), class_indices(name, parts * value.shape[0], labels)
 
 
 def boundaries(name: str, value: Any, labels: Any) -> tuple[Array, Array]:

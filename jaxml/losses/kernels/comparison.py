@@ -95,6 +95,8 @@ def compare_with_classes(
     ndim: int,
     block_size: int | None = None,
     axis_name: str | None = None,
+    *,
+    parts: int = 1,
 ) -> Comparison:
     """Check a batch and the learned points of the classes that it is compared with, called `name` in messages.
 
@@ -106,6 +108,7 @@ def compare_with_classes(
         ndim: 2 or 3.
         block_size: as in `compare`.
         axis_name: as in `compare`.
+        parts: devices that the classes are divided over; the points are then one of so many parts.
 
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
@@ -113,7 +116,7 @@ def compare_with_classes(
     checks.block_size(block_size)
     labels, weights = _weights(labels)
     x, y = checks.labelled(embeddings, labels)
-    points, y = checks.centres(name, points, y, x.shape[1], ndim)
+    points, y = checks.centres(name, points, y, x.shape[1], ndim, parts)
     return Comparison(x, y, _as_references(points), block_size, axis_name, weights)
 
 

@@ -23,6 +23,12 @@ def over_devices(x: Array, axis_name: str | None) -> Array:
     return x if axis_name is None else jax.lax.psum(x, axis_name)
 
 
+def log_sum_exp_over_devices(x: Array, axis_name: str) -> Array:
+    """log(sum over devices of e^x), elementwise, without overflow; an array of any shape."""
+    top = jax.lax.pmax(jax.lax.stop_gradient(x), axis_name)
+    return top + jnp.log(over_devices(jnp.exp(x - top), axis_name))
+
+
 def number_of_devices(axis_name: str | None) -> int:
     """Devices that the batch is divided over."""
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
@@ -35,6 +41,29 @@ def vary(tree: Any, axis_name: str | None) -> Any:
     # Adding a device-dependent zero works in every jax version, and inside pmap.
     zero = 0 * jax.lax.axis_index(axis_name)
     return jax.tree.map(lambda x: x + zero.astype(x.dtype), tree)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def own_part(tree: Any, axis_name: str | None) -> Any:
+    """Arrays of which each device holds another part; their gradient is whole on each device, not to be averaged.
+
+    In pmap, and in shard_map without check_vma, the gradient of a sum over devices is too large by their number, which
+    the mean over devices sets right for what they hold alike; here it is set right for what they do not.
+    """
+    return tree
+
+
+def _own_part_forward(tree: Any, axis_name: str | None) -> Any:
+    return tree, None
+
+
+def _own_part_backward(axis_name: str | None, _: None, gradients: Any) -> Any:
+    # The factor, 1 or the number of devices, as jax itself has it in this transformation.
+    too_large = jax.grad(partial(over_devices, axis_name=axis_name))(vary(jnp.float32(1.0), axis_name))
+    return (jax.tree.map(lambda g: g / too_large, gradients),)
+
+
+own_part.defvjp(_own_part_forward, _own_part_backward)
 
 
 def zeros_like(x: Array) -> Array:
