@@ -267,6 +267,23 @@ def test_damaged_and_missing_pictures_are_named_by_their_rows(folder):
         assert len(data.load(dataclasses.replace(config, on_error="skip")).items) == 10
 
 
+def test_the_table_of_the_documentation(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
+    text = re.search(r"^```csv\n(.*?)^```$", page, re.S | re.M).group(1)
+    (tmp_path / "birds.csv").write_text(text, encoding="utf-8")
+    (tmp_path / "birds").mkdir()
+    for number in range(1, 8):
+        Image.new("RGB", (100, 80)).save(tmp_path / "birds" / f"{number:04d}.jpg")
+    # One class cannot be divided into train and val, but there are rows of validation.
+    index = table.load(str(tmp_path / "birds.csv"))
+    assert (index.class_names, index.split) == (("robin", "heron", "wren"), "0-0/1-1/2-2")
+    assert index.boxes[3].tolist() == [15, 0, 55.5, 64]
+    assert index.retrieval.is_query.tolist() == [False, False, True, True, True, False, False]
+    assert index.retrieval.sequences[-2:] == ("film 1", "film 2")
+    rows = re.findall(r"^\| (`.*?) \|", page, re.M)
+    assert {name for row in rows for name in re.findall("`([a-z_0-9]+)`", row)} == {*table.COLUMNS}
+
+
 def at(row, **cells):
     """A change of one row of the list, which begins with row 2."""
 
