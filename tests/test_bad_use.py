@@ -92,9 +92,13 @@ CASES = {
         {"name": "poster", "num_classes": 10},
         {"name": ["nonsense", None, 3], "num_classes": POSITIVE},
     ),
+    splits.ranges: (
+        {"train": 10, "val": 0, "test": 5},
+        {"train": ["x", None, -1, 1.5, 4, 0], "val": ["x", None, -1, 1.5], "test": ["x", None, -1, 1.5]},
+    ),
     splits.split: (
         {"name": "poster", "num_classes": 10},
-        {"name": ["nonsense", None, 3, "", "0-1/1-2/3-4", "0-5/6-7/8-99"], "num_classes": POSITIVE},
+        {"name": ["nonsense", None, 3, "", "0-1/1-2/3-4", "0-5/6-7/8-99", "source"], "num_classes": POSITIVE},
     ),
     augment.augment: (
         {

@@ -179,7 +179,8 @@ def without_test_classes(config: Config) -> Config:
     from jaxml import data
     from jaxml.data import splits
 
-    split = splits.without_test(config.data.split, len(data.load(config.data).class_names))
+    index = data.load(config.data)
+    split = splits.without_test(config.data.split, len(index.class_names), index.split)
     return configs.override(config, {"data.split": split, "data.train_on": "train"})
 
 

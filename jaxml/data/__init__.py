@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from jaxml.config import Data
 from jaxml.data import manifest
-from jaxml.data.index import ImageError, Index
+from jaxml.data.index import ImageError, Index, Retrieval
 from jaxml.data.sources import SOURCES
 
-__all__ = ["SOURCES", "ImageError", "Index", "load"]
+__all__ = ["SOURCES", "ImageError", "Index", "Retrieval", "load"]
 
 
 def load(config: Data) -> Index:

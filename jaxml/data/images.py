@@ -63,7 +63,13 @@ def open_images(
         ImageError: an image cannot be decoded.
     """
     index = data.load(config)
-    parts = splits.split(config.split, len(index.class_names))
+    parts = splits.split(config.split, len(index.class_names), index.split)
+    if index.split and config.split in splits.NAMED:
+        warnings.warn(
+            f"--data.split {config.split} divides the classes otherwise than {config.source} states it; "
+            f"--data.split {splits.SOURCE} takes that division",
+            stacklevel=2,
+        )
     if not len(parts["test"]):
         # Test images are dropped altogether, so that nothing that tunes on this split can read one.
         index = index.take(np.flatnonzero(np.isin(index.labels, np.concatenate(list(parts.values())))))

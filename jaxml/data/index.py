@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,6 +15,47 @@ LARGEST = 2**30
 
 class ImageError(ValueError):
     """An image is missing, damaged, changed or too large; the message names the file and says what to do."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What the data set says of N images for protocols of retrieval, beside their classes."""
+
+    is_query: np.ndarray | None = None
+    """bool [N]: the images that are searched for; None if the data set does not say."""
+    is_gallery: np.ndarray | None = None
+    """bool [N]: the images among which is searched; an image may be both. Given where `is_query` is."""
+    categories: tuple[str, ...] = ()
+    """N names of groups of classes, "" for an image without one; empty if the data set has none."""
+    sequences: tuple[str, ...] = ()
+    """N names of what was photographed at one time, among which a query is not searched for, "" for an image alone;
+    empty if the data set has none."""
+
+    def check(self, n: int) -> None:
+        """ValueError unless everything that is given is of n images."""
+        for name in ("is_query", "is_gallery"):
+            flags = getattr(self, name)
+            if flags is not None and (flags.shape != (n,) or flags.dtype != bool):
+                raise ValueError(f"{name} must be bool [{n}]; got {flags.dtype} {flags.shape}")
+        if (self.is_query is None) != (self.is_gallery is None):
+            raise ValueError("is_query and is_gallery must be given together")
+        for name in ("categories", "sequences"):
+            if len(getattr(self, name)) not in (0, n):
+                raise ValueError(f"{name} must be {n} strings, one per item, or none")
+
+    def take(self, rows: np.ndarray) -> Retrieval:
+        """What is said of the images `rows` int [n] alone."""
+        return Retrieval(
+            is_query=None if self.is_query is None else self.is_query[rows],
+            is_gallery=None if self.is_gallery is None else self.is_gallery[rows],
+            categories=_taken(self.categories, rows),
+            sequences=_taken(self.sequences, rows),
+        )
+
+
+def _taken(values: tuple[str, ...], rows: np.ndarray) -> tuple[str, ...]:
+    """The values of rows int [n]; none where there are none."""
+    return tuple(values[i] for i in rows) if values else ()
 
 
 @dataclass(frozen=True)
@@ -34,6 +75,13 @@ class Index:
     """One per image, unique; used in reports and errors."""
     hashes: tuple[str, ...] = ()
     """N SHA-256 digests, one for the bytes of each item; empty until `manifest.check` has read them."""
+    split: str = ""
+    """The division of the classes that the data set itself states, as ranges that `splits.split` reads; "" if none."""
+    retrieval: Retrieval = field(default_factory=Retrieval)
+    """Queries, gallery, categories and sequences, as far as the data set has them."""
+    places: tuple[str, ...] = ()
+    """Where a list of the data set names each image, such as "birds.csv, row 7, column path", for errors; empty if no
+    list does."""
 
     def __post_init__(self) -> None:
         n = len(self.items)
@@ -53,6 +101,7 @@ class Index:
             raise ValueError(f"names must be {n} different strings, one per item")
         if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             raise ValueError(f"labels must lie in 0 .. {len(self.class_names) - 1}, the class_names given")
+        self.retrieval.check(n)
 
     def take(self, rows: np.ndarray) -> Index:
         """The index of the images `rows` int [n] alone; classes keep their numbers."""
@@ -62,5 +111,8 @@ class Index:
             boxes=None if self.boxes is None else self.boxes[rows],
             class_names=self.class_names,
             names=tuple(self.names[i] for i in rows),
-            hashes=tuple(self.hashes[i] for i in rows) if self.hashes else (),
+            hashes=_taken(self.hashes, rows),
+            split=self.split,
+            retrieval=self.retrieval.take(rows),
+            places=_taken(self.places, rows),
         )

@@ -59,16 +59,19 @@ def check(index: Index, config: Data) -> Index:
 
     def one(i: int) -> tuple[str, str]:
         """SHA-256 of an image, and what is wrong with it; empty where there is none."""
-        name = index.names[i]
+        name, place = index.names[i], f"{index.places[i]}: " if index.places else ""
         try:
             data = read(index.items[i], name)
             digest = hashlib.sha256(data).hexdigest()
             if name not in known:
                 decode(data, name, None, 1)
             elif digest != known[name]:
-                return digest, f"image {printable(name)} has changed since this data set was first read."
+                return (
+                    digest,
+                    f"{place}image {printable(name)} has changed since this data set was first read.",
+                )
         except ImageError as error:
-            return "", str(error)
+            return "", f"{place}{error}"
         return digest, ""
 
     results = list(parallel(one, len(index.items), "checking images"))

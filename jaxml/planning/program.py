@@ -65,22 +65,30 @@ def data_set(config: Config, images: int, classes: int) -> tuple[int, int]:
     """Numbers of images of the data set and of classes to learn from: those given, else those of a known source.
 
     Raises:
-        ValueError: no number is given, and the size of the source is not known.
+        ValueError: no number is given, and the size of the source is not known; or its division is not.
     """
     from jaxml.data import splits
-    from jaxml.data.sources import glyphs
+    from jaxml.data.sources import glyphs, in_shop, sop
 
     known = {
         "glyphs": (len(glyphs.CHARACTERS) * glyphs.IMAGES_PER_CLASS, len(glyphs.CHARACTERS)),
         **dict.fromkeys(("cub", "caltech_birds2011"), (11_788, 200)),
         "cars196": (16_185, 196),
-        "stanford_online_products": (120_053, 22_634),
+        **dict.fromkeys(("stanford_online_products", "sop"), (120_053, 22_634)),
+        "in_shop": (52_712, 7_982),
     }
     found = known.get(config.data.source, (0, 0))
     if not (images or found[0]) or not (classes or found[1]):
         raise ValueError(
             f"data.source {config.data.source}: say how large it is, with --images and --classes (all that it has)"
         )
-    parts = splits.split(config.data.split, classes or found[1])
+    official = {"sop": sop.COUNTS, "in_shop": in_shop.COUNTS}.get(config.data.source)
+    stated = splits.ranges(official["train classes"], 0, official["test classes"]) if official else ""
+    if config.data.split == splits.SOURCE and not stated:
+        raise ValueError(
+            f"data.split {splits.SOURCE}: a plan reads no data set, so that it does not know what {config.data.source} "
+            f"states; give the same as ranges train/val/test such as 0-59/60-79/80-99"
+        )
+    parts = splits.split(config.data.split, classes or found[1], stated)
     learned = sum(len(parts[part]) for part in config.data.train_on.split("+"))
     return images or found[0], learned

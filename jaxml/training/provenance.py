@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from jaxml import config as configs
 from jaxml.config import Config
-from jaxml.data import Index
+from jaxml.data import Index, splits
 from jaxml.errors import RunError
 from jaxml.files import printable, write_atomically
 
@@ -48,9 +49,12 @@ class Pictures:
 
     @classmethod
     def of(cls, index: Index) -> Pictures:
-        """Name, label, box and SHA-256 of every image of an index that has been checked."""
+        """Name, label, box and SHA-256 of every image of an index that has been checked, and its part if stated."""
         boxes = [None] * len(index.names) if index.boxes is None else np.asarray(index.boxes).tolist()
-        rows = zip(index.names, index.labels.tolist(), boxes, index.hashes, strict=True)
+        columns: list[Sequence[Any]] = [index.names, index.labels.tolist(), boxes, index.hashes]
+        if index.split:
+            columns.append(_parts(index))
+        rows = zip(*columns, strict=True)
         return cls((json.dumps(index.class_names), *map(json.dumps, rows)))
 
     @cached_property
@@ -68,6 +72,16 @@ class Pictures:
     def save(self, workdir: Path) -> None:
         """Write `data.jsonl`, by which a later difference can be named."""
         write_atomically(workdir / "data.jsonl", self.text)
+
+
+def _parts(index: Index) -> list[str]:
+    """The part that the data set states for the class of each image."""
+    part_of = {
+        label: part
+        for part, classes in splits.split(index.split, len(index.class_names)).items()
+        for label in classes.tolist()
+    }
+    return [part_of.get(label, "") for label in index.labels.tolist()]
 
 
 def changed(old: Config, new: Config) -> tuple[list[str], list[str]]:
@@ -136,6 +150,6 @@ def _first_change(before: dict[str, Any], pictures: Pictures, workdir: Path) -> 
         if name not in rows[1]:
             return f", first of all {printable(name)} is missing"
         if rows[1][name] != line:
-            return f", first of all {printable(name)} is another one, or has another label or box"
+            return f", first of all {printable(name)} is another one, or has another label, box or part"
     added = [name for name in rows[1] if name not in rows[0]]
     return f", first of all {printable(added[0])} is new" if added else ", in another order"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxml.data.splits import split, without_test
+from jaxml.data.splits import ranges, split, without_test
 
 
 def test_named_splits_of_200_classes_are_the_published_ones():
@@ -38,6 +38,27 @@ def test_without_test_classes(name):
     whole, parts = split(name, 20), split(without_test(name, 20), 20)
     assert len(parts["test"]) == 0 < len(whole["test"])
     assert all(np.array_equal(parts[part], whole[part]) for part in ("train", "val"))
+
+
+@given(st.integers(1, 3000), st.integers(0, 3000), st.integers(0, 3000))
+def test_ranges_say_how_many_classes_each_part_has(train, val, test):
+    """Without val classes, train is divided as `standard` divides the first half."""
+    if not val and train < 5:
+        with pytest.raises(ValueError, match=f"^train has {train} classes and val none"):
+            ranges(train, val, test)
+        return
+    total = train + val + test
+    parts = split("source", total, ranges(train, val, test))
+    found = {part: len(classes) for part, classes in parts.items()}
+    if not val:
+        halves = split("standard", 2 * train)
+        train, val = len(halves["train"]), len(halves["val"])
+    assert found == {"train": train, "val": val, "test": test}
+    assert np.array_equal(np.concatenate(list(parts.values())), np.arange(total))
+
+
+def test_the_stated_division_without_its_test_classes():
+    assert without_test("source", 10, "0-3/4-5/6-9") == "0-3/4-5"
 
 
 @pytest.mark.parametrize(

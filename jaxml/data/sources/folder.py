@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -13,17 +12,13 @@ import numpy as np
 
 from jaxml.data.formats import SUFFIXES
 from jaxml.data.index import Index
+from jaxml.data.natural import natural
 from jaxml.files import expand, printable
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key under which class 2 comes before class 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _sorted(paths: Iterable[Path]) -> list[Path]:
     """Sort naturally; names that differ only in leading zeros go by their text, not by the order of the disk."""
-    return sorted(paths, key=lambda path: ([_natural(part) for part in path.parts], path.parts))
+    return sorted(paths, key=lambda path: ([natural(part) for part in path.parts], path.parts))
 
 
 def load(root: str) -> Index:
@@ -85,7 +80,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _warn_of_same_numbers(classes: list[Path]) -> None:
-    alike = [(a.name, b.name) for a, b in pairwise(classes) if _natural(a.name) == _natural(b.name)]
+    alike = [(a.name, b.name) for a, b in pairwise(classes) if natural(a.name) == natural(b.name)]
     if alike:
         warnings.warn(
             f"{len(alike)} class folder(s) have the name of another but for leading zeros, such as "
