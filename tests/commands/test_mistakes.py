@@ -107,7 +107,7 @@ TRAIN = {
     "--data.root {here}/empty": "empty holds no folders; put the images of each class into a folder",
     "--data.root {here}/hollow": "hollow/b holds no images .*; add some or remove the folder",
     "--data.root {here}/damaged": "torn.png",
-    "--data.split halves": "split 'halves' is unknown: give poster or standard, or inclusive class ranges",
+    "--data.split halves": "split 'halves' is unknown: give poster or standard, source for the one that the data set",
     "--data.split 0-4/5-6/7-90": "names class 90, but the data set has classes 0 .. 9",
     "--data.split 0-4/4-6/7-9": "puts classes .4. into two parts; ranges must not overlap",
     "--data.split 4-0/5-6/7-9": "leaves a part without classes .*ranges ascend",
