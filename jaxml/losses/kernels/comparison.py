@@ -17,9 +17,10 @@ import jax.numpy as jnp
 
 from jaxml.losses.kernels import blocks, checks, negatives, sharding
 from jaxml.losses.kernels.blocks import Block, References, Sides, Terms
-from jaxml.losses.kernels.devices import number_of_devices
+from jaxml.losses.kernels.devices import number_of_devices, over_devices
 from jaxml.losses.kernels.measures import MEASURES
 from jaxml.losses.kernels.reductions import ratio
+from jaxml.losses.kernels.relations import pair_numbers
 
 Array = jax.Array
 Aux = dict[str, Array]
@@ -104,6 +105,12 @@ def compare_with_classes(
     x, y = checks.labelled(embeddings, labels)
     points, y = checks.centres(name, points, y, x.shape[1], ndim)
     return Comparison(x, y, _as_references(points), block_size, axis_name)
+
+
+def numbers_of_pairs(sides: Sides) -> list[Array]:
+    """Numbers of the positive and of the negative pairs of all devices, float32 [] each."""
+    numbers = pair_numbers(sides.anchor_facts, sides.candidate_facts)
+    return [over_devices(jnp.sum(n), sides.axis_name) for n in numbers]
 
 
 @jax.jit
