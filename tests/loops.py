@@ -731,6 +731,70 @@ def dynamic_soft_margin(x, labels, *refs, num_bins=100, distribution=None):
     return out
 
 
+def threshold_consistent_margin(
+    x, labels, *refs, positive_margin=0.9, negative_margin=0.5, positive_weight=1.0, negative_weight=1.0
+):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(cosine)
+    out = Result(np.zeros(x.shape[0], complex))
+    for weight, beyond in (
+        (positive_weight, [positive_margin - s[a][p] for a in sets.anchors for p in sets.pos[a]]),
+        (negative_weight, [s[a][n] - negative_margin for a in sets.anchors for n in sets.neg[a]]),
+    ):
+        out.valid += len(beyond)
+        out.edge = min([out.edge, *(abs(v[0].real) for v in beyond)])
+        hard = [v for v in beyond if v[0].real > 0]
+        out.active += len(hard)
+        if hard:
+            out.value += weight * sum(hard) / len(hard)
+    return out
+
+
+def instance(x, labels, *refs, scale=64.0):
+    sets = Sets(x, labels, *refs)
+    s = sets.matrix(lambda u, v: scale * cosine(u, v))
+    out = Result(np.zeros(x.shape[0], complex))
+    for a in sets.anchors:
+        if sets.group[a]:
+            out.valid += 1
+            out.value += log_sum(s[a]) - log_sum([s[a][j] for j in sets.group[a]])
+    out.value /= max(out.valid, 1)
+    out.active = out.valid
+    return out
+
+
+def covariance(x, y, i, j, less):
+    """Of dimension i of x [P, B, D] with dimension j of y, a sum over images divided by B - less."""
+    u, v = x[..., i], y[..., j]
+    return ((u - u.mean(1, keepdims=True)) * (v - v.mean(1, keepdims=True))).sum(1) / (x.shape[1] - less)
+
+
+def vicreg(x, y, invariance=25.0, variance=25.0, covariance_weight=1.0, epsilon=1e-4):
+    _, count, width = x.shape
+    out = Result(invariance * ((x - y) ** 2).sum((1, 2)) / (count * width), count, count)
+    for view in (x, y):
+        for i in range(width):
+            short = 1 - np.sqrt(covariance(view, view, i, i, 1) + epsilon)
+            out.edge = min(out.edge, abs(short[0].real))
+            if short[0].real > 0:
+                out.value += variance / 2 * short / width
+            for j in range(width):
+                if i != j:
+                    out.value += covariance_weight * covariance(view, view, i, j, 1) ** 2 / width
+    return out
+
+
+def barlow_twins(x, y, redundancy=0.005):
+    _, count, width = x.shape
+    out = Result(np.zeros(x.shape[0], complex), count, count)
+    for i in range(width):
+        for j in range(width):
+            sizes = covariance(x, x, i, i, 0) * covariance(y, y, j, j, 0)
+            correlation = covariance(x, y, i, j, 0) / np.sqrt(sizes)
+            out.value += (1 - correlation) ** 2 if i == j else redundancy * correlation**2
+    return out
+
+
 def relaxed_contrastive(x, teacher, delta=1.0, sigma=1.0):
     """Of a teacher's real embeddings [B, T], which have no gradient."""
     count = x.shape[1]

@@ -28,6 +28,7 @@ from jaxml.losses.classification import (
 from jaxml.losses.combined import multi
 from jaxml.losses.distributions import histogram
 from jaxml.losses.inputs import input_triplets, triplet_distances
+from jaxml.losses.instance import instance
 from jaxml.losses.kernels.divided_classes import DividedClasses
 from jaxml.losses.kernels.relations import Masks
 from jaxml.losses.lifted import generalized_lifted, lifted
@@ -35,7 +36,7 @@ from jaxml.losses.listwise import fast_ap, recall_at_k, smooth_ap
 from jaxml.losses.margin import margin, margin_beta
 from jaxml.losses.memory import Memory, cross_batch, memory, push
 from jaxml.losses.nested import matryoshka
-from jaxml.losses.pair_statistics import intra_pair_variance
+from jaxml.losses.pair_statistics import intra_pair_variance, threshold_consistent_margin
 from jaxml.losses.pairs import contrastive, multi_similarity
 from jaxml.losses.proxies import centres, proxies, proxy_anchor, proxy_nca, soft_triple
 from jaxml.losses.ranked_list import ranked_list
@@ -44,6 +45,7 @@ from jaxml.losses.soft_margin import dynamic_soft_margin, margin_distribution
 from jaxml.losses.softmax import n_pairs, nca, nt_xent, supervised_contrastive
 from jaxml.losses.transfer import relaxed_contrastive
 from jaxml.losses.triplet import triplet
+from jaxml.losses.views import barlow_twins, vicreg
 from jaxml.losses.voting import soft_voting
 
 LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
@@ -76,6 +78,8 @@ LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
     "intra_pair_variance": intra_pair_variance,
     "histogram": histogram,
     "dynamic_soft_margin": dynamic_soft_margin,
+    "threshold_consistent_margin": threshold_consistent_margin,
+    "instance": instance,
 }
 """All losses by name; contract tests walk them."""
 
@@ -109,6 +113,7 @@ __all__ = [
     "Memory",
     "angular",
     "arcface",
+    "barlow_twins",
     "centre_invariance",
     "circle",
     "contrastive",
@@ -120,6 +125,7 @@ __all__ = [
     "generalized_lifted",
     "histogram",
     "input_triplets",
+    "instance",
     "intra_pair_variance",
     "lifted",
     "margin",
@@ -144,9 +150,11 @@ __all__ = [
     "sphereface",
     "subcenter_arcface",
     "supervised_contrastive",
+    "threshold_consistent_margin",
     "triplet",
     "triplet_distances",
     "tuplet_margin",
+    "vicreg",
     "weighted",
     "zero_mean",
 ]

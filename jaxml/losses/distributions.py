@@ -10,11 +10,10 @@ from jax import Array
 
 from jaxml import arguments
 from jaxml.losses.kernels.blocks import Block, Sides, Terms
-from jaxml.losses.kernels.comparison import Each, compare, mean
+from jaxml.losses.kernels.comparison import Each, compare, mean, numbers_of_pairs
 from jaxml.losses.kernels.devices import over_devices
 from jaxml.losses.kernels.histograms import shares
 from jaxml.losses.kernels.reductions import ratio
-from jaxml.losses.kernels.relations import pair_numbers
 
 Aux = dict[str, Array]
 
@@ -74,8 +73,7 @@ def histogram(
 def _shares_below(sides: Sides, each: Each, nodes: Array) -> tuple[Any, Any]:
     """Shares of the positive pairs up to each node, float32 [R]; float32 [], the weight of a negative pair and whether
     there are pairs of both kinds."""
-    numbers = pair_numbers(sides.anchor_facts, sides.candidate_facts)
-    positives, negatives = (over_devices(jnp.sum(n), sides.axis_name) for n in numbers)
+    positives, negatives = numbers_of_pairs(sides)
     found = over_devices(jnp.sum(each(_of_positives, sides), axis=0), sides.axis_name)
     both = (positives > 0) & (negatives > 0)
     return (), (jnp.cumsum(ratio(found, positives)), ratio(1.0, negatives), both.astype(jnp.float32))

@@ -10,10 +10,9 @@ from jax import Array
 from jaxml.distances import DISTANCES
 from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Sides, Terms
-from jaxml.losses.kernels.comparison import Each, compare, mean
-from jaxml.losses.kernels.devices import over_devices
+from jaxml.losses.kernels.comparison import Each, compare, mean, numbers_of_pairs
 from jaxml.losses.kernels.reductions import count, log1p_sum_exp, ratio
-from jaxml.losses.kernels.relations import Masks, pair_numbers
+from jaxml.losses.kernels.relations import Masks
 
 Aux = dict[str, Array]
 
@@ -86,8 +85,7 @@ def contrastive(
 
 def _weights_of_kinds(sides: Sides, each: Each, *margins: Array) -> tuple[Any, Any]:
     """Weights of a positive and of a negative pair, float32 [] each: one by the numbers of all such pairs."""
-    numbers = pair_numbers(sides.anchor_facts, sides.candidate_facts)
-    return (), [ratio(1.0, over_devices(jnp.sum(n), sides.axis_name)) for n in numbers]
+    return (), [ratio(1.0, n) for n in numbers_of_pairs(sides)]
 
 
 def _contrastive(block: Block, margin: Array, positive_margin: Array, *, power: int) -> Terms:

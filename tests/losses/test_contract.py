@@ -274,6 +274,7 @@ SMOOTHER = {
     "cosface": {"scale": 8.0},
     "tuplet_margin": {"scale": 8.0},
     "histogram": {"num_bins": 2},
+    "instance": {"scale": 8.0},
 }
 """Options with which a loss hardly bends over the step that differences are taken with."""
 

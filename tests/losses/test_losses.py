@@ -80,6 +80,12 @@ OTHERS = [
     ("dynamic_soft_margin", {}),
     ("dynamic_soft_margin", {"num_bins": 6}),
     ("dynamic_soft_margin", {"distribution": np.array([0.0, 0.1, 0.4, 0.0, 0.3, 0.2])}),
+    ("threshold_consistent_margin", {}),
+    (
+        "threshold_consistent_margin",
+        {"positive_margin": 0.6, "negative_margin": 0.1, "positive_weight": 0.4, "negative_weight": 3.0},
+    ),
+    ("instance", {"scale": 8.0}),
 ]
 AGAINST_REFERENCES = [
     *(("triplet", {"formula": "hinge", "mining": m, "margin": 0.3}) for m in MINING),

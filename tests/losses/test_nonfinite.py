@@ -31,6 +31,8 @@ SCALE_FREE = {
     "intra_pair_variance",
     "histogram",
     "dynamic_soft_margin",
+    "threshold_consistent_margin",
+    "instance",
 }
 TAKE_REFERENCES = [n for n in NAMES if "references" in inspect.signature(losses.LOSSES[n]).parameters]
 TAKE_DISTANCE = [n for n in NAMES if "distance" in inspect.signature(losses.LOSSES[n]).parameters]

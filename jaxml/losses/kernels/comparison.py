@@ -17,11 +17,11 @@ import jax.numpy as jnp
 
 from jaxml.losses.kernels import blocks, checks, negatives, sharding
 from jaxml.losses.kernels.blocks import Block, References, Sides, Terms
-from jaxml.losses.kernels.devices import number_of_devices
+from jaxml.losses.kernels.devices import number_of_devices, over_devices
 from jaxml.losses.kernels.labels import WeightedLabels
 from jaxml.losses.kernels.measures import MEASURES
 from jaxml.losses.kernels.reductions import ratio
-from jaxml.losses.kernels.relations import Masks
+from jaxml.losses.kernels.relations import Masks, pair_numbers
 from jaxml.losses.kernels.weights import weighted_terms
 
 Array = jax.Array
@@ -123,6 +123,12 @@ def compare_with_classes(
 def _weights(labels: Any) -> tuple[Any, Array | None]:
     """The labels themselves, and the weights of their classes where they come with some."""
     return labels if isinstance(labels, WeightedLabels) else (labels, None)
+
+
+def numbers_of_pairs(sides: Sides) -> list[Array]:
+    """Numbers of the positive and of the negative pairs of all devices, float32 [] each."""
+    numbers = pair_numbers(sides.anchor_facts, sides.candidate_facts)
+    return [over_devices(jnp.sum(n), sides.axis_name) for n in numbers]
 
 
 @jax.jit
