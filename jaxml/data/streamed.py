@@ -1,4 +1,4 @@
-"""The streamed input path: tf.data decodes the images asked for, in parallel and ahead. Only this needs tensorflow."""
+"""The streamed input path: tf.data decodes the images asked for, in parallel and ahead."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-import tensorflow as tf
-
 from jaxml.config import Data
 from jaxml.data.decode import Decoder
 from jaxml.data.index import Index
-
-# Set before any operation, lest tensorflow take the accelerator's memory.
-tf.config.set_visible_devices([], "GPU")
+from jaxml.tensorflow import tf
 
 
 def batches(index: Index, config: Data, rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -198,19 +198,25 @@ class Model:
         """
         return Index.of(self, pictures, boxes)
 
-    def export(self, folder: str | Path) -> None:
-        """Write the network as a program that JAX runs without jaxml, whole or not at all; see `docs/python.md`.
+    def export(self, folder: str | Path, form: str = "jax") -> None:
+        """Write the network as a program that runs without jaxml, whole or not at all; see `docs/python.md`.
 
         It maps pixels uint8 [b, S, S, 3] to embeddings float32 [b, D] for any b, on CPU, CUDA and TPU. `export.json`
         says what S is and how to call it.
 
+        Args:
+            folder: a new folder, or that of an earlier export.
+            form: jax for a program that JAX reads, tensorflow for a SavedModel, by jax2tf.
+
         Raises:
-            ValueError: the folder holds something else than an exported network.
+            ValueError: the folder holds something else than an exported network, or there is no such form.
+            ImportError: tensorflow is not installed (extra `tf`), for the form of that name.
         """
+        if form not in export.FORMATS:
+            raise ValueError(f"form is {form!r}; give one of {', '.join(export.FORMATS)}")
+        function = partial(self.apply, self.variables)
         with saving.whole_folder(folder, "export") as part:
-            export.write(
-                part, partial(self.apply, self.variables), self.side, self.dimensions, self.fingerprint
-            )
+            export.write(part, function, self.side, self.dimensions, self.fingerprint, form)
 
     def push_to_hub(self, repo: str, *, private: bool = False) -> str:
         """Save the network into a repository of the Hugging Face hub; returns its address, which `jaxml.load` opens.

@@ -85,7 +85,10 @@ def learned(folder: Path, pictures: Pictures) -> Learned | None:
         return None
     try:
         names, *rows = map(json.loads, lines)
-        parts = splits.split(data.split, len(names))
+        try:
+            parts = splits.split(data.split, len(names))
+        except ValueError:  # a division that the data set states, which its list of pictures does not tell
+            return None
         labels = {int(label) for part in data.train_on.split("+") for label in parts[part]}
         hashes = frozenset(digest for _, label, _, digest in rows if label in labels)
         return Learned(frozenset(names[label] for label in labels), hashes)

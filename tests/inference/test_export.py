@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxml import config, models
 from jaxml.inference.model import Model
@@ -59,12 +60,58 @@ def test_the_description_says_how_to_call_it(trained, model, exported, tmp_path)
     assert content["input"]["shape"] == ["b", 24, 24, 3]
     assert content["output"]["shape"] == ["b", 8]
     assert content["model"] == model.fingerprint
-    from PIL import Image
-
     Image.fromarray(trained[1][5]).save(exported / "picture.jpg", "PNG")
     code = "\n".join([*content["example"], 'np.save("one.npy", embeddings)'])
     subprocess.run([sys.executable, "-c", code], cwd=exported, check=True)
     np.testing.assert_allclose(np.load(exported / "one.npy"), model.embed(trained[1][5]), atol=2e-6)
+
+
+IN_TENSORFLOW = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "jaxml":
+            raise ImportError("jaxml is not here")
+
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+import tensorflow as tf
+
+pixels = np.load("pixels.npy")
+loaded = tf.saved_model.load("saved_model")
+found = [loaded.embed(pixels[:count]).numpy() for count in (1, 2, 5, 60)]
+(served,) = loaded.signatures["serving_default"](pixels=tf.constant(pixels)).values()
+np.savez("found.npz", *found, served.numpy())
+"""
+
+
+def test_tensorflow_runs_it_where_jaxml_cannot_be_imported(trained, model, tmp_path):
+    pytest.importorskip("tensorflow")
+    model.export(tmp_path / "out", form="tensorflow")
+    np.save(tmp_path / "out/pixels.npy", trained[1])
+    content = json.loads((tmp_path / "out/export.json").read_text())
+    assert content["program"] == "saved_model"
+    Image.fromarray(trained[1][5]).save(tmp_path / "out/picture.jpg", "PNG")
+    example = "\n".join([*content["example"], 'np.save("one.npy", embeddings)'])
+    command = [sys.executable, "-c", f"{IN_TENSORFLOW}\n{example}"]
+    done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = model.embed(trained[1])
+    with np.load(tmp_path / "out/found.npz") as found:
+        for array, count in zip(found.values(), (1, 2, 5, 60, 60), strict=True):
+            np.testing.assert_allclose(array, expected[:count], atol=2e-6)
+    np.testing.assert_allclose(np.load(tmp_path / "out/one.npy"), model.embed(trained[1][5]), atol=2e-6)
+
+
+def test_forms_that_there_are_not_are_refused(model, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="form is 'onnx'; give one of jax, tensorflow"):
+        model.export(tmp_path / "out", form="onnx")
+    monkeypatch.delitem(sys.modules, "jaxml.tensorflow", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ImportError, match=r"^this needs tensorflow, `pip install jaxml\[tf\]`"):
+        model.export(tmp_path / "out", form="tensorflow")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("backbone", models.BACKBONES)

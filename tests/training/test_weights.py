@@ -215,10 +215,12 @@ def test_classes_are_known_by_their_names_and_pictures(
 
 def test_a_damaged_list_of_pictures_is_named(config, tmp_path):
     untrained(config, tmp_path / "first", [3])
-    (tmp_path / "first/data.jsonl").write_text('["class0"]\n["a"]\n')
     opened = run.open_run(config, tmp_path / "second")
+    (tmp_path / "first/data.jsonl").write_text(f"{opened.pictures.lines[0]}\n[1]\n")
     with pytest.raises(ValueError, match=r"--model\.weights: \S+data\.jsonl is damaged"):
         learned(tmp_path / "first", opened.pictures)
+    configs.save(tmp_path / "first/config.json", replace(config, data=replace(config.data, split="source")))
+    assert learned(tmp_path / "first", opened.pictures) is None
 
 
 def test_a_saved_network_without_its_arrays_is_named(config, tmp_path):
