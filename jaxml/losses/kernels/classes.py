@@ -97,7 +97,9 @@ def _divided_mean(
     numbers = jax.tree.map(lambda o: jnp.asarray(o, jnp.float32), (references.embeddings, *options))
     points, scale, margin, weights = vary(numbers, axis_name)
     points, weights = own_part((points, weights), axis_name)
-    bound = MEASURES["cosine similarity"].bound(x, points)
+    # Extremes that are not finite: to look at each entry would take a mask of them all.
+    extremes = jnp.stack([jnp.min(points), jnp.max(points)])
+    bound = MEASURES["cosine similarity"].bound(x, extremes[None, :])
     bound = sum((jnp.max(jnp.abs(o)) for o in jax.tree.leaves((scale, margin, weights))), bound)
 
     x, labels = gather((x, labels), axis_name)
@@ -109,7 +111,7 @@ def _divided_mean(
     cosine, others = divided_classes.compare(
         _apart,
         x,
-        points.reshape(classes, -1, x.shape[1]),
+        points.reshape(classes, -1),
         scales,
         place,
         columns,

@@ -125,7 +125,7 @@ def compare(
     Args:
         apart: tells the own class from the others.
         x: float32 [B, D], the images of all devices.
-        points: float32 [classes, K, D], of this device.
+        points: float32 [classes, K D], the proxies or centres of this device.
         scale: float32 [B], of the logits.
         place: int32 [B], as in `drawn`.
         columns: int32 [drawn], from `drawn`.
@@ -136,9 +136,10 @@ def compare(
         What `apart` says of the own class, 0 where another device holds it, and the logarithm of the sum over this
         device's other classes; float32 [B] each.
     """
-    (classes, centres, width), count = points.shape, columns.shape[0]
+    (classes, width), count = points.shape, columns.shape[0]
     # A block holds its points beside their logits.
-    size = min(block_size or block_rows(count, centres * (x.shape[0] + width)), count)
+    logits = x.shape[0] * width // x.shape[1]
+    size = min(block_size or block_rows(count, logits + width), count)
     columns = jnp.pad(columns, (0, -count % size), constant_values=classes).reshape(-1, size)
     return _compare(apart, *vary(((x, points, scale), place, columns), axis_name))
 
