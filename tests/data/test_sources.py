@@ -237,3 +237,26 @@ def test_an_index_whose_parts_do_not_fit_is_refused():
         data.Index(["a", "b"], labels, None, ("x",), ("a", "a"))
     with pytest.raises(ValueError, match=r"0 \.\. 0"):
         data.Index(["a", "b"], labels + 1, None, ("x",), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"is_query": [True], "is_gallery": [True, True]}, r"is_query must be bool \[2\]; got bool \(1,\)"),
+        ({"is_query": [True, True], "is_gallery": [1, 0]}, r"is_gallery must be bool \[2\]; got int64"),
+        ({"is_query": [True, True]}, "is_query and is_gallery must be given together"),
+        ({"categories": ("x",)}, "categories must be 2 strings"),
+        ({"sequences": ("x", "y", "z")}, "sequences must be 2 strings"),
+    ],
+)
+def test_what_is_said_of_retrieval_is_of_every_image(given, message):
+    given = {key: np.array(value) if key.startswith("is_") else value for key, value in given.items()}
+    with pytest.raises(ValueError, match=message):
+        data.Index(
+            ["a", "b"],
+            np.zeros(2, np.int32),
+            None,
+            ("x",),
+            ("a", "b"),
+            retrieval=data.Retrieval(**given),
+        )

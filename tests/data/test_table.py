@@ -249,6 +249,14 @@ def test_csv_as_spreadsheets_write_it(folder, start):
     assert [place.split(", ")[1] for place in index.places] == ["row 2", "row 4"]
 
 
+def test_a_missing_picture_with_a_box_is_named_by_its_row(folder):
+    rows = rows_of(**boxes_as(table.BOX, (2, 3, 6, 4)))
+    rows[3] |= {"path": "images/gone.png", "left": -20}
+    root = write_csv(folder / "gone.csv", rows)
+    with pytest.raises(data.ImageError, match=r"gone\.csv, row 5, column path: cannot read image"):
+        data.load(Data(source="table", root=root, cache=str(folder / "cache")))
+
+
 def test_damaged_and_missing_pictures_are_named_by_their_rows(folder):
     (folder / "images" / "broken.png").write_bytes(b"no picture")
     rows = rows_of()

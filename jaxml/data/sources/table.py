@@ -153,27 +153,25 @@ def _check_within(table: Table, boxes: np.ndarray) -> None:
     """ValueError if a box lies outside its picture; a warning if boxes reach beyond theirs."""
     paths = list(dict.fromkeys(table.cells["path"]))
 
-    def size(i: int) -> tuple[float, float]:
+    def size(i: int) -> tuple[int, int] | None:
         try:
             return decode.size(decode.read(str(table.path.parent / paths[i]), paths[i]), paths[i])
         except ImageError:
-            return math.inf, math.inf  # `manifest.check` reports what is wrong with the image
+            return None  # `manifest.check` reports what is wrong with the image
 
     sizes = dict(zip(paths, decode.parallel(size, len(paths), "checking boxes"), strict=True))
     beyond = []
-    for i, (path, (left, top, width, height)) in enumerate(
-        zip(table.cells["path"], boxes.tolist(), strict=True)
-    ):
-        right, bottom = sizes[path]
-        for axis, (near, extent, edge) in enumerate(((left, width, right), (top, height, bottom))):
-            if near >= edge or near + extent <= 0:
-                column = (CORNERS if CORNERS[0] in table.cells else BOX)[axis]
+    for i, (path, box) in enumerate(zip(table.cells["path"], boxes.tolist(), strict=True)):
+        extent = sizes[path] or ()
+        for axis, edge in enumerate(extent):
+            near, far = box[axis], box[axis] + box[axis + 2]
+            if near >= edge or far <= 0:
                 raise table.error(
                     i,
-                    column,
-                    f"the box lies outside the picture, which is {right} x {bottom} pixels; correct it",
+                    (CORNERS if CORNERS[0] in table.cells else BOX)[axis],
+                    f"the box lies outside the picture, which is {' x '.join(map(str, extent))} pixels; correct it",
                 )
-            if near < -1 or near + extent > edge + 1:
+            if near < -1 or far > edge + 1:
                 beyond.append(i)
     if beyond:
         warnings.warn(
