@@ -31,8 +31,8 @@ PLAIN = replace(
     data=replace(CONFIG.data, size=32, crop_area=(1.0, 1.0), flip=False, jitter=0.0),
     model=replace(CONFIG.model, batch_norm="frozen", frozen_stages=3),
 )
-"""In which images are taken as they are stored, and the backbone, which is frozen, has no dropout, so that what training
-embeds is what embedding them gives."""
+"""In which images are taken as they are stored, and the frozen backbone has no dropout, so that what training embeds is
+what embedding them gives."""
 
 
 @pytest.fixture(scope="module")
