@@ -83,12 +83,12 @@ def spoil(step: int, what: str, value: float) -> None:
     gradients = training.gradients
 
     def spoiled(learner, state, *args):
-        loss, aux, grads, stats = gradients(learner, state, *args)
+        loss, aux, grads, *rest = gradients(learner, state, *args)
         bad = jnp.where(state.step + 1 >= step, jnp.float32(value), 0.0)
         if what == "loss":
-            return loss + bad, aux, grads, stats
+            return loss + bad, aux, grads, *rest
         kernel = grads["head"]["kernel"]
-        return loss, aux, {**grads, "head": {**grads["head"], "kernel": kernel + bad}}, stats
+        return loss, aux, {**grads, "head": {**grads["head"], "kernel": kernel + bad}}, *rest
 
     training.gradients = spoiled
 
