@@ -27,20 +27,27 @@ def parallel(
     argument's memory is reused for the result where the result is a state (`out_axes` None).
     """
     call = jax.pmap(
-        lambda _, *args: function(*args),
+        lambda _, first, others: function(first, *others),
         axis_name=AXIS,
-        in_axes=(0, *in_axes),
+        # The others are one tree. As arguments of their own, pmap would take their axes for those of its leaves where
+        # there happen to be as many leaves as arguments, which a tuple and a None among them make so.
+        in_axes=(0, in_axes[0], in_axes[1:]),
         out_axes=out_axes,
         devices=distributed.everywhere(devices),
         donate_argnums=(1,) if out_axes is None else (),
     )
     # pmap learns the number of devices from a divided argument, and the resident steps have none.
-    return partial(call, np.arange(len(devices)))
+    return partial(_call, call, np.arange(len(devices)))
 
 
-def lower(call: Any, *args: Any) -> jax.stages.Lowered:
+def _call(call: Callable[..., Any], places: np.ndarray, first: Any, *others: Any) -> Any:
+    return call(places, first, others)
+
+
+def lower(call: Any, first: Any, *others: Any) -> jax.stages.Lowered:
     """What `parallel` returned, lowered for arguments whose divided ones are [devices, ...]; shapes are enough."""
-    return call.func.lower(*call.args, *args)
+    mapped, places = call.args
+    return mapped.lower(places, first, others)
 
 
 def replicate(tree: Any, devices: Sequence[Any]) -> Any:

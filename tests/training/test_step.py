@@ -59,6 +59,15 @@ def run_steps(config, devices, steps, per_call=None):
     return Steps(states, metrics, len(traces))
 
 
+def test_arguments_with_as_many_leaves_as_there_are_arguments():
+    """A tuple of three and two that are None, whose axes pmap itself confuses."""
+    call = parallel(
+        lambda parts, x, *_: sum(parts) + x.sum(), (None, 0, None, None), jax.devices()[:2], out_axes=0
+    )
+    found = call((1.0, 2.0, 4.0), np.arange(6.0).reshape(2, 3), None, None)
+    np.testing.assert_array_equal(found, [10.0, 19.0])
+
+
 class Steps(NamedTuple):
     states: list[TrainState]
     metrics: dict
