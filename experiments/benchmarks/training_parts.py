@@ -23,7 +23,7 @@ from jaxml.data.images import Images, open_images
 from jaxml.data.sampling import class_table, sample
 from jaxml.training import inputs, resident_steps
 from jaxml.training import step as training
-from jaxml.training.devices import AXIS, divide, parallel, replicate
+from jaxml.training.devices import AXIS, divide, lower, parallel, replicate
 from jaxml.training.learner import Learner, create
 from jaxml.training.resident_steps import in_lines
 from jaxml.training.run import Run
@@ -73,7 +73,7 @@ def burst() -> int:
 
 def compiled(program: partial, *args: Any) -> Any:
     """The function that `parallel` returned, compiled for these arguments."""
-    return program.func.lower(*program.args, *args).compile()
+    return lower(program, *args).compile()
 
 
 def parts(learner: Learner, state: Any, images: Images, devices: list) -> dict[str, tuple]:
