@@ -294,7 +294,7 @@ def test_the_step_is_the_one_that_training_calls(platform, source, monkeypatch):
     devices = [SimpleNamespace(platform=platform)]
     labels = np.repeat(np.arange(20), 4)
     images = SimpleNamespace(
-        index=SimpleNamespace(labels=labels),
+        index=SimpleNamespace(labels=labels, class_names=[*map(str, range(20))]),
         classes=lambda part: np.arange(20),
         resident=np.zeros((80, 64, 64, 3), np.uint8) if source == "resident" else None,
     )

@@ -91,7 +91,7 @@ def test_regularizers_in_a_step(monkeypatch, devices):
     regularizers = (("zero_mean", 0.3), ("centre_invariance", 7.0))
     settings = replace(PLAIN, loss=Loss("proxy_anchor", regularizers=regularizers))
     outputs, x, y, state = first_batch(settings)
-    proxies = state.params["loss"] * jnp.linspace(1.0, 2.0, 10)[:, None]
+    proxies = np.asarray(state.params["loss"] * jnp.linspace(1.0, 2.0, 10)[:, None])
     made = test_step.create
 
     def with_lengths(*args):
