@@ -57,8 +57,8 @@ class Data:
     images_per_class: Annotated[Count, Le(2**20)] = 4
     """K: images of each class in a batch."""
     category: Regex = ""
-    """A regular expression on names of classes, whose first group is the category of a class: .*[._](.+) takes the last
-    word. Batches then hold several classes of each of some categories; without one, classes are drawn alike."""
+    """A regular expression on names of classes, whose first group is the category of a class: `.*[._](.+)` takes the
+    last word. Batches then hold several classes of each of some categories; without one, classes are drawn alike."""
     classes_per_category: Count = 4
     """Classes of a category in a batch, where there are data.category."""
     cache: Text = "~/.cache/jaxml"

@@ -277,7 +277,7 @@ def test_damaged_and_missing_pictures_are_named_by_their_rows(folder):
 
 def test_the_table_of_the_documentation(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
-    text = re.search(r"^```csv\n(.*?)^```$", page, re.S | re.M).group(1)
+    text = re.search(r"^```text\n(.*?)^```$", page, re.S | re.M).group(1)
     (tmp_path / "birds.csv").write_text(text, encoding="utf-8")
     (tmp_path / "birds").mkdir()
     for number in range(1, 8):
