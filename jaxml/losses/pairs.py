@@ -90,7 +90,8 @@ def _weights_of_kinds(sides: Sides, each: Each, *margins: Array) -> tuple[Any, A
 
 def _contrastive(block: Block, margin: Array, positive_margin: Array, *, power: int) -> Terms:
     """Weighted terms of the pairs of a block; the weights are shared."""
-    far, short = block.measured - positive_margin, margin - block.measured
+    d = block.measured
+    far, short = d - positive_margin, margin - d
     positive, negative = block.positive & (far > 0), block.negative & (short > 0)
     of_positives, of_negatives = block.shared
     value = jnp.where(positive, of_positives / power * far**power, 0.0)
