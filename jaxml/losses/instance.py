@@ -47,9 +47,9 @@ def instance(
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
 
-    Source: Zheng et al. 2020, Dual-Path Convolutional Image-Text Embeddings with Instance Loss, section 4, where
-    every instance has a learned weight, as in `normalized_softmax`; here, as in pytorch-metric-learning, the images of
-    the batch take their place. It agrees with that library where all labels differ.
+    Source: Zheng et al. 2020, Dual-Path Convolutional Image-Text Embeddings with Instance Loss, where every instance
+    has a learned weight, as in `normalized_softmax`; here, as in pytorch-metric-learning, the images of the batch take
+    their place. It agrees with that library where all labels differ.
 
     Example:
         >>> import jax.numpy as jnp

@@ -142,8 +142,8 @@ def threshold_consistent_margin(
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
 
-    Source: Zhang et al. 2024, Threshold-Consistent Margin Loss for Open-World Deep Metric Learning, the loss of section
-    4, which is added to another one; defaults as in pytorch-metric-learning.
+    Source: Zhang et al. 2024, Threshold-Consistent Margin Loss for Open-World Deep Metric Learning, where it
+    is added to another loss; defaults as in pytorch-metric-learning.
 
     Example:
         >>> import jax.numpy as jnp

@@ -61,8 +61,8 @@ def dynamic_soft_margin(
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
 
-    Source: Zhang & Rusinkiewicz 2019, Learning Local Descriptors with a CDF-Based Dynamic Soft Margin, section 3, where
-    a batch holds one pair per class; pass the first of each pair as embeddings and the second as references for that.
+    Source: Zhang & Rusinkiewicz 2019, Learning Local Descriptors with a CDF-Based Dynamic Soft Margin, where a
+    batch holds one pair per class; pass the first of each pair as embeddings and the second as references for that.
 
     Example:
         >>> import jax.numpy as jnp
@@ -115,7 +115,7 @@ def margin_distribution(
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
 
-    Source: Zhang & Rusinkiewicz 2019, section 3, which moves the distribution before it weighs the batch by it.
+    Source: Zhang & Rusinkiewicz 2019, which moves the distribution before it weighs the batch by it.
 
     Example:
         >>> import jax.numpy as jnp
