@@ -82,6 +82,9 @@ class Model:
     head: Literal["linear", "conv", "none", "classifier"] = "linear"
     """linear: a fully connected layer; conv: the original's SqueezeNet head; none: pooled features; classifier: the
     layer of the weight file."""
+    head_init: Literal["random", "pca"] = "random"
+    """How a linear head begins: with random numbers, or along the principal axes of the backbone's features of the
+    training images, which keeps most of what pretrained features tell apart. A head that weights bring stays."""
     feature_size: Count = 64
     """Dimensions of the embedding."""
     pooling: Literal["avg", "avg+max", "gem"] = "avg"

@@ -32,19 +32,25 @@ def whiten(embeddings: np.ndarray, learned_from: np.ndarray, size: int) -> np.nd
         >>> abs(whiten(np.array([[2.0, 4.0, 0.0], [1.0, 8.0, 0.0]]), train, size=2)).round(3).tolist()
         [[0.0, 1.0], [1.0, 0.0]]
     """
-    from sklearn.decomposition import PCA
-
     x = arguments.matrix("embeddings", embeddings)
     other = arguments.matrix("learned_from", learned_from)
     if x.shape[1] != other.shape[1]:
         raise ValueError(f"learned_from must be as wide as embeddings ({x.shape[1]}), got {other.shape[1]}")
     arguments.whole("size", size, 1, min(other.shape))
-    # The full decomposition: the others are approximate, or lose small variances, by which whitening divides.
-    pca = PCA(size, whiten=True, svd_solver="full")
-    with np.errstate(
-        invalid="ignore"
-    ):  # where all are equal, for the shares of the variance, which nobody asked for
-        pca.fit(other.astype(np.float64))
-    projected = pca.transform(x.astype(np.float64))
+    mean, axes, variances = principal_axes(other, size)
+    scales = np.maximum(np.sqrt(variances), np.finfo(np.float64).eps)
+    projected = (x.astype(np.float64) - mean) @ axes.T / scales
     lengths = np.linalg.norm(projected, axis=1, keepdims=True)
     return (projected / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+
+
+def principal_axes(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean [D], first principal axes [size, D] and variances [size] along them of x float [M, D], all float64."""
+    from sklearn.decomposition import PCA
+
+    # The full decomposition: the others are approximate, or lose small variances, by which whitening divides.
+    pca = PCA(size, svd_solver="full")
+    # Where all are equal it warns of the shares of the variance, which nobody asked for.
+    with np.errstate(invalid="ignore"):
+        pca.fit(x.astype(np.float64))
+    return pca.mean_, pca.components_, pca.explained_variance_

@@ -93,6 +93,8 @@ def build(model: config.Model, axis_name: str | None = None) -> Embedder:
             f"and --model.pooling avg"
         )
     kind = _head_kind(model)
+    if model.head_init == "pca" and kind != "linear":
+        raise ValueError(f"--model.head_init pca needs --model.head linear; it is {model.head}")
     if kind == "none" and model.feature_size != row.features:
         raise ValueError(
             f"--model.feature_size is {model.feature_size}; with --model.head none it must be {row.features}, the "

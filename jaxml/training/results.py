@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +14,13 @@ from jaxml.errors import RunError
 from jaxml.evaluation.clustering import cluster, evaluate
 from jaxml.evaluation.whitening import whiten
 from jaxml.files import parse_json, write_json
-from jaxml.models import BACKBONES
 from jaxml.reports import run as report
 from jaxml.training import history
-from jaxml.training.learner import create
+from jaxml.training.features import WEIGHTS, frozen_features
 from jaxml.training.run import Run
-from jaxml.training.weights import load_weights
 
 RESULTS = "results.json"
 """File of the metrics in a run's directory."""
-WEIGHTS = "weights.json"
-"""File that says which weights a run began with."""
 
 
 def score(run: Run, embeddings: np.ndarray, rows: np.ndarray) -> dict[str, float]:
@@ -149,28 +144,6 @@ def pixels_as_features(images: np.ndarray, side: int = 8) -> np.ndarray:
     counts = np.diff(np.append(edges, images.shape[1]))
     areas = (counts[:, None] * counts[None, :])[None, :, :, None]
     return (sums / areas / 255).reshape(len(images), -1).astype(np.float32)
-
-
-def frozen_features(run: Run, rows: np.ndarray) -> np.ndarray:
-    """Pooled features of the pretrained backbone before any training, float32 [n, D] for rows int [n]."""
-    features = BACKBONES[run.config.model.backbone].features
-    model = replace(run.config.model, head="none", feature_size=features, dropout=0.0)
-    whole = replace(run.config.eval, feature_size=0)
-    config = replace(run.config, model=model, loss=configs.Loss(), optim=configs.Optim(), eval=whole)
-    learner, state = create(config, 1)
-    state, report = load_weights(config, state)
-    _warn_changed(run, report["sha256"])
-    return replace(run, learner=learner, state=state).embed(rows)
-
-
-def _warn_changed(run: Run, sha256: str) -> None:
-    """Warn if the pretrained weights are not those that the run began with, by their hash."""
-    if (known := _weights(run)) and known["sha256"] != sha256:
-        warnings.warn(
-            f"--model.weights {run.config.model.weights} has changed since the run began with it (see "
-            f"{run.workdir / WEIGHTS}): the baseline of frozen features is of what it is now",
-            stacklevel=3,
-        )
 
 
 def _weights(run: Run) -> dict[str, Any]:

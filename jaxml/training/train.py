@@ -16,12 +16,13 @@ from jaxml.files import write_json
 from jaxml.training import distributed, health, history, learner, optimizer, saved, start, writers
 from jaxml.training.callbacks import Callback
 from jaxml.training.directory import Directory
+from jaxml.training.features import WEIGHTS, begin_head, frozen_features
 from jaxml.training.loop import fit
 from jaxml.training.preemption import GO_ON, StopSignals
-from jaxml.training.results import frozen_features, write_results
+from jaxml.training.results import write_results
 from jaxml.training.run import Run, open_run
 from jaxml.training.seen import seen_classes
-from jaxml.training.weights import load_weights, taken
+from jaxml.training.weights import has_head, load_weights, taken
 
 
 def train(
@@ -93,12 +94,16 @@ def _learn(
         before = meta["config"]["train"]["steps"]
         if before != config.train.steps:
             distributed.say(optimizer.rescheduled(config.optim, before, config.train.steps, step))
-    elif config.model.weights:
-        state, weights = load_weights(config, run.state)
+    else:
+        state = run.state
+        if config.model.weights:
+            state, weights = load_weights(config, state)
+            distributed.say(taken(weights, state))
+            find = partial(seen_classes, config, run.images, run.reported, run.pictures)
+            weights["seen"] = distributed.on_main(find)
+        if config.model.head_init == "pca" and not (weights and has_head(weights)):
+            state = begin_head(replace(run, state=state))
         run.state = learner.averaged(config, state)
-        distributed.say(taken(weights, state))
-        find = partial(seen_classes, config, run.images, run.reported, run.pictures)
-        weights["seen"] = distributed.on_main(find)
     distributed.on_main(partial(_claim, directory, run, weights, before))
     distributed.say(optimizer.table(config, run.state.params))
     fit(run, callbacks)
@@ -111,7 +116,7 @@ def _claim(directory: Directory, run: Run, weights: dict[str, Any] | None, befor
     if run.config.train.steps != before:
         history.note_steps(run.workdir / "metrics.jsonl", int(run.state.step), run.config.train.steps)
     if weights:
-        write_json(run.workdir / "weights.json", weights)
+        write_json(run.workdir / WEIGHTS, weights)
     run.pictures.save(run.workdir)
     if run.teacher:
         write_json(run.workdir / "teacher.json", run.teacher.record(run.config))

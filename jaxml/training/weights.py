@@ -55,6 +55,11 @@ def taken(report: Mapping[str, Any], state: TrainState) -> str:
     return f"weights: {printable(report['source'])}{step}: {', '.join(parts)}"
 
 
+def has_head(report: Mapping[str, Any]) -> bool:
+    """Whether the weights that a report is on have the network's head."""
+    return not any(name.startswith("head/") for name in report["fresh"])
+
+
 def _of_network(
     folder: Path, variables: Mapping[str, Any], backbone: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
