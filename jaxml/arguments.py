@@ -58,6 +58,21 @@ def labels(name: str, value: Any, count: int | None = None) -> np.ndarray:
     return values
 
 
+def places(name: str, value: Any, count: int) -> np.ndarray:
+    """Convert a value to a vector of places in an array of `count` rows, int [n].
+
+    Raises:
+        ValueError: another shape, or numbers that are no places: not integers, or not from 0 to count - 1.
+    """
+    form = f"an integer array [n] of places from 0 to {count - 1}"
+    values = array(name, value, form)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+        raise ValueError(f"{name} must be {form}, got {values.dtype} of shape {values.shape}")
+    if values.size and not (values.min() >= 0 and values.max() < count):
+        raise ValueError(f"{name} must be {form}, got {shown(value)}")
+    return values.astype(int)
+
+
 def whole(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
     """Check that a value is a whole number from `minimum` to `maximum`, both included.
 

@@ -30,6 +30,8 @@ HOST_MATRIX = [*TEXT, X[0], X[:0], X[None], WITH_NAN, np.full((N, D), "a")]
 LABELS = [*TEXT, Y[:-1], Y[:, None], Y.astype(float), Y[:0]]
 TOO_LARGE = [Y + np.int64(2**40), Y - np.int64(2**40), jnp.full(N, 2**31, jnp.uint32)]  # for an int32
 CLUSTERS = [*TEXT, Y[:-1], Y[:, None], Y[:0], Y + np.nan]
+GROUPS = [wrong for wrong in CLUSTERS if wrong is not None]
+PLACES = ["text", [[1.0, 2.0], [3.0]], [[1]], [N], [-1], [0.5]]
 POSITIVE = ["x", None, 0, -1, float("nan"), 1.5]
 NUMBER = ["x", None, float("nan"), float("inf"), [1.0, 2.0]]
 CHOICE = ["nonsense", None, 3, ""]
@@ -47,7 +49,17 @@ CASES = {
     ),
     distances.l2_normalize: ({"x": X}, {"x": [*TEXT, np.float32(1)]}),
     metrics.contingency: ({"clusters": Y, "labels": Y}, {"clusters": CLUSTERS, "labels": CLUSTERS}),
-    metrics.retrieval: ({"embeddings": X, "labels": Y}, {"embeddings": HOST_MATRIX, "labels": CLUSTERS}),
+    metrics.retrieval: (
+        {"embeddings": X, "labels": Y},
+        {
+            "embeddings": HOST_MATRIX,
+            "labels": CLUSTERS,
+            "queries": PLACES,
+            "gallery": PLACES,
+            "groups": GROUPS,
+            "depth": POSITIVE,
+        },
+    ),
     metrics.recall_at_k: (
         {"embeddings": X, "labels": Y, "ks": (1,)},
         {"embeddings": HOST_MATRIX, "labels": CLUSTERS, "ks": [(), (0,), ("x",), (1.5,), None, 3]},
@@ -56,10 +68,25 @@ CASES = {
         {"embeddings": X, "labels": Y, "ks": (1,)},
         {"embeddings": HOST_MATRIX, "labels": CLUSTERS, "ks": [(), (0,), ("x",), (1.5,), None, 3]},
     ),
-    neighbours.neighbours: ({"embeddings": X, "k": 2}, {"embeddings": HOST_MATRIX, "k": POSITIVE}),
+    neighbours.neighbours: (
+        {"embeddings": X, "k": 2},
+        {
+            "embeddings": HOST_MATRIX,
+            "k": POSITIVE,
+            "queries": PLACES,
+            "gallery": PLACES,
+            "groups": GROUPS,
+        },
+    ),
+    evaluate.engine: ({"num_clusters": 2, "starts": 3}, {"num_clusters": POSITIVE, "starts": POSITIVE}),
     evaluate.cluster: (
         {"embeddings": X, "num_clusters": 2},
-        {"embeddings": HOST_MATRIX, "num_clusters": [*POSITIVE, N + 1], "n_init": POSITIVE, "seed": ["x", -1, 0.5]},
+        {
+            "embeddings": HOST_MATRIX,
+            "num_clusters": [*POSITIVE, N + 1],
+            "n_init": POSITIVE,
+            "seed": ["x", -1, 0.5],
+        },
     ),
     evaluate.label_seeded_clusters: (
         {"embeddings": X, "labels": Y, "seeds": [0]},
@@ -67,7 +94,16 @@ CASES = {
     ),
     evaluate.evaluate: (
         {"embeddings": X, "labels": Y, "kmeans_seeds": 1},
-        {"embeddings": HOST_MATRIX, "labels": CLUSTERS, "clusters_per_class": POSITIVE, "kmeans_seeds": POSITIVE},
+        {
+            "embeddings": HOST_MATRIX,
+            "labels": CLUSTERS,
+            "clusters_per_class": POSITIVE,
+            "kmeans_seeds": POSITIVE,
+            "ks": [(), (0,), ("x",), (1.5,), 3],
+            "queries": PLACES,
+            "gallery": PLACES,
+            "groups": GROUPS,
+        },
     ),
     evaluate.validate: (
         {"embeddings": X, "labels": Y},
@@ -76,7 +112,8 @@ CASES = {
     sampling.class_table: (
         {"labels": Y, "classes": np.arange(3)},
         {
-            "labels": [*TEXT, Y[:, None], Y.astype(float)], "classes": [*TEXT, [[1]], [], [7], [0.5]],
+            "labels": [*TEXT, Y[:, None], Y.astype(float)],
+            "classes": [*TEXT, [[1]], [], [7], [0.5]],
             "categories": [TEXT[0], TEXT[2], [0], [0.5] * 3],
         },
     ),
@@ -84,7 +121,9 @@ CASES = {
     sampling.sample: (
         {"seed": 0, "step": 0, "table": TABLE, "classes_per_batch": 2, "images_per_class": 2},
         {
-            "classes_per_batch": [*POSITIVE, 4], "images_per_class": POSITIVE, "classes_per_category": POSITIVE,
+            "classes_per_batch": [*POSITIVE, 4],
+            "images_per_class": POSITIVE,
+            "classes_per_category": POSITIVE,
             "seed": ["x", None, 0.5],
         },
     ),
@@ -102,18 +141,33 @@ CASES = {
     ),
     augment.augment: (
         {
-            "images": IMAGES, "keys": KEYS, "size": 4, "crop_area": (0.5, 1.0), "flip": True, "jitter": 0.1,
-            "mean": (0.5,) * 3, "std": (0.5,) * 3,
+            "images": IMAGES,
+            "keys": KEYS,
+            "size": 4,
+            "crop_area": (0.5, 1.0),
+            "flip": True,
+            "jitter": 0.1,
+            "mean": (0.5,) * 3,
+            "std": (0.5,) * 3,
         },
         {
-            "images": IMAGE, "keys": [None, KEYS[:1], np.zeros(2)], "size": POSITIVE, "jitter": [-1, "x", float("nan")],
+            "images": IMAGE,
+            "keys": [None, KEYS[:1], np.zeros(2)],
+            "size": POSITIVE,
+            "jitter": [-1, "x", float("nan")],
             "crop_area": [(0.0, 1.0), (1.0, 0.5), (0.5,), "x", None, (0.1, float("nan"))],
-            "mean": [None, (0.5,) * 2, "x"], "std": [None, (0.5,) * 2, (0.0,) * 3],
+            "mean": [None, (0.5,) * 2, "x"],
+            "std": [None, (0.5,) * 2, (0.0,) * 3],
         },
     ),
     augment.center: (
         {"images": IMAGES, "size": 4, "mean": (0.5,) * 3, "std": (0.5,) * 3},
-        {"images": IMAGE, "size": POSITIVE, "mean": [None, (0.5,) * 2], "std": [None, (0.5,) * 2, (0.0,) * 3]},
+        {
+            "images": IMAGE,
+            "size": POSITIVE,
+            "mean": [None, (0.5,) * 2],
+            "std": [None, (0.5,) * 2, (0.0,) * 3],
+        },
     ),
     losses.triplet_distances: ({"d_ap": X[0], "d_an": X[0]}, {"formula": CHOICE, "margin": NUMBER}),
     losses.memory: ({"size": 4, "width": D}, {"size": POSITIVE, "width": POSITIVE}),
@@ -125,7 +179,7 @@ CASES = {
         {"loss": losses.triplet, "embeddings": X, "labels": Y, "state": losses.memory(4, D)},
         {"weight": [*NUMBER, -1.0]},
     ),
-}  # fmt: skip
+}
 for metric in (*metrics.CLUSTERING.values(), *metrics.ORIGINAL.values(), metrics.majority_class):
     CASES[metric] = ({"clusters": Y, "labels": Y}, {"clusters": CLUSTERS, "labels": CLUSTERS})
 for name, loss in losses.LOSSES.items():

@@ -12,6 +12,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from jaxml.commands.options import also, parse
+from jaxml.config.values import Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Arguments:
     """Score other pictures than those that the run has seen."""
     feature_size: Annotated[int, also("--eval.feature_size")] = 0
     """Dimensions of the embedding to score, the first ones; 0 is as the run is configured."""
+    ks: tuple[Count, ...] = ()
+    """Numbers of neighbours at which recall and precision are taken; 1 2 4 8 16 32 by default."""
     whiten: int = 0
     """Score PCA with whitening to so many dimensions as well, of the whole embedding and of the frozen features of
     pretrained weights. It is fitted to the training classes, whose images are embedded for it."""
@@ -36,6 +39,7 @@ class Arguments:
 def main(words: list[str]) -> None:
     """Embed the images of a part, and print their scores."""
     arguments = parse(Arguments, words, __doc__)
+    from jaxml.evaluation.metrics import KS
     from jaxml.training import results, run
 
     opened = run.load(
@@ -46,11 +50,12 @@ def main(words: list[str]) -> None:
     )
     rows = opened.images.rows(arguments.split)
     embeddings = opened.embed(rows)
-    scores = results.score(opened, embeddings, rows)
+    scores = results.score(opened, embeddings, rows, arguments.ks or KS)
     classes, width = len(opened.images.classes(arguments.split)), opened.config.model.feature_size
     print(
         f"{len(rows)} images of {classes} {arguments.split} classes, by {embeddings.shape[1]} of {width} dimensions:"
     )
+    print(f"  {results.by_kmeans(opened, rows)}")
     for name, value in scores.items():
         if not name.endswith("_std"):
             deviation = f" +- {scores[f'{name}_std']:.4f}" if f"{name}_std" in scores else ""

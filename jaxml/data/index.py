@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,20 @@ class Retrieval:
     sequences: tuple[str, ...] = ()
     """N names of what was photographed at one time, among which a query is not searched for, "" for an image alone;
     empty if the data set has none."""
+
+    def protocol(self) -> dict[str, Any]:
+        """Queries, gallery and groups of images as `jaxml.metrics.retrieval` takes them, as far as the data set says.
+
+        Images without any query among them, such as those of training classes, are all queries and gallery.
+        """
+        found: dict[str, Any] = {}
+        if self.is_query is not None and self.is_gallery is not None and self.is_query.any():
+            found = {"queries": np.flatnonzero(self.is_query), "gallery": np.flatnonzero(self.is_gallery)}
+        if self.sequences:
+            names = np.array(self.sequences)
+            groups = np.unique(names, return_inverse=True)[1]
+            found["groups"] = np.where(names == "", len(names) + np.arange(len(names)), groups)
+        return found
 
     def check(self, n: int) -> None:
         """ValueError unless everything that is given is of n images."""

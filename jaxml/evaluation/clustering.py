@@ -1,4 +1,4 @@
-"""K-means of embeddings, and its scores; computed on the host."""
+"""K-means of embeddings, and its scores."""
 
 from __future__ import annotations
 
@@ -6,11 +6,46 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxml import arguments
-from jaxml.evaluation import metrics
+from jaxml.evaluation import kmeans, metrics
+
+MANY = 1000
+"""Clusters up to which scikit-learn computes K-means."""
+STARTS = 10
+"""Starts of a K-means that is scored."""
+
+
+class Engine(NamedTuple):
+    """How K-means is computed."""
+
+    name: str
+    """scikit-learn, or jaxml's own on the devices there are."""
+    starts: int
+    """Of which the one with the least inertia is kept."""
+    iterations: int
+    """At most so many in each."""
+
+
+def engine(num_clusters: int, starts: int) -> Engine:
+    """The engine for a number of clusters, and what is left of the starts: one, from MANY clusters on.
+
+    Published scores of data sets with thousands of classes come from one start of at most 25 iterations.
+
+    Raises:
+        ValueError: one of them is no whole number of at least 1.
+
+    Example:
+        >>> engine(100, starts=10).starts, engine(11_316, starts=10).starts
+        (10, 1)
+    """
+    arguments.whole("starts", starts)
+    if arguments.whole("num_clusters", num_clusters) <= MANY:
+        return Engine("scikit-learn", starts, 300)
+    return Engine("jaxml", 1, 25)
 
 
 def _kmeans(
@@ -25,10 +60,6 @@ def _kmeans(
 
     Each begins with k-means++, or with the centres [num_clusters, D] of its seed in `starts`.
     """
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
-
     x = np.ascontiguousarray(arguments.matrix("embeddings", embeddings), np.float32)
     if arguments.whole("num_clusters", num_clusters) > len(x):
         raise ValueError(
@@ -38,10 +69,30 @@ def _kmeans(
     for seed in seeds:
         arguments.whole("seed", seed, 0, 2**32 - 1)
 
+    chosen = engine(num_clusters, n_init)
+    if chosen.name == "scikit-learn":
+        return _scikit_learn(x, num_clusters, seeds, chosen, starts)
+    begins = starts if starts else (kmeans.spread(x, num_clusters, seed) for seed in seeds)
+    return [kmeans.kmeans(x, begin, iterations=chosen.iterations)[0] for begin in begins]
+
+
+def _scikit_learn(
+    x: np.ndarray,
+    num_clusters: int,
+    seeds: Sequence[int],
+    chosen: Engine,
+    starts: Sequence[np.ndarray] | None,
+) -> list[np.ndarray]:
+    """One K-means of x float32 [N, D] for each seed, each in a thread."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
     def fit(seed: int, init: str | np.ndarray) -> np.ndarray:
         # OpenMP keeps its limit for each thread, so it is set inside the thread.
         with threadpool_limits(1):
-            return KMeans(num_clusters, init=init, n_init=n_init, random_state=seed).fit_predict(x)
+            options = {"n_init": chosen.starts, "max_iter": chosen.iterations, "random_state": seed}
+            return KMeans(num_clusters, init=init, **options).fit_predict(x)
 
     begins: Sequence[str | np.ndarray] = starts if starts else ["k-means++"] * len(seeds)
     # Each run has one thread. Threads inside a run would wait for each other in every short iteration, which is slow
@@ -55,8 +106,8 @@ def _kmeans(
 def cluster(embeddings: np.ndarray, num_clusters: int, *, seed: int = 0, n_init: int = 10) -> np.ndarray:
     """Clusters of embeddings by K-means, which sees no label.
 
-    It begins with k-means++ and keeps the best of `n_init` starts. With num_clusters = classes x clusters_per_class
-    this is the first of the clusterings that `evaluate` scores.
+    It begins with k-means++ and keeps the best of `n_init` starts; with more than MANY clusters see `engine`. With
+    num_clusters = classes x clusters_per_class this is the first of the clusterings that `evaluate` scores.
 
     Args:
         embeddings: float [N, D]; computed in float32.
@@ -122,12 +173,17 @@ def evaluate(
     clusters_per_class: int = 1,
     kmeans_seeds: int = 5,
     seed: int = 0,
+    ks: Sequence[int] = metrics.KS,
+    queries: np.ndarray | None = None,
+    gallery: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> dict[str, float]:
     """All metrics of embeddings with labels: of clustering, of retrieval, and those of Shah 2017.
 
-    K-means sees no labels: it begins with k-means++, keeps the best of 10 starts, and makes classes x
-    clusters_per_class clusters. Clustering metrics are means over its seeds. `original_nmi` and `original_f1` start
-    from true labels (see `jaxml.metrics`). Retrieval metrics, such as `recall@1` and `map@r`, need no K-means.
+    K-means sees no labels: it begins with k-means++, keeps the best of 10 starts (with more than MANY clusters see
+    `engine`), and makes classes x clusters_per_class clusters. Clustering metrics are means over its seeds.
+    `original_nmi` and `original_f1` start from true labels (see `jaxml.metrics`). Retrieval metrics, such as `recall@1`
+    and `map@r`, need no K-means.
 
     Args:
         embeddings: float [N, D].
@@ -135,6 +191,9 @@ def evaluate(
         clusters_per_class: K-means clusters for each class.
         kmeans_seeds: number of K-means runs, with the seeds seed, seed + 1, ...
         seed: the first of them.
+        ks: numbers of neighbours at which recall and precision are taken.
+        queries: int [Q], gallery: int [M], groups: int [N]: the protocol of retrieval, as in
+            `jaxml.metrics.retrieval`; all embeddings are clustered.
 
     Returns:
         Values by name, as in `CLUSTERING`, `ORIGINAL` and `RETRIEVAL` of `jaxml.metrics`, with `queries` (see
@@ -156,7 +215,7 @@ def evaluate(
     arguments.whole("seed", seed, 0)
     seeds = range(seed, seed + kmeans_seeds)
     num_clusters = len(np.unique(labels)) * clusters_per_class
-    free = _kmeans(embeddings, num_clusters, seeds, n_init=10)
+    free = _kmeans(embeddings, num_clusters, seeds, n_init=STARTS)
     seeded = label_seeded_clusters(embeddings, labels, seeds, clusters_per_class=clusters_per_class)
     results = {}
     for rows, runs in ((metrics.CLUSTERING, free), (metrics.ORIGINAL, seeded)):
@@ -165,7 +224,10 @@ def evaluate(
             results[name] = float(np.mean(values))
             if kmeans_seeds > 1:
                 results[f"{name}_std"] = float(np.std(values, ddof=1))
-    return {**results, **metrics.retrieval(embeddings, labels)}
+    found = metrics.retrieval(
+        embeddings, labels, metrics.at(ks), queries=queries, gallery=gallery, groups=groups, depth=max(ks)
+    )
+    return {**results, **found}
 
 
 def validate(

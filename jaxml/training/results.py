@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 
 from jaxml import config as configs
 from jaxml.errors import RunError
-from jaxml.evaluation.clustering import cluster, evaluate
+from jaxml.evaluation.clustering import STARTS, cluster, engine, evaluate
+from jaxml.evaluation.metrics import KS
 from jaxml.evaluation.whitening import whiten
 from jaxml.files import parse_json, write_json
 from jaxml.reports import run as report
@@ -23,14 +25,29 @@ RESULTS = "results.json"
 """File of the metrics in a run's directory."""
 
 
-def score(run: Run, embeddings: np.ndarray, rows: np.ndarray) -> dict[str, float]:
-    """All metrics of the embeddings float32 [n, D] of some rows int [n], as the configuration asks for them."""
-    settings = run.config.eval
+def score(run: Run, embeddings: np.ndarray, rows: np.ndarray, ks: Sequence[int] = KS) -> dict[str, float]:
+    """All metrics of the embeddings float32 [n, D] of some rows int [n], as the configuration asks for them.
+
+    Recall and precision are at `ks` neighbours. Queries, gallery and sequences are those that the data set states.
+    """
+    settings, index = run.config.eval, run.images.index
     return evaluate(
         embeddings,
-        run.images.index.labels[rows],
+        index.labels[rows],
         clusters_per_class=settings.clusters_per_class,
         kmeans_seeds=settings.kmeans_seeds,
+        ks=ks,
+        **index.retrieval.take(rows).protocol(),
+    )
+
+
+def by_kmeans(run: Run, rows: np.ndarray) -> str:
+    """How the clusters of some rows int [n] are computed, in a line."""
+    clusters = _clusters(run, rows)
+    chosen = engine(clusters, STARTS)
+    return (
+        f"{clusters} clusters by K-means of {chosen.name}, starts {chosen.starts}, at most {chosen.iterations} "
+        f"iterations each, mean of {run.config.eval.kmeans_seeds} seeds"
     )
 
 
@@ -59,6 +76,7 @@ def write_results(
     results: dict[str, Any] = {
         "step": int(run.state.step),
         "split": run.reported,
+        "kmeans": engine(_clusters(run, rows), STARTS)._asdict(),
         run.reported: score(run, embeddings, rows),
         "baselines": {name: score(run, features, rows) for name, features in rivals.items()},
     }
@@ -91,7 +109,6 @@ def write_report(run: Run, results: dict[str, Any], rows: np.ndarray, embeddings
     """Write `report.html` on the scores in `results` and the embeddings [n, D] of some rows [n]; returns its path."""
     path, part = run.workdir / "report.html", results.get("split", "test")
     labels = run.images.index.labels[rows]
-    classes = len(np.unique(labels)) * run.config.eval.clusters_per_class
     report.write(
         path,
         config=configs.to_dict(run.config),
@@ -101,7 +118,7 @@ def write_report(run: Run, results: dict[str, Any], rows: np.ndarray, embeddings
         baselines=list(results["baselines"].items()),
         embeddings=embeddings,
         labels=labels,
-        clusters=cluster(embeddings, classes),
+        clusters=cluster(embeddings, _clusters(run, rows)),
         images=next(run.images.read([rows])),
         class_names=run.images.index.class_names,
         files=[run.images.index.names[row] for row in rows],
@@ -135,6 +152,11 @@ def whitened(run: Run, rows: np.ndarray, size: int) -> dict[str, dict[str, float
             f"--whiten is {size}; it must be less than the dimensions of {' and of the '.join(sources)}"
         )
     return found
+
+
+def _clusters(run: Run, rows: np.ndarray) -> int:
+    """How many clusters K-means makes of some rows int [n]."""
+    return len(np.unique(run.images.index.labels[rows])) * run.config.eval.clusters_per_class
 
 
 def pixels_as_features(images: np.ndarray, side: int = 8) -> np.ndarray:

@@ -166,6 +166,23 @@ def test_retrieval_against_loops(block_bytes, monkeypatch):
     assert metrics.precision_at_k(embeddings, labels, [1, 4]) == {k: got[f"precision@{k}"] for k in (1, 4)}
 
 
+def test_as_many_neighbours_as_are_asked_for():
+    embeddings, labels = scattered(2, noise=3.0)
+    labels = np.concatenate([labels, np.full(200, 7)])
+    embeddings = np.concatenate(
+        [embeddings, np.random.default_rng(1).normal(size=(200, 5)) + np.array([4, 0, 0, 0, 0])]
+    )
+    ks = [1, 50, 230]
+    expected = retrieval_by_loops(embeddings, labels, ks)
+    got = metrics.retrieval(embeddings, labels, metrics.at(ks), depth=230)
+    assert got == pytest.approx(expected, abs=1e-12)
+    assert metrics.recall_at_k(embeddings, labels, ks) == {k: got[f"recall@{k}"] for k in ks}
+    few = embeddings[:40], labels[:40] // 50  # classes smaller than the number of neighbours
+    assert metrics.precision_at_k(*few, [39])[39] == pytest.approx(
+        retrieval_by_loops(*few, [39])["precision@39"]
+    )
+
+
 def test_retrieval_by_hand():
     embeddings = np.array([[0.0], [1.0], [3.0], [7.0], [15.0]])
     labels = np.array([0, 1, 0, 0, 2])

@@ -1,24 +1,29 @@
 """Nearest neighbours against loops, and their order where distances are equal or nearly equal."""
 
+import jax
 import numpy as np
 import pytest
 
 from jaxml.evaluation import neighbours as module
-from jaxml.evaluation.neighbours import neighbours
+from jaxml.evaluation import products
+from jaxml.evaluation.neighbours import NONE, neighbours
 
 
-def by_loops(x, k, queries=None):
+def by_loops(x, k, queries=None, gallery=None, groups=None):
     """Differences in float64, added up one by one; equal distances by index."""
     x = np.asarray(x, np.float64).tolist()
+    groups = range(len(x)) if groups is None else groups
     found = []
     for q in range(len(x)) if queries is None else queries:
         far = [sum((u - v) ** 2 for u, v in zip(x[q], other, strict=True)) for other in x]
-        found.append(sorted((i for i in range(len(x)) if i != q), key=lambda i: (far[i], i))[:k])
+        others = [i for i in (range(len(x)) if gallery is None else gallery) if groups[i] != groups[q]]
+        found.append(sorted(others, key=lambda i: (far[i], i))[:k])
     return found
 
 
-def found(x, k, queries=None):
-    return np.concatenate([near for _, near in neighbours(x, k, queries)]).tolist()
+def found(x, k, *places):
+    lines = np.concatenate([near for _, near in neighbours(x, k, *places)]).tolist()
+    return [[i for i in line if i != NONE] for line in lines]
 
 
 def embeddings(kind, n, rng):
@@ -114,3 +119,72 @@ def test_embeddings_may_lie_in_memory_in_any_order():
     for other in (np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], x[::-1].copy()[::-1]):
         for near, want in zip((near for _, near in neighbours(other, 5)), wanted, strict=True):
             np.testing.assert_array_equal(near, want)
+
+
+@pytest.fixture
+def on_devices(monkeypatch):
+    """Searches of any size take their products on the devices, in small blocks; the queries that these leave open."""
+    monkeypatch.setattr(module, "LARGE", 0)
+    monkeypatch.setattr(module, "SLACK", 4)
+    monkeypatch.setattr(products, "CHUNK", 8)
+    monkeypatch.setattr(products, "BLOCK_BYTES", 4 * 200 * 37)
+    left = []
+    by_host = module._Search.by_host
+
+    def counting(search, rows, k):
+        left.append(len(rows))
+        return by_host(search, rows, k)
+
+    monkeypatch.setattr(module._Search, "by_host", counting)
+    return left
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_devices_find_what_the_host_finds(kind, on_devices):
+    x = embeddings(kind, 200, np.random.default_rng(4))
+    for k in (1, 7, 40):
+        assert found(x, k) == by_loops(x, k), k
+    # Products in float32 tell embeddings apart where their differences are not small beside their spread.
+    assert (sum(on_devices) == 0) == (kind in ("generic", "far from the origin"))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+def test_no_number_is_too_large_or_too_small_for_devices(scale, on_devices):
+    x = np.random.default_rng(2).normal(size=(100, 4))
+    x[:50] *= 1e-12
+    assert found(scale * x, 5) == by_loops(x, 5)
+    assert sum(on_devices) >= 50
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_the_number_of_devices_changes_nothing(devices, on_devices, monkeypatch):
+    x = np.random.default_rng(5).normal(size=(203, 16))
+    wanted = by_loops(x, 9)
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:devices])
+    assert found(x, 9) == wanted
+    assert sum(on_devices) == 0
+
+
+@pytest.mark.parametrize("large", [0, 2**26])
+def test_queries_gallery_and_groups(large, monkeypatch):
+    monkeypatch.setattr(module, "LARGE", large)
+    monkeypatch.setattr(module, "SLACK", 2)
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(120, 5))
+    queries, gallery = rng.permutation(120)[:30], rng.permutation(120)[:90]
+    groups = rng.integers(0, 25, 120)
+    for k in (1, 6, 90):
+        assert found(x, k, queries, gallery) == by_loops(x, k, queries, gallery)
+        assert found(x, k, queries, gallery, groups) == by_loops(x, k, queries, gallery, groups)
+        assert found(x, k, None, None, groups) == by_loops(x, k, None, None, groups)
+    assert found(x, 3, queries, gallery[:0]) == [[]] * 30
+
+
+def test_places_that_are_not_there():
+    x = np.ones((3, 2))
+    with pytest.raises(ValueError, match=r"queries must be an integer array \[n\] of places from 0 to 2"):
+        next(neighbours(x, 1, [3]))
+    with pytest.raises(ValueError, match="gallery must be"):
+        next(neighbours(x, 1, None, [-1]))
+    with pytest.raises(ValueError, match="groups must be"):
+        next(neighbours(x, 1, None, None, [0, 1]))

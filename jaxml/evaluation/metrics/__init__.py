@@ -16,12 +16,15 @@ from jaxml.evaluation.metrics.clusters import (
 from jaxml.evaluation.metrics.retrieval import (
     KS,
     RETRIEVAL,
+    at,
+    average_precision,
     map_at_r,
     precision,
     precision_at_k,
     r_precision,
     recall,
     recall_at_k,
+    reciprocal_rank,
     retrieval,
 )
 
@@ -32,6 +35,8 @@ __all__ = [
     "RETRIEVAL",
     "ami",
     "ari",
+    "at",
+    "average_precision",
     "contingency",
     "majority_class",
     "map_at_r",
@@ -45,5 +50,6 @@ __all__ = [
     "r_precision",
     "recall",
     "recall_at_k",
+    "reciprocal_rank",
     "retrieval",
 ]

@@ -1,8 +1,8 @@
-"""Metrics of the nearest images of every image, computed on the host with NumPy.
+"""Metrics of the nearest images of queries, the nearest by Euclidean distance.
 
-Every image is a query against all other images, the nearest by Euclidean distance. The search goes block by block, so
-that 60,000 embeddings need no memory of N x N. A query whose class has no other image has no right answer; it is left
-out of the mean, and `retrieval` says how many queries counted.
+Every image is a query against all others, unless queries and a gallery are given. The search goes block by block, so
+that 60,000 embeddings need no memory of N x N. A query without another image of its class to find has no right answer;
+it is left out of the mean, and `retrieval` says how many queries counted.
 
 To add a metric, write one function and add one row to `RETRIEVAL`.
 """
@@ -15,8 +15,9 @@ from functools import partial
 import numpy as np
 
 from jaxml import arguments
-from jaxml.evaluation.neighbours import neighbours
+from jaxml.evaluation.neighbours import NONE, neighbours
 
+Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
 KS = (1, 2, 4, 8, 16, 32)
 """Numbers of neighbours at which recall and precision are taken."""
 
@@ -76,12 +77,59 @@ def map_at_r(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     return (hits.cumsum(1) / ranks * (hits & within)).sum(1) / relevant
 
 
-RETRIEVAL: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    **{f"recall@{k}": partial(recall, k=k) for k in KS},
-    **{f"precision@{k}": partial(precision, k=k) for k in KS},
-    "r_precision": r_precision,
-    "map@r": map_at_r,
-}
+def average_precision(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """Average precision of each query over all `depth` neighbours; its mean is the mean average precision, MAP.
+
+        (1 / R) sum_i P(i) [the i-th nearest shares the class], P(i) the precision of the i nearest, R = relevant
+
+    Takes hits bool [Q, depth] and relevant int [Q] (see `RETRIEVAL`), returns float64 [Q]. Source: Zheng et al. 2015
+    (Market-1501), section 3.2, without interpolation.
+
+    Example:
+        >>> average_precision(np.array([[False, True, True], [True, False, False]]), np.array([2, 1])).round(4).tolist()
+        [0.5833, 1.0]
+    """
+    ranks = np.arange(1, hits.shape[1] + 1)[None, :]
+    return (hits.cumsum(1) / ranks * hits).sum(1) / relevant
+
+
+def reciprocal_rank(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """1 / the rank of the nearest image that shares the query's class, 0 if it is not found; the mean of it is the MRR.
+
+    Takes hits bool [Q, depth] and relevant int [Q] (see `RETRIEVAL`), returns float64 [Q]. Source: Voorhees 1999 (the
+    TREC-8 question answering track).
+
+    Example:
+        >>> reciprocal_rank(np.array([[False, True, True], [True, False, False]]), np.array([2, 1])).tolist()
+        [0.5, 1.0]
+    """
+    return np.where(hits.any(1), 1 / (1 + hits.argmax(1)), 0.0)
+
+
+def at(ks: Sequence[int]) -> dict[str, Metric]:
+    """The metrics of `RETRIEVAL`, with recall and precision at other numbers of neighbours.
+
+    Example:
+        >>> list(at([1, 1000]))
+        ['recall@1', 'recall@1000', 'precision@1', 'precision@1000', 'r_precision', 'map@r']
+    """
+    depths = _depths(ks)
+    return {
+        **{f"recall@{k}": partial(recall, k=k) for k in depths},
+        **{f"precision@{k}": partial(precision, k=k) for k in depths},
+        "r_precision": r_precision,
+        "map@r": map_at_r,
+    }
+
+
+def _depths(ks: Sequence[int]) -> list[int]:
+    """The numbers of neighbours as a list, checked."""
+    if not isinstance(ks, Sequence | np.ndarray) or len(ks) == 0:
+        raise ValueError(f"ks must be whole numbers of at least 1, got {ks!r}")
+    return [arguments.whole("ks", k) for k in ks]
+
+
+RETRIEVAL = at(KS)
 """Metrics of Q queries, by their names in results: each takes hits bool [Q, depth], whether the i-th nearest image
 shares the query's class, and relevant int [Q], how many other images do (from 1 to depth), and returns float64
 [Q]."""
@@ -90,7 +138,12 @@ shares the query's class, and relevant int [Q], how many other images do (from 1
 def retrieval(
     embeddings: np.ndarray,
     labels: np.ndarray,
-    rows: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] | None = None,
+    rows: Mapping[str, Metric] | None = None,
+    *,
+    queries: np.ndarray | None = None,
+    gallery: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    depth: int = max(KS),
 ) -> dict[str, float]:
     """Means of retrieval metrics over all queries that have a right answer.
 
@@ -98,13 +151,19 @@ def retrieval(
         embeddings: float [N, D].
         labels: int [N].
         rows: metrics in the form of `RETRIEVAL`, which is the default.
+        queries: int [Q], places of the queries; all by default.
+        gallery: int [M], places of the images that can be found; all by default.
+        groups: int [N]; no query finds an image of its own group. By default each image is a group, so that none finds
+            itself. In re-identification a group is all images of one person by one camera.
+        depth: how many neighbours are looked at; more, where a class has more images. `average_precision` and
+            `reciprocal_rank` as they are published take all of the gallery.
 
     Returns:
-        The mean of each metric, and as `queries` how many queries counted: the images whose class has another image.
+        The mean of each metric, and as `queries` how many queries counted: those with an image of their class to find.
         With none (one image, or all classes of one image) there is nothing to measure and every metric is NaN.
 
     Raises:
-        ValueError: embeddings or labels have another shape, or embeddings are not finite.
+        ValueError: embeddings or labels have another shape, embeddings are not finite, or places are not in embeddings.
 
     Example:
         >>> found = retrieval(np.array([[0.0], [1.0], [5.0], [6.0], [9.0]]), np.array([0, 0, 1, 1, 2]))
@@ -114,29 +173,37 @@ def retrieval(
     rows = RETRIEVAL if rows is None else rows
     embeddings = arguments.matrix("embeddings", embeddings)
     labels = arguments.labels("labels", labels, len(embeddings))
-    _, positions, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    relevant = sizes[positions] - 1
-    depth = max(max(KS), int(relevant.max(initial=0)))
+    classes = np.unique(labels, return_inverse=True)[1]
+    relevant = _relevant(classes, gallery, groups)
+    asking = relevant if queries is None else relevant[arguments.places("queries", queries, len(labels))]
+    depth = max(arguments.whole("depth", depth), int(asking.max(initial=0)))
     totals = dict.fromkeys(rows, 0.0)
     count = 0
-    for queries, near in neighbours(embeddings, depth):
-        answerable = relevant[queries] > 0
+    for asked, near in neighbours(embeddings, depth, queries, gallery, groups):
+        answerable = relevant[asked] > 0
         if not answerable.any():
             continue
-        queries, near = queries[answerable], near[answerable]
-        hits = positions[near] == positions[queries][:, None]
-        count += len(queries)
+        asked, near = asked[answerable], near[answerable]
+        hits = (classes[near] == classes[asked][:, None]) & (near != NONE)
+        count += len(asked)
         for name, metric in rows.items():
-            totals[name] += float(metric(hits, relevant[queries]).sum())
+            totals[name] += float(metric(hits, relevant[asked]).sum())
     means = {name: total / count if count else float("nan") for name, total in totals.items()}
     return {**means, "queries": float(count)}
 
 
-def _depths(ks: Sequence[int]) -> list[int]:
-    """The numbers of neighbours as a list, checked."""
-    if not isinstance(ks, Sequence | np.ndarray) or len(ks) == 0:
-        raise ValueError(f"ks must be whole numbers of at least 1, got {ks!r}")
-    return [arguments.whole("ks", k) for k in ks]
+def _relevant(classes: np.ndarray, gallery: np.ndarray | None, groups: np.ndarray | None) -> np.ndarray:
+    """How many images of the gallery each of N images could find: of its class [N], and not of its group [N]."""
+    count = len(classes)
+    places = np.arange(count) if gallery is None else np.unique(arguments.places("gallery", gallery, count))
+    own = np.arange(count) if groups is None else arguments.labels("groups", groups, count)
+    together = np.unique(np.stack([classes, own]), axis=1, return_inverse=True)[1].reshape(-1)
+    return _members(classes, places) - _members(together, places)
+
+
+def _members(numbers: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """How many of the images at `places` have the number of each image, int [N]."""
+    return np.bincount(numbers[places], minlength=numbers.max() + 1)[numbers]
 
 
 def recall_at_k(embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int] = KS) -> dict[int, float]:
@@ -148,7 +215,9 @@ def recall_at_k(embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int] = 
         >>> recall_at_k(np.array([[0.0], [1.0], [5.0], [3.0]]), np.array([0, 0, 1, 1]), ks=[1, 2])
         {1: 0.75, 2: 1.0}
     """
-    found = retrieval(embeddings, labels, {str(k): partial(recall, k=k) for k in _depths(ks)})
+    depths = _depths(ks)
+    rows = {str(k): partial(recall, k=k) for k in depths}
+    found = retrieval(embeddings, labels, rows, depth=max(depths))
     return {k: found[str(k)] for k in ks}
 
 
@@ -161,5 +230,7 @@ def precision_at_k(embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int]
         >>> precision_at_k(np.array([[0.0], [1.0], [5.0], [3.0]]), np.array([0, 0, 1, 1]), ks=[1, 2])
         {1: 0.75, 2: 0.5}
     """
-    found = retrieval(embeddings, labels, {str(k): partial(precision, k=k) for k in _depths(ks)})
+    depths = _depths(ks)
+    rows = {str(k): partial(precision, k=k) for k in depths}
+    found = retrieval(embeddings, labels, rows, depth=max(depths))
     return {k: found[str(k)] for k in ks}
