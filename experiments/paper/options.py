@@ -55,11 +55,18 @@ class Trial:
     """Dimensions to which PCA with whitening reduces the embedding."""
 
 
+RANDOM = {
+    "model.head_init": "random",
+    "optim.learning_rate": 1e-3,
+    "optim.groups": (("backbone/.*", 0.1),),
+}
 WIDE = {"model.feature_size": 512}
 TRIALS = {
     "base": Trial("the preset"),
-    "avg": Trial("average pooling alone", {"model.pooling": "avg"}),
-    "gem": Trial("pooling by a generalised mean", {"model.pooling": "gem"}),
+    "random_head": Trial("a head of random numbers, at its learning rate", RANDOM),
+    "avg": Trial("average pooling", {"model.pooling": "avg"}),
+    "avg_max": Trial("sum of average and maximum pooling", {"model.pooling": "avg+max"}),
+    "frozen_3": Trial("three frozen stages in place of six", {"model.frozen_stages": 3}),
     "all_stages": Trial("all stages are trained", {"model.frozen_stages": 0}),
     "layer_decay": Trial("learning rates that shrink by 0.7 a stage", {"optim.layer_decay": 0.7}),
     "ema": Trial("moving average of the parameters", {"train.ema": 0.98}),

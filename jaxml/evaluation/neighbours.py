@@ -8,7 +8,8 @@ it in float64 on the host. The neighbours are the same either way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -85,7 +86,6 @@ class _Search:
     def __init__(self, x: np.ndarray, gallery: np.ndarray, groups: np.ndarray):
         # Division by a power of two rounds nothing; afterwards no entry is above 1.
         self.x = np.ldexp(x, -np.frexp(np.abs(x).max())[1])
-        self.points = _points(self.x)
         self.centred = self.x - self.x.mean(0, keepdims=True)
         self.squares = (self.centred * self.centred).sum(1)
         self.gallery = gallery
@@ -114,7 +114,7 @@ class _Search:
             if m > k:
                 near = np.argpartition(bounds, m - 1, axis=1)[:, :m]
                 low, high = self._interval(bounds, near, part, rounding)
-            yield part, self._in_order(part, near, low, high)[:, :k]
+            yield part, self._in_order(part, near, low, high, self._distances_once)[:, :k]
 
     def by_devices(self, rows: np.ndarray, k: int, asked: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The same with products in float32 on devices, which find `asked` images for each query."""
@@ -133,10 +133,31 @@ class _Search:
             beyond = values[:, -1] - rounding * (self.squares[part] + greatest) - small
             certain = np.partition(high, k - 1, axis=1)[:, k - 1] < beyond
             found = np.empty((len(part), k), int)
-            found[certain] = self._in_order(part[certain], near[certain], low[certain], high[certain])[:, :k]
+            sure = (part[certain], near[certain], low[certain], high[certain])
+            found[certain] = self._in_order(*sure, self._distances)[:, :k]
             if not certain.all():
                 found[~certain] = np.concatenate([near for _, near in self.by_host(part[~certain], k)])
             yield part, found
+
+    @cached_property
+    def _points(self) -> np.ndarray:
+        """Numbers int [N] of the embeddings, the same number for equal ones."""
+        rows = np.ascontiguousarray(self.x + 0.0)  # turns -0.0 into 0.0, which it equals
+        return np.unique(rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel(), return_inverse=True)[1]
+
+    def _distances(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Squared distances float64 [n] of images a [n] to b [n]."""
+        found, step = np.empty(len(a)), max(1, BLOCK_BYTES // (8 * self.x.shape[1]))
+        for start in range(0, len(a), step):
+            part = slice(start, start + step)
+            found[part] = np.square(self.x[a[part]] - self.x[b[part]]).sum(axis=1)
+        return found
+
+    def _distances_once(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """The same, those of equal embeddings computed once: a network that collapsed has little else."""
+        pairs = self._points[a] * len(self.x) + self._points[b]
+        _, first, pair = np.unique(pairs, return_index=True, return_inverse=True)
+        return self._distances(a[first], b[first])[pair]
 
     def _left_out(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Queries int [n], counted from 0, and the columns int [n] of the gallery that these do not find."""
@@ -157,11 +178,18 @@ class _Search:
         squares = self.squares[rows][:, None] + self.squares[self.gallery[near]]
         return low, low + 2 * rounding * squares
 
-    def _in_order(self, rows: np.ndarray, near: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    def _in_order(
+        self,
+        rows: np.ndarray,
+        near: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        distances_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ) -> np.ndarray:
         """Neighbours int [b, m] of queries [b], given as columns of the gallery, by distance, then by index.
 
-        Distances are computed only where the bounds `low` and `high` [b, m] leave the order open. NONE stands where
-        they are infinite.
+        `distances_of` computes them where the bounds `low` and `high` [b, m] leave the order open. NONE stands where
+        these are infinite.
         """
         order = np.argsort(low, axis=1)
         near, low, high = (np.take_along_axis(a, order, axis=1) for a in (near, low, high))
@@ -171,7 +199,7 @@ class _Search:
         begins[:, 1:-1] = (low[:, 1:] > np.maximum.accumulate(high, axis=1)[:, :-1]) | (near[:, 1:] == NONE)
         i, j = np.nonzero(~(begins[:, :-1] & begins[:, 1:]))
         distances = np.zeros(near.shape)
-        distances[i, j] = _squared_distances(self.x, self.points, rows[i], near[i, j])
+        distances[i, j] = distances_of(rows[i], near[i, j])
         run = begins[:, :-1].cumsum(axis=1)
         return np.take_along_axis(near, np.lexsort((near, distances, run)), axis=1)
 
@@ -179,20 +207,3 @@ class _Search:
 def _rounding(width: int, dtype: type) -> float:
     """|q|^2 - 2 q.x + |x|^2 as computed is within this share of |q|^2 + |x|^2 of the squared distance."""
     return (width + 8) * float(np.finfo(dtype).eps)
-
-
-def _points(x: np.ndarray) -> np.ndarray:
-    """Numbers int [N] of embeddings float64 [N, D], the same number for equal embeddings."""
-    rows = np.ascontiguousarray(x + 0.0)  # turns -0.0 into 0.0, which it equals
-    return np.unique(rows.view(f"V{x.itemsize * x.shape[1]}").ravel(), return_inverse=True)[1]
-
-
-def _squared_distances(x: np.ndarray, points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances float64 [n] of images a [n] to b [n]; those of equal embeddings are computed once."""
-    _, first, pair = np.unique(points[a] * len(x) + points[b], return_index=True, return_inverse=True)
-    a, b = a[first], b[first]
-    found, step = np.empty(len(a)), max(1, BLOCK_BYTES // (8 * x.shape[1]))
-    for start in range(0, len(a), step):
-        part = slice(start, start + step)
-        found[part] = np.square(x[a[part]] - x[b[part]]).sum(axis=1)
-    return found[pair]

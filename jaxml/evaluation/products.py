@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Array = jax.Array
 
-BLOCK_BYTES = 64 * 2**20
+BLOCK_BYTES = 256 * 2**20
 """Memory of one block of distances on each device."""
 CHUNK = 128
 """Neighbouring points whose least value stands for all of them in the first round of a selection."""
