@@ -60,6 +60,17 @@ CASES = {
             "depth": POSITIVE,
         },
     ),
+    metrics.fnmr_at_fmr: (
+        {"embeddings": X, "labels": Y},
+        {
+            "embeddings": HOST_MATRIX,
+            "labels": CLUSTERS,
+            "queries": PLACES,
+            "gallery": PLACES,
+            "groups": GROUPS,
+            "rates": [TEXT[0], None, [], [0.0], [1.0], [float("nan")]],
+        },
+    ),
     metrics.recall_at_k: (
         {"embeddings": X, "labels": Y, "ks": (1,)},
         {"embeddings": HOST_MATRIX, "labels": CLUSTERS, "ks": [(), (0,), ("x",), (1.5,), None, 3]},

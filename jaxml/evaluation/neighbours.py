@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxml import arguments
 from jaxml.evaluation import products
+from jaxml.evaluation.protocol import Protocol
 
 BLOCK_BYTES = 64 * 2**20
 """Memory of the distances of one block of queries to all images."""
@@ -63,35 +64,30 @@ def neighbours(
     """
     x = arguments.matrix("embeddings", embeddings).astype(np.float64)
     k = arguments.whole("k", k)
-    every = np.arange(len(x))
-    rows = every if queries is None else arguments.places("queries", queries, len(x))
-    found = every if gallery is None else np.unique(arguments.places("gallery", gallery, len(x)))
-    own = every if groups is None else arguments.labels("groups", groups, len(x))
-    search = _Search(x, found, own)
-    k = min(k, len(found) - 1 if gallery is None and groups is None else len(found))
+    protocol = Protocol.of(len(x), queries, gallery, groups)
+    search = _Search(x, protocol)
+    rows, size = protocol.queries, len(protocol.gallery)
+    k = min(k, size - 1 if gallery is None and groups is None else size)
     asked = k + SLACK + search.largest
     # The devices select among many; where most are asked for, sorting them is what takes the time.
-    if k and len(rows) * len(found) >= LARGE and 4 * asked <= len(found):
+    if k and len(rows) * size >= LARGE and 4 * asked <= size:
         yield from search.by_devices(rows, k, asked)
     else:
         yield from search.by_host(rows, k)
 
 
 class _Search:
-    """A search among embeddings float64 [N, D] at places `gallery` int [M], in rising order.
+    """A search among embeddings float64 [N, D]; `largest` is how many images a query does not find, at most."""
 
-    A query does not find images of its own group of `groups` int [N]; `largest` is the size of the largest group.
-    """
-
-    def __init__(self, x: np.ndarray, gallery: np.ndarray, groups: np.ndarray):
+    def __init__(self, x: np.ndarray, protocol: Protocol):
         # Division by a power of two rounds nothing; afterwards no entry is above 1.
         self.x = np.ldexp(x, -np.frexp(np.abs(x).max())[1])
         self.centred = self.x - self.x.mean(0, keepdims=True)
         self.squares = (self.centred * self.centred).sum(1)
-        self.gallery = gallery
-        self.groups = np.unique(groups, return_inverse=True)[1]
-        self.by_group = np.argsort(self.groups[gallery], kind="stable")
-        sizes = np.bincount(self.groups[gallery], minlength=len(x))
+        self.gallery, self.groups = protocol.gallery, protocol.groups
+        in_gallery = self.groups[self.gallery]
+        self.by_group = np.argsort(in_gallery, kind="stable")
+        sizes = np.bincount(in_gallery, minlength=self.groups.max() + 1)
         self.ends = np.cumsum(sizes)
         self.starts = self.ends - sizes
         self.largest = int(sizes.max())

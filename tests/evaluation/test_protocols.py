@@ -10,6 +10,7 @@ from jaxml import metrics
 from jaxml.config import Config
 from jaxml.data import Retrieval
 from jaxml.evaluation import neighbours
+from jaxml.evaluation.metrics import verification
 from jaxml.training import results
 
 FULL = {
@@ -101,6 +102,32 @@ def test_the_rule_of_market_1501():
     want = market_1501(embeddings, people, cameras, queries, gallery)
     assert {name: got[name] for name in want} == pytest.approx(want, abs=1e-12)
     assert 0.1 < got["recall@1"] < 0.95
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2**20])
+def test_errors_of_verification_against_loops(block_bytes, monkeypatch):
+    monkeypatch.setattr(verification, "BLOCK_BYTES", block_bytes)
+    embeddings, labels, cameras, order = scene(5)
+    queries, gallery, groups = order[:50], order[40:], 100 * labels + cameras
+    for places in ({}, {"groups": groups}, {"queries": queries, "gallery": gallery, "groups": groups}):
+        own = places.get("groups", np.arange(150))
+        pairs = [
+            (math.dist(embeddings[q], embeddings[i]), labels[q] == labels[i])
+            for q in places.get("queries", range(150))
+            for i in places.get("gallery", range(150))
+            if own[q] != own[i]
+        ]
+        got = metrics.fnmr_at_fmr(embeddings, labels, [0.01, 0.3], **places)
+        for rate in (0.01, 0.3):
+            limit = np.quantile([far for far, same in pairs if not same], rate)
+            want = np.mean([far >= limit for far, same in pairs if same])
+            assert got[f"fnmr@{rate}"] == pytest.approx(want, abs=1e-12)
+        assert 0 < got["fnmr@0.3"] < got["fnmr@0.01"] < 1
+
+
+def test_no_pairs_to_verify():
+    assert math.isnan(metrics.fnmr_at_fmr(np.eye(3), [0, 1, 2])["fnmr@0.01"])
+    assert math.isnan(metrics.fnmr_at_fmr(np.eye(3), [0, 0, 0])["fnmr@0.01"])
 
 
 def test_what_a_data_set_says_becomes_the_protocol():

@@ -27,17 +27,20 @@ from jaxml.evaluation.metrics.retrieval import (
     reciprocal_rank,
     retrieval,
 )
+from jaxml.evaluation.metrics.verification import RATES, fnmr_at_fmr
 
 __all__ = [
     "CLUSTERING",
     "KS",
     "ORIGINAL",
+    "RATES",
     "RETRIEVAL",
     "ami",
     "ari",
     "at",
     "average_precision",
     "contingency",
+    "fnmr_at_fmr",
     "majority_class",
     "map_at_r",
     "nmi",

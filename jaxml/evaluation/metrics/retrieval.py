@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxml import arguments
 from jaxml.evaluation.neighbours import NONE, neighbours
+from jaxml.evaluation.protocol import Protocol
 
 Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
 KS = (1, 2, 4, 8, 16, 32)
@@ -174,9 +175,9 @@ def retrieval(
     embeddings = arguments.matrix("embeddings", embeddings)
     labels = arguments.labels("labels", labels, len(embeddings))
     classes = np.unique(labels, return_inverse=True)[1]
-    relevant = _relevant(classes, gallery, groups)
-    asking = relevant if queries is None else relevant[arguments.places("queries", queries, len(labels))]
-    depth = max(arguments.whole("depth", depth), int(asking.max(initial=0)))
+    protocol = Protocol.of(len(labels), queries, gallery, groups)
+    relevant = protocol.relevant(classes)
+    depth = max(arguments.whole("depth", depth), int(relevant[protocol.queries].max(initial=0)))
     totals = dict.fromkeys(rows, 0.0)
     count = 0
     for asked, near in neighbours(embeddings, depth, queries, gallery, groups):
@@ -190,20 +191,6 @@ def retrieval(
             totals[name] += float(metric(hits, relevant[asked]).sum())
     means = {name: total / count if count else float("nan") for name, total in totals.items()}
     return {**means, "queries": float(count)}
-
-
-def _relevant(classes: np.ndarray, gallery: np.ndarray | None, groups: np.ndarray | None) -> np.ndarray:
-    """How many images of the gallery each of N images could find: of its class [N], and not of its group [N]."""
-    count = len(classes)
-    places = np.arange(count) if gallery is None else np.unique(arguments.places("gallery", gallery, count))
-    own = np.arange(count) if groups is None else arguments.labels("groups", groups, count)
-    together = np.unique(np.stack([classes, own]), axis=1, return_inverse=True)[1].reshape(-1)
-    return _members(classes, places) - _members(together, places)
-
-
-def _members(numbers: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """How many of the images at `places` have the number of each image, int [N]."""
-    return np.bincount(numbers[places], minlength=numbers.max() + 1)[numbers]
 
 
 def recall_at_k(embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int] = KS) -> dict[int, float]:
