@@ -58,6 +58,7 @@ def main(words: list[str]) -> None:
     from jaxml.data.sources import unlabelled
     from jaxml.evaluation import grouping as group
     from jaxml.inference import load
+    from jaxml.inference.kept import embed_folder
     from jaxml.reports import clusters as gallery
     from jaxml.reports.output import output_folder
 
@@ -78,7 +79,7 @@ def main(words: list[str]) -> None:
         if arguments.query:
             query = unlabelled.single(arguments.query, pictures)
             asked, _, _ = model.embed_readable(query)
-        embeddings, rows, errors = model.embed_readable(pictures)
+        embeddings, rows, errors = embed_folder(model, pictures)
         pictures = pictures.take(rows)
         left_out = f"; {len(errors):,} files left out, listed in skipped.txt" if errors else ""
         print(f"{len(pictures):,} pictures{left_out}")

@@ -62,7 +62,7 @@ class Data:
     classes_per_category: Count = 4
     """Classes of a category in a batch, where there are data.category."""
     cache: Text = "~/.cache/jaxml"
-    """Folder for decoded images and converted weights."""
+    """Folder for decoded images, converted weights and the embeddings of folders."""
     on_error: Literal["raise", "skip"] = "raise"
     """raise: an image that is damaged, missing or changed ends the run; skip: such images are left out and listed."""
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,27 +17,14 @@ from jaxml import arguments
 from jaxml.data.sources import unlabelled
 from jaxml.files import expand, parse_json, printable, write_json
 from jaxml.inference import saving
-from jaxml.inference.pictures import Source, given
+from jaxml.inference.kept import Embeds, embed_folder
+from jaxml.inference.pictures import given
 
 NAMES, EMBEDDINGS = "index.json", "embeddings.npy"
 FORMAT = 1
 """Version of the folder's files."""
 BLOCK_BYTES = 64 * 2**20
 """Memory of the distances of one block of queries."""
-
-
-class Embeds(Protocol):
-    """What an index needs of a model."""
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells its embeddings from those of other models."""
-
-    def embed(self, pictures: Any, boxes: Any = None) -> np.ndarray:
-        """Embeddings float32 [n, D] of pictures."""
-
-    def embed_readable(self, source: Source) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-        """Embeddings of those that can be read, their places, and the errors of the others by name."""
 
 
 class Matches(NamedTuple):
@@ -122,7 +109,7 @@ class Index:
         Raises:
             ImageError: there are none.
         """
-        embeddings, rows, errors = model.embed_readable(pictures)
+        embeddings, rows, errors = embed_folder(model, pictures)
         names, root = [pictures.names[i] for i in rows], str(pictures.root)
         return cls(names, embeddings, model.fingerprint, model=model, root=root, left_out=errors)
 

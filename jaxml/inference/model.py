@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -62,6 +63,11 @@ class Model:
         """D, the length of an embedding."""
         pixels = jax.ShapeDtypeStruct((1, self.side, self.side, 3), np.uint8)
         return int(jax.eval_shape(self.apply, self.variables, pixels).shape[1])
+
+    @property
+    def cache(self) -> str:
+        """The folder in which embeddings of folders are kept, `data.cache`; empty to keep nothing."""
+        return self.config.data.cache
 
     @cached_property
     def fingerprint(self) -> str:
@@ -152,10 +158,27 @@ class Model:
         Raises:
             ImageError: there are pictures, but none can be read.
         """
-        rows: list[int] = []
         errors: dict[str, str] = {}
+        parts = list(self.embed_parts(source, errors))
+        if errors and not parts:
+            first = next(iter(errors.values()))
+            raise ImageError(
+                first if len(errors) == 1 else f"none of the {len(errors)} files can be read: {first}"
+            )
+        rows = np.array([row for places, _ in parts for row in places], int)
+        empty = np.zeros((0, self.dimensions), np.float32)
+        return np.concatenate([empty, *(embeddings for _, embeddings in parts)]), rows, errors
 
-        def readable() -> Any:
+    def embed_parts(
+        self, source: Source, errors: dict[str, str]
+    ) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+        """Yield places [b] and embeddings float32 [b, D] of the pictures that can be read, part by part.
+
+        The errors of the others go into `errors` by name.
+        """
+        rows: list[int] = []
+
+        def readable() -> Iterator[np.ndarray]:
             for i, pixels in enumerate(source.decode(self.side)):
                 if isinstance(pixels, ImageError):
                     errors[source.names[i]] = str(pixels)
@@ -163,14 +186,10 @@ class Model:
                     rows.append(i)
                     yield pixels
 
-        parts = list(self._program.stream(readable()))
-        if errors and not rows:
-            first = next(iter(errors.values()))
-            raise ImageError(
-                first if len(errors) == 1 else f"none of the {len(errors)} files can be read: {first}"
-            )
-        empty = np.zeros((0, self.dimensions), np.float32)
-        return np.concatenate([empty, *parts]), np.array(rows, int), errors
+        done = 0
+        for part in self._program.stream(readable()):
+            yield rows[done : done + len(part)], part
+            done += len(part)
 
     def save(self, folder: str | Path) -> None:
         """Write the network into a folder that `jaxml.load` opens, whole or not at all.
