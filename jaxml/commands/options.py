@@ -44,11 +44,43 @@ def parse(
     Raises:
         ValueError: an option has a value that it cannot have; names it.
     """
+    _check_flags(kind, words)
     given: dict[str, Any] = {} if default is None else {"default": default}
     arguments = tyro.cli(
         kind, args=words, description=description, use_underscores=True, registry=REGISTRY, **given
     )
     return checks.checked(kind, arguments)
+
+
+def _check_flags(kind: type[Any], words: list[str]) -> None:
+    """ValueError if an option that is on or off is given a value, which tyro would call an unknown option."""
+    flags = set(_flags(kind))
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.replace("-", "_").partition("=")
+        value = value if equals else following
+        if (path := name.removeprefix("__")) in flags and value.lower() in (
+            "true",
+            "false",
+            "yes",
+            "no",
+            "0",
+            "1",
+        ):
+            section, dot, option = path.rpartition(".")
+            other = f"--{section}{dot}no_{option}"
+            raise ValueError(f"--{path} takes no value; write it alone, or {other}, in place of {value}")
+
+
+def _flags(kind: type[Any], prefix: str = "") -> list[str]:
+    """Names of the options that are on or off, such as `eval.mirror`."""
+    found = []
+    for name, inner in get_type_hints(kind).items():
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            # Its sections stand at the top of the command line.
+            found += _flags(inner, prefix if inner is configs.Config else f"{prefix}{name}.")
+        elif inner is bool:
+            found.append(f"{prefix}{name}")
+    return found
 
 
 def preset_name(words: list[str]) -> str:

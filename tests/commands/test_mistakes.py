@@ -63,6 +63,8 @@ PARSED = {
     "--train.steps 0": "--train.steps is 0; it must be at least 1",
     "--data.crop_area 0.9 0.5": "--data.crop_area is .*; it must be .* in ascending order",
     "--data.crop_area 0.5 1.5": "--data.crop_area has 1.5; it must be at most 1",
+    "--eval.mirror False": "--eval.mirror takes no value; write it alone, or --eval.no_mirror, in place of False",
+    "--data.crop-to-box=no": "--data.crop_to_box takes no value; write it alone, or --data.no_crop_to_box, in place",
     "--optim.learning_rate -1": "--optim.learning_rate is -1.0; it must be more than 0",
     "--optim.groups ( 0.1": "--optim.groups has .*; it must be a regular expression",
     "--train.steps 12 --train.steps_per_call 5": "--train.steps must be a multiple of --train.steps_per_call",
