@@ -5,6 +5,7 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from inspect import cleandoc
+from itertools import pairwise
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
@@ -55,7 +56,7 @@ def parse(
 def _check_flags(kind: type[Any], words: list[str]) -> None:
     """ValueError if an option that is on or off is given a value, which tyro would call an unknown option."""
     flags = set(_flags(kind))
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         name, equals, value = word.replace("-", "_").partition("=")
         value = value if equals else following
         if (path := name.removeprefix("__")) in flags and value.lower() in (
