@@ -29,7 +29,7 @@ from jaxml.evaluation import clustering, kmeans
 from jaxml.evaluation.neighbours import neighbours
 from jaxml.files import write_json
 
-IMAGES, CLASSES, WIDTH, NOISE = 60_502, 11_316, 64, 0.95
+IMAGES, CLASSES, WIDTH, NOISE = 60_502, 11_316, 64, 1.05
 
 
 @dataclasses.dataclass(frozen=True)
