@@ -27,7 +27,11 @@ def interrupted(out: Path, quick: bool) -> Outcome:
     rng, failures, codes, steps = np.random.default_rng(3), [], [], []
     for i in range(wanted):
         workdir = fresh(out, f"interrupted{i}")
-        child = Child(workdir, "--preset", str(out / "interrupted.json"), resume=False)
+        begun = out / f"begun{i}"
+        words = ("--preset", str(out / "interrupted.json"))
+        child = Child(workdir, *words, resume=False, hook=Path.touch, args=(begun,))
+        while child.process.is_alive() and not begun.exists():
+            time.sleep(0.001)
         # One moment in each part of the command's time.
         time.sleep(seconds * (i + rng.uniform()) / wanted)
         if child.process.is_alive():
@@ -37,7 +41,7 @@ def interrupted(out: Path, quick: bool) -> Outcome:
         if codes[-1] == PREEMPTED and child.says(f"--workdir {workdir} --resume"):
             finish(workdir)
         elif codes[-1] != 0 and child.says("give the same command again"):
-            again = Child(workdir, "--preset", str(out / "interrupted.json"), resume=False)
+            again = Child(workdir, *words, resume=False)
             if again.wait() != 0:
                 failures.append(f"{i}: the same command: {again.last_line()[-200:]}")
                 continue
