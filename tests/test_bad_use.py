@@ -32,6 +32,8 @@ TOO_LARGE = [Y + np.int64(2**40), Y - np.int64(2**40), jnp.full(N, 2**31, jnp.ui
 CLUSTERS = [*TEXT, Y[:-1], Y[:, None], Y[:0], Y + np.nan]
 GROUPS = [wrong for wrong in CLUSTERS if wrong is not None]
 PLACES = ["text", [[1.0, 2.0], [3.0]], [[1]], [N], [-1], [0.5]]
+SCORED = {"embeddings": HOST_MATRIX, "labels": CLUSTERS}
+PROTOCOL = {"queries": PLACES, "gallery": PLACES, "groups": GROUPS}
 POSITIVE = ["x", None, 0, -1, float("nan"), 1.5]
 NUMBER = ["x", None, float("nan"), float("inf"), [1.0, 2.0]]
 CHOICE = ["nonsense", None, 3, ""]
@@ -51,25 +53,11 @@ CASES = {
     metrics.contingency: ({"clusters": Y, "labels": Y}, {"clusters": CLUSTERS, "labels": CLUSTERS}),
     metrics.retrieval: (
         {"embeddings": X, "labels": Y},
-        {
-            "embeddings": HOST_MATRIX,
-            "labels": CLUSTERS,
-            "queries": PLACES,
-            "gallery": PLACES,
-            "groups": GROUPS,
-            "depth": POSITIVE,
-        },
+        {**SCORED, **PROTOCOL, "depth": POSITIVE},
     ),
     metrics.fnmr_at_fmr: (
         {"embeddings": X, "labels": Y},
-        {
-            "embeddings": HOST_MATRIX,
-            "labels": CLUSTERS,
-            "queries": PLACES,
-            "gallery": PLACES,
-            "groups": GROUPS,
-            "rates": [TEXT[0], None, [], [0.0], [1.0], [float("nan")]],
-        },
+        {**SCORED, **PROTOCOL, "rates": [TEXT[0], None, [], [0.0], [1.0], [float("nan")]]},
     ),
     metrics.recall_at_k: (
         {"embeddings": X, "labels": Y, "ks": (1,)},
@@ -81,13 +69,7 @@ CASES = {
     ),
     neighbours.neighbours: (
         {"embeddings": X, "k": 2},
-        {
-            "embeddings": HOST_MATRIX,
-            "k": POSITIVE,
-            "queries": PLACES,
-            "gallery": PLACES,
-            "groups": GROUPS,
-        },
+        {"embeddings": HOST_MATRIX, "k": POSITIVE, **PROTOCOL},
     ),
     evaluate.engine: ({"num_clusters": 2, "starts": 3}, {"num_clusters": POSITIVE, "starts": POSITIVE}),
     evaluate.cluster: (
@@ -106,14 +88,11 @@ CASES = {
     evaluate.evaluate: (
         {"embeddings": X, "labels": Y, "kmeans_seeds": 1},
         {
-            "embeddings": HOST_MATRIX,
-            "labels": CLUSTERS,
+            **SCORED,
+            **PROTOCOL,
             "clusters_per_class": POSITIVE,
             "kmeans_seeds": POSITIVE,
             "ks": [(), (0,), ("x",), (1.5,), 3],
-            "queries": PLACES,
-            "gallery": PLACES,
-            "groups": GROUPS,
         },
     ),
     evaluate.validate: (

@@ -71,7 +71,11 @@ def timed(name: str, run: Callable[[], Any], found: dict[str, Any]) -> Any:
 def score(share: float, found: dict[str, Any]) -> None:
     """Everything that `evaluate` measures, and its parts."""
     x, labels = products(share)
-    found.update(images=len(x), classes=int(labels.max()) + 1, engine=clustering.engine(labels.max() + 1, 10))
+    found.update(
+        images=len(x),
+        classes=int(labels.max()) + 1,
+        engine=clustering.engine(int(labels.max()) + 1, clustering.STARTS),
+    )
     timed("neighbours, 32 of each", lambda: metrics.retrieval(x, labels), found)
     timed("evaluate", lambda: found.update(scores=clustering.evaluate(x, labels)), found)
     found["memory, GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

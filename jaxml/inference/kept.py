@@ -18,10 +18,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxml.data.index import ImageError
 from jaxml.data.sources.unlabelled import Pictures
 from jaxml.files import expand, printable
-from jaxml.inference.pictures import Source
+from jaxml.inference.pictures import Source, none_readable
 
 SECONDS = 20
 """Time after which new embeddings are written."""
@@ -87,10 +86,7 @@ def embed_folder(model: Embeds, pictures: Pictures) -> tuple[np.ndarray, np.ndar
         _write(file, pictures, versions, embeddings, new[written:])
     rows = sorted(done + new)
     if not rows:
-        first = next(iter(errors.values()))
-        raise ImageError(
-            first if len(errors) == 1 else f"none of the {len(errors)} files can be read: {first}"
-        )
+        raise none_readable(errors)
     return embeddings[rows], np.array(rows, int), errors
 
 

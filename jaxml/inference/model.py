@@ -20,7 +20,7 @@ from jaxml.config import Config
 from jaxml.data.index import ImageError
 from jaxml.inference import card, export, hub, saving
 from jaxml.inference.index import Index
-from jaxml.inference.pictures import Source, given
+from jaxml.inference.pictures import Source, given, none_readable
 from jaxml.inference.program import Program
 from jaxml.models import saved_network
 from jaxml.models.weights.hub import PREFIX
@@ -161,10 +161,7 @@ class Model:
         errors: dict[str, str] = {}
         parts = list(self.embed_parts(source, errors))
         if errors and not parts:
-            first = next(iter(errors.values()))
-            raise ImageError(
-                first if len(errors) == 1 else f"none of the {len(errors)} files can be read: {first}"
-            )
+            raise none_readable(errors)
         rows = np.array([row for places, _ in parts for row in places], int)
         empty = np.zeros((0, self.dimensions), np.float32)
         return np.concatenate([empty, *(embeddings for _, embeddings in parts)]), rows, errors

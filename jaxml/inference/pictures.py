@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,6 +81,12 @@ def given(pictures: Any, boxes: Any = None, *, first: int = 0) -> Given:
             items.append(item if isinstance(item, Image.Image) else _pixels(item, i))
             names.append(f"picture {i}")
     return Given(items, names, None if boxes is None else _corners(boxes, len(items)))
+
+
+def none_readable(errors: Mapping[str, str]) -> ImageError:
+    """The error where none of some pictures can be read, each with its error by name."""
+    first = next(iter(errors.values()))
+    return ImageError(first if len(errors) == 1 else f"none of the {len(errors)} files can be read: {first}")
 
 
 def _listed(pictures: Any) -> Iterable[Any]:

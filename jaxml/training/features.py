@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,9 @@ def begin_head(run: Run) -> TrainState:
             f"--model.feature_size is {model.feature_size}; with --model.head_init pca it must be at most {size}, the "
             f"features of {model.backbone} or the images to train on"
         )
-    config = configs.override(_without_head(run.config), {"model.normalize": False, "eval.mirror": False})
+    config = configs.override(
+        _without_head(run.config), {"model.normalize": False, "eval.mirror": False, "eval.crops": (1.0,)}
+    )
     learner, state = create(config, 1)
     params = {name: run.state.params[name] for name in state.params}
     bare = state._replace(params=params, batch_stats=run.state.batch_stats, averages=None)
@@ -64,6 +67,13 @@ def begin_head(run: Run) -> TrainState:
     return run.state._replace(params={**run.state.params, "head": head})
 
 
+def begun_with(run: Run) -> dict[str, Any]:
+    """What `weights.json` of a run holds; nothing where it began from random numbers."""
+    path = run.workdir / WEIGHTS
+    found: dict[str, Any] = parse_json(path.read_bytes(), path) if path.is_file() else {}
+    return found
+
+
 def _without_head(config: Config) -> Config:
     """The configuration whose embedding is the backbone's pooled features."""
     features = BACKBONES[config.model.backbone].features
@@ -74,10 +84,9 @@ def _without_head(config: Config) -> Config:
 
 def _warn_changed(run: Run, sha256: str) -> None:
     """Warn if the pretrained weights are not those that the run began with, by their hash."""
-    path = run.workdir / WEIGHTS
-    if path.is_file() and parse_json(path.read_bytes(), path)["sha256"] != sha256:
+    if (known := begun_with(run)) and known["sha256"] != sha256:
         warnings.warn(
-            f"--model.weights {run.config.model.weights} has changed since the run began with it (see {path}): the "
-            f"baseline of frozen features is of what it is now",
+            f"--model.weights {run.config.model.weights} has changed since the run began with it (see "
+            f"{run.workdir / WEIGHTS}): the baseline of frozen features is of what it is now",
             stacklevel=3,
         )

@@ -18,7 +18,7 @@ from jaxml.evaluation.whitening import whiten
 from jaxml.files import parse_json, write_json
 from jaxml.reports import run as report
 from jaxml.training import history
-from jaxml.training.features import WEIGHTS, frozen_features
+from jaxml.training.features import begun_with, frozen_features
 from jaxml.training.run import Run
 
 RESULTS = "results.json"
@@ -122,7 +122,7 @@ def write_report(run: Run, results: dict[str, Any], rows: np.ndarray, embeddings
         images=next(run.images.read([rows])),
         class_names=run.images.index.class_names,
         files=[run.images.index.names[row] for row in rows],
-        seen=(_weights(run).get("seen") or {}).get("classes", ()),
+        seen=(begun_with(run).get("seen") or {}).get("classes", ()),
     )
     return path
 
@@ -166,10 +166,3 @@ def pixels_as_features(images: np.ndarray, side: int = 8) -> np.ndarray:
     counts = np.diff(np.append(edges, images.shape[1]))
     areas = (counts[:, None] * counts[None, :])[None, :, :, None]
     return (sums / areas / 255).reshape(len(images), -1).astype(np.float32)
-
-
-def _weights(run: Run) -> dict[str, Any]:
-    """What `weights.json` of a run holds; nothing where it began from random numbers."""
-    path = run.workdir / WEIGHTS
-    found: dict[str, Any] = parse_json(path.read_bytes(), path) if path.is_file() else {}
-    return found
