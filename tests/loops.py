@@ -9,6 +9,7 @@ smallest change of a number that would change a decision: where it is tiny, floa
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -99,6 +100,7 @@ FORMULAS = {
     "ratio": lambda ap, an, pn, margin: share(ap, an) ** 2 + (1 - (1 - share(ap, an))) ** 2,
     "ratio_original": lambda ap, an, pn, margin: share(ap, an) ** 2 + 1 - (1 - share(ap, an)) ** 2,
     "softplus": lambda ap, an, pn, margin: np.log(1 + np.exp(ap - an)),
+    "softplus_margin": lambda ap, an, pn, margin: np.log(1 + np.exp(ap - an + margin)),
 }
 """Values of a triplet, from the distances of anchor and positive, anchor and negative, positive and negative."""
 
@@ -171,6 +173,17 @@ def original_semi_hard(anchor):
     return pairs, min(abs(ap - an) for ap in anchor.pos.values() for an in anchor.neg.values())
 
 
+def nearest_semi_hard(anchor):
+    pairs = []
+    for p, ap in anchor.pos.items():
+        farther = {n: an for n, an in anchor.neg.items() if an > ap}
+        pairs.append((p, min(farther, key=farther.get) if farther else max(anchor.neg, key=anchor.neg.get)))
+    values = sorted(anchor.neg.values())
+    gaps = [b - a for a, b in itertools.pairwise(values)]
+    gaps += [abs(ap - an) for ap in anchor.pos.values() for an in values]
+    return pairs, min(gaps)
+
+
 def hardest(anchor):
     nearest = min(anchor.neg, key=anchor.neg.get)
     return [(p, nearest) for p in anchor.pos], gap(anchor.neg.values())
@@ -210,6 +223,7 @@ MINING = {
     "all": every_pair,
     "semi_hard": semi_hard,
     "original_semi_hard": original_semi_hard,
+    "nearest_semi_hard": nearest_semi_hard,
     "hardest": hardest,
     "batch_hard": batch_hard,
     "easy_positive": easy_positive,
@@ -234,7 +248,16 @@ def mined(sets, d, mining, margin, quantile, key):
 
 
 def triplet(
-    x, labels, *refs, formula="hinge", mining="all", margin=0.2, distance="euclidean", quantile=0.6, key=None
+    x,
+    labels,
+    *refs,
+    formula="hinge",
+    mining="all",
+    margin=0.2,
+    distance="euclidean",
+    reduction="active",
+    quantile=0.6,
+    key=None,
 ):
     sets = Sets(x, labels, *refs)
     power = 2 if formula == "squared_hinge" else 1
@@ -251,36 +274,43 @@ def triplet(
                 continue
         out.active += 1
         out.value += value
-    out.value /= max(out.active, 1)
+    out.value /= max(out.valid if reduction == "all" else out.active, 1)
     return out
 
 
-def contrastive(x, labels, *refs, margin=1.0, positive_margin=0.0, power=2, distance="euclidean"):
+def contrastive(
+    x, labels, *refs, margin=1.0, positive_margin=0.0, power=2, distance="euclidean", reduction="all"
+):
     sets = Sets(x, labels, *refs)
     d = sets.matrix(lambda u, v: dist(u, v, distance))
     out = Result(0)
     for partners, value in ((sets.pos, lambda v: v - positive_margin), (sets.neg, lambda v: margin - v)):
-        total, number = np.zeros(x.shape[0], complex), 0
+        total, number, active = np.zeros(x.shape[0], complex), 0, 0
         for a in sets.anchors:
             for j in partners[a]:
                 v = value(d[a][j])
                 number += 1
                 out.edge = min(out.edge, abs(v[0].real))
                 if v[0].real > 0:
-                    out.active += 1
+                    active += 1
                     total += v**power / power
-        out.valid += number
-        out.value = out.value + total / max(number, 1)
+        out.active, out.valid = out.active + active, out.valid + number
+        out.value = out.value + total / max(active if reduction == "active" else number, 1)
     return out
 
 
-def multi_similarity(x, labels, *refs, alpha=2.0, beta=50.0, base=0.5, epsilon=0.1):
+def multi_similarity(x, labels, *refs, alpha=2.0, beta=50.0, base=0.5, epsilon=0.1, one_sided=False):
     sets = Sets(x, labels, *refs)
     s = sets.matrix(cosine)
     out = Result(np.zeros(x.shape[0], complex))
     for a in sets.anchors:
         pos, neg = sets.pos[a], sets.neg[a]
         out.valid += len(pos) + len(neg)
+        if one_sided and not (pos and neg):
+            out.active += len(pos) + len(neg)
+            out.value += np.log(1 + sum(np.exp(-alpha * (s[a][p] - base)) for p in pos)) / alpha
+            out.value += np.log(1 + sum(np.exp(beta * (s[a][n] - base)) for n in neg)) / beta
+            continue
         if not pos or not neg:
             continue
         top, low = max(s[a][n][0].real for n in neg), min(s[a][p][0].real for p in pos)
@@ -319,14 +349,19 @@ def lifted(x, labels, *refs, margin=1.0, distance="euclidean"):
     return out
 
 
-def generalized_lifted(x, labels, *refs, margin=1.0):
+def generalized_lifted(x, labels, *refs, margin=1.0, one_sided=False):
     sets = Sets(x, labels, *refs)
     d = sets.matrix(dist)
     out = Result(np.zeros(x.shape[0], complex))
     for a in sets.anchors:
-        if sets.pos[a] and sets.neg[a]:
+        pos, neg = sets.pos[a], sets.neg[a]
+        if (pos or neg) if one_sided else (pos and neg):
             out.valid += 1
-            value = log_sum([d[a][p] for p in sets.pos[a]]) + log_sum([margin - d[a][n] for n in sets.neg[a]])
+            value = np.zeros(x.shape[0], complex)
+            if pos:
+                value = value + log_sum([d[a][p] for p in pos])
+            if neg:
+                value = value + log_sum([margin - d[a][n] for n in neg])
             out.edge = min(out.edge, abs(value[0].real))
             if value[0].real > 0:
                 out.active += 1
@@ -335,31 +370,38 @@ def generalized_lifted(x, labels, *refs, margin=1.0):
     return out
 
 
-def pick(x, labels, *refs, similarity):
+def pick(x, labels, *refs, similarity, reduction="all"):
     sets = Sets(x, labels, *refs)
     s = sets.matrix(similarity)
     out = Result(np.zeros(x.shape[0], complex))
     for a in sets.anchors:
-        for p in sets.pos[a]:
-            if sets.neg[a]:
-                out.valid += 1
-                out.value += log_sum([s[a][p], *(s[a][n] for n in sets.neg[a])]) - s[a][p]
+        pos, neg = sets.pos[a], sets.neg[a]
+        if pos and neg:
+            terms = [log_sum([s[a][p], *(s[a][n] for n in neg)]) - s[a][p] for p in pos]
+            out.valid += 1 if reduction == "anchors" else len(pos)
+            out.value += sum(terms) / (len(pos) if reduction == "anchors" else 1)
     out.value /= max(out.valid, 1)
     out.active = out.valid
     return out
 
 
-def n_pairs(x, labels, *refs):
-    return pick(x, labels, *refs, similarity=lambda u, v: (u * v).sum(-1))
+def n_pairs(x, labels, *refs, reduction="all"):
+    return pick(x, labels, *refs, similarity=lambda u, v: (u * v).sum(-1), reduction=reduction)
 
 
-def nt_xent(x, labels, *refs, temperature=0.1):
-    return pick(x, labels, *refs, similarity=lambda u, v: cosine(u, v) / temperature)
+def likeness(distance, temperature):
+    if distance == "cosine":
+        return lambda u, v: cosine(u, v) / temperature
+    return lambda u, v: -dist(u, v, distance) / temperature
 
 
-def supervised_contrastive(x, labels, *refs, temperature=0.1):
+def nt_xent(x, labels, *refs, temperature=0.1, distance="cosine", reduction="all"):
+    return pick(x, labels, *refs, similarity=likeness(distance, temperature), reduction=reduction)
+
+
+def supervised_contrastive(x, labels, *refs, temperature=0.1, distance="cosine"):
     sets = Sets(x, labels, *refs)
-    s = sets.matrix(lambda u, v: cosine(u, v) / temperature)
+    s = sets.matrix(likeness(distance, temperature))
     out = Result(np.zeros(x.shape[0], complex))
     for a in sets.anchors:
         if sets.pos[a]:
@@ -371,7 +413,7 @@ def supervised_contrastive(x, labels, *refs, temperature=0.1):
     return out
 
 
-def margin(x, boundaries, labels, *refs, margin=0.2, mining="all", nu=0.0, key=None):
+def margin(x, boundaries, labels, *refs, margin=0.2, mining="all", nu=0.0, nu_per="anchors", key=None):
     sets = Sets(x, labels, *refs)
     d = sets.matrix(dist)
     beta = [boundaries[:, labels[a]] if boundaries.ndim == 2 else boundaries for a in sets.anchors]
@@ -384,7 +426,11 @@ def margin(x, boundaries, labels, *refs, margin=0.2, mining="all", nu=0.0, key=N
             if value[0].real > 0:
                 out.active += 1
                 out.value += value
-    out.value = out.value / max(out.active, 1) + nu * sum(beta) / len(beta)
+    if nu_per == "active":
+        out.value += nu * sum(beta[a] for a, _, _ in triplets)
+    out.value = out.value / max(out.active, 1)
+    if nu_per == "anchors":
+        out.value = out.value + nu * sum(beta) / len(beta)
     return out
 
 

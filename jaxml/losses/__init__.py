@@ -34,7 +34,7 @@ from jaxml.losses.kernels.relations import Masks
 from jaxml.losses.lifted import generalized_lifted, lifted
 from jaxml.losses.listwise import fast_ap, recall_at_k, smooth_ap
 from jaxml.losses.margin import margin, margin_beta
-from jaxml.losses.memory import Memory, cross_batch, memory, push
+from jaxml.losses.memory import Memory, batch_and_memory, cross_batch, memory, push
 from jaxml.losses.nested import matryoshka
 from jaxml.losses.pair_statistics import intra_pair_variance, threshold_consistent_margin
 from jaxml.losses.pairs import contrastive, multi_similarity
@@ -114,6 +114,7 @@ __all__ = [
     "angular",
     "arcface",
     "barlow_twins",
+    "batch_and_memory",
     "centre_invariance",
     "circle",
     "contrastive",

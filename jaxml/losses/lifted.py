@@ -99,6 +99,7 @@ def generalized_lifted(
     *,
     margin: float | Array = 1.0,
     distance: str = "euclidean",
+    one_sided: bool = False,
     block_size: int | None = None,
     axis_name: str | None = None,
     references: Array | None = None,
@@ -109,13 +110,14 @@ def generalized_lifted(
 
     max(0, log sum_p e^{d_ap} + log sum_n e^{margin - d_an}).
 
-    Reduction: mean over anchors that have a positive and a negative; 0 if there is none.
+    Reduction: mean over anchors that have a positive and a negative, or either with `one_sided`; 0 if there is none.
 
     Args:
         embeddings: float [B, D]; computed in float32.
         labels: int [B], or Masks in their place.
         margin: at least 0, in units of the distance.
         distance: euclidean, squared, cosine or snr.
+        one_sided: whether anchors that have negatives only, or positives only, count with the one sum that they have.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -144,13 +146,16 @@ def generalized_lifted(
     )
     checks.number("margin", margin, minimum=0.0)
     checks.choice("distance", distance, DISTANCES)
-    return mean(_generalized, pairs, margin, measure=distance)
+    checks.choice("one_sided", one_sided, (False, True))
+    return mean(_generalized, pairs, margin, measure=distance, one_sided=bool(one_sided))
 
 
-def _generalized(block: Block, margin: Array) -> Terms:
+def _generalized(block: Block, margin: Array, *, one_sided: bool) -> Terms:
     """Terms of the anchors of a block."""
     d = block.measured
-    valid = (block.positive_count > 0) & (block.negative_count > 0)
-    terms = log_sum_exp(d, block.positive) + log_sum_exp(margin - d, block.negative)
+    has_positive, has_negative = block.positive_count > 0, block.negative_count > 0
+    valid = (has_positive | has_negative) if one_sided else (has_positive & has_negative)
+    far, near = log_sum_exp(d, block.positive), log_sum_exp(margin - d, block.negative)
+    terms = jnp.where(has_positive, far, 0.0) + jnp.where(has_negative, near, 0.0)
     active = valid & (terms > 0)
     return Terms(jnp.sum(jnp.where(active, terms, 0.0)), count(active), count(valid))

@@ -13,6 +13,7 @@ import numpy as np
 from jaxml import arguments
 from jaxml.losses.kernels import checks, sharding
 from jaxml.losses.kernels.labels import bounds, fit
+from jaxml.losses.kernels.relations import Masks
 
 Array = jax.Array
 
@@ -55,13 +56,21 @@ def memory(size: int, width: int) -> Memory:
     return Memory(embeddings, labels, jnp.int32(0), jnp.zeros(size, bool))
 
 
-def push(state: Memory, embeddings: Array, labels: Array, *, axis_name: str | None = None) -> Memory:
+def push(
+    state: Memory,
+    embeddings: Array,
+    labels: Array,
+    *,
+    mask: Array | None = None,
+    axis_name: str | None = None,
+) -> Memory:
     """Write a batch over the oldest entries; no gradient passes through the memory.
 
     Args:
         state: from `memory`.
         embeddings: float [B, D].
         labels: int [B], which an int32 can hold.
+        mask: bool [B], which of them are stored; all if None.
         axis_name: mapped axis the batch is divided over; all of it is stored, on every device.
 
     Returns:
@@ -79,6 +88,14 @@ def push(state: Memory, embeddings: Array, labels: Array, *, axis_name: str | No
         >>> state.filled.tolist()
         [True, True, True, True, False, False]
     """
+    x, y, stored = _pushable(state, embeddings, labels, mask)
+    return _write(state, x, y, stored, axis_name)[0]
+
+
+def _pushable(
+    state: Memory, embeddings: Array, labels: Array, mask: Array | None
+) -> tuple[Array, Array, Array]:
+    """What `push` is given, checked: float32 [B, D], int32 [B] and bool [B]."""
     x, y = checks.labelled(embeddings, labels)
     width = state.embeddings.shape[1]
     if x.shape[1] != width:
@@ -90,25 +107,35 @@ def push(state: Memory, embeddings: Array, labels: Array, *, axis_name: str | No
             f"labels must fit into the memory's int32, got {y.dtype} {low}..{high}; number the classes from 0, or "
             "convert labels that are small with astype('int32')"
         )
-    return _write(state, x, jnp.asarray(y.astype(jnp.int32)), axis_name)
+    stored = np.ones(len(x), bool) if mask is None else mask
+    stored = checks.boolean("mask", stored, x.shape[:1], "one entry for each of the embeddings")
+    return x, jnp.asarray(y.astype(jnp.int32)), stored
 
 
-@partial(jax.jit, static_argnums=3)
-def _write(state: Memory, x: Array, y: Array, axis_name: str | None) -> Memory:
-    """`push` of float32 [B, D] and int32 [B], in one compiled function."""
-    state, x, y = sharding.replicated((state, jax.lax.stop_gradient(x), y))
+@partial(jax.jit, static_argnums=4)
+def _write(state: Memory, x: Array, y: Array, mask: Array, axis_name: str | None) -> tuple[Memory, Array]:
+    """`push` of float32 [B, D], int32 [B] and bool [B], in one compiled function; and where each image went, int32 [B].
+
+    An image that is not stored goes to the place after the last.
+    """
+    state, x, y, mask = sharding.replicated((state, jax.lax.stop_gradient(x), y, mask))
+    own = x.shape[0]
     if axis_name is not None:
         # The type, too, says that the result is the same on all devices, as shard_map requires of a replicated state.
-        x, y = (jax.lax.all_gather(a, axis_name, tiled=True, to="invarying") for a in (x, y))
-    size, pushed = state.labels.shape[0], x.shape[0]
-    kept = min(size, pushed)
-    places = (state.next + jnp.arange(pushed - kept, pushed, dtype=jnp.int32)) % size
-    return Memory(
-        state.embeddings.at[places].set(x[-kept:]),
-        state.labels.at[places].set(y[-kept:]),
-        (state.next + pushed) % size,
-        state.filled.at[places].set(True),
+        x, y, mask = (jax.lax.all_gather(a, axis_name, tiled=True, to="invarying") for a in (x, y, mask))
+    size = state.labels.shape[0]
+    number = jnp.cumsum(mask.astype(jnp.int32))
+    kept = mask & (number > number[-1] - size)
+    places = jnp.where(kept, (state.next + number - 1) % size, size)
+    written = Memory(
+        state.embeddings.at[places].set(x, mode="drop"),
+        state.labels.at[places].set(y, mode="drop"),
+        (state.next + number[-1]) % size,
+        state.filled.at[places].set(True, mode="drop"),
     )
+    if axis_name is not None:
+        places = jax.lax.dynamic_slice_in_dim(places, jax.lax.axis_index(axis_name) * own, own)
+    return written, places
 
 
 def cross_batch(
@@ -163,3 +190,50 @@ def cross_batch(
         **aux,
         **{f"memory_{name}": value for name, value in more_aux.items()},
     }
+
+
+def batch_and_memory(
+    loss: Callable[..., tuple[Array, dict[str, Array]]],
+    embeddings: Array,
+    labels: Array,
+    state: Memory,
+    *,
+    axis_name: str | None = None,
+    **options: Any,
+) -> tuple[Array, dict[str, Array]]:
+    """One loss of the batch against itself and the memory, taken together; push the batch afterwards.
+
+    L(batch, memory with the batch in it), in which no image is compared with itself; only anchors have a gradient.
+
+    Args:
+        loss: a function of jaxml.losses that takes `references`, and Masks in place of labels.
+        embeddings: float [B, D].
+        labels: int [B].
+        state: from `memory` and `push`, of at least B embeddings.
+        axis_name: mapped axis the batch is divided over.
+        options: further keyword arguments of the loss.
+
+    Returns:
+        float32 loss, and the dict of the loss. The masks take B x `size` bytes each.
+
+    Raises:
+        ValueError: an argument that the loss or `push` refuses.
+
+    Source: the cross-batch memory of pytorch-metric-learning, which puts the batch into the memory first.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxml import losses
+        >>> embeddings = jnp.array([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, -0.6]])
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> state = losses.push(losses.memory(size=9, width=2), embeddings, labels)
+        >>> loss, aux = losses.batch_and_memory(losses.contrastive, embeddings, labels, state)
+        >>> print(f"{loss:.3f}, {aux['valid']:.0f} pairs")
+        0.180, 28 pairs
+    """
+    x, y, stored = _pushable(state, embeddings, labels, None)
+    state, places = _write(state, x, y, stored, axis_name)
+    others = state.filled[None, :] & (places[:, None] != jnp.arange(state.labels.shape[0])[None, :])
+    same = y[:, None] == state.labels[None, :]
+    masks = Masks(others & same, others & ~same)
+    return loss(embeddings, masks, references=state.embeddings, axis_name=axis_name, **options)

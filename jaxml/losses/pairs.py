@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -11,7 +12,8 @@ from jaxml.distances import DISTANCES
 from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Sides, Terms
 from jaxml.losses.kernels.comparison import Each, compare, mean, numbers_of_pairs
-from jaxml.losses.kernels.reductions import count, log1p_sum_exp, ratio
+from jaxml.losses.kernels.devices import over_devices
+from jaxml.losses.kernels.reductions import count, log1p_sum_exp, ratio, row_count
 from jaxml.losses.kernels.relations import Masks
 
 Aux = dict[str, Array]
@@ -25,6 +27,7 @@ def contrastive(
     positive_margin: float | Array = 0.0,
     power: int = 2,
     distance: str = "euclidean",
+    reduction: str = "all",
     block_size: int | None = None,
     axis_name: str | None = None,
     references: Array | None = None,
@@ -35,7 +38,7 @@ def contrastive(
 
     mean_p max(0, d_ap - positive_margin)^power / power + mean_n max(0, margin - d_an)^power / power.
 
-    Reduction: mean over all positive pairs plus mean over all negative pairs; 0 for a kind that is missing.
+    Reduction: mean over positive pairs plus mean over negative pairs; 0 for a kind that is missing.
 
     Args:
         embeddings: float [B, D]; computed in float32.
@@ -44,6 +47,7 @@ def contrastive(
         positive_margin: at least 0, the distance up to which positive pairs are left alone, in the same units.
         power: 2 as in the paper, or 1 as in pytorch-metric-learning.
         distance: euclidean, squared, cosine or snr.
+        reduction: all for means over all pairs, or active for means over those above 0.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -77,15 +81,30 @@ def contrastive(
     checks.number("positive_margin", positive_margin, minimum=0.0)
     checks.choice("power", power, (1, 2))
     checks.choice("distance", distance, DISTANCES)
-    margins = margin, positive_margin
-    return mean(
-        _contrastive, pairs, *margins, measure=distance, per=None, prepare=_weights_of_kinds, power=power
-    )
+    checks.choice("reduction", reduction, CONTRASTIVE_REDUCTIONS)
+    margins, prepare = (margin, positive_margin), CONTRASTIVE_REDUCTIONS[reduction]
+    return mean(_contrastive, pairs, *margins, measure=distance, per=None, prepare=prepare, power=power)
 
 
-def _weights_of_kinds(sides: Sides, each: Each, *margins: Array) -> tuple[Any, Any]:
+def _by_all(sides: Sides, each: Each, *margins: Array) -> tuple[Any, Any]:
     """Weights of a positive and of a negative pair, float32 [] each: one by the numbers of all such pairs."""
     return (), [ratio(1.0, n) for n in numbers_of_pairs(sides)]
+
+
+def _by_active(sides: Sides, each: Each, *margins: Array) -> tuple[Any, Any]:
+    """As `_by_all`, of the pairs that are above 0."""
+    numbers = jnp.sum(jax.lax.stop_gradient(each(_active_pairs, sides)), axis=0)
+    return (), [ratio(1.0, over_devices(n, sides.axis_name)) for n in numbers]
+
+
+def _active_pairs(block: Block, margin: Array, positive_margin: Array) -> Array:
+    """Numbers of the positive and of the negative pairs of each anchor that are above 0, float32 [b, 2]."""
+    d = block.measured
+    active = block.positive & (d > positive_margin), block.negative & (d < margin)
+    return jnp.stack([row_count(pairs) for pairs in active], axis=1).astype(jnp.float32)
+
+
+CONTRASTIVE_REDUCTIONS = {"all": _by_all, "active": _by_active}
 
 
 def _contrastive(block: Block, margin: Array, positive_margin: Array, *, power: int) -> Terms:
@@ -109,6 +128,7 @@ def multi_similarity(
     beta: float | Array = 50.0,
     base: float | Array = 0.5,
     epsilon: float | Array = 0.1,
+    one_sided: bool = False,
     block_size: int | None = None,
     axis_name: str | None = None,
     references: Array | None = None,
@@ -120,7 +140,8 @@ def multi_similarity(
     1/alpha log(1 + sum_p e^{-alpha (s_ap - base)}) + 1/beta log(1 + sum_n e^{beta (s_an - base)}), over positives
     with s_ap - epsilon < max_n s_an and negatives with s_an + epsilon > min_p s_ap.
 
-    Reduction: mean over all anchors; those without such pairs add 0.
+    Reduction: mean over all anchors; those without such pairs add 0, and so do those that have no positive or no
+    negative at all, unless `one_sided`.
 
     Args:
         embeddings: float [B, D]; computed in float32.
@@ -129,6 +150,7 @@ def multi_similarity(
         beta: above 0, sharpness for negatives.
         base: similarity from which pairs weigh heavily.
         epsilon: how far from violating a pair may be; above 2, which no two similarities differ by, all are mined.
+        one_sided: whether anchors that have negatives only, or positives only, count with all of these.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -160,15 +182,27 @@ def multi_similarity(
     checks.number("beta", beta, above=0.0)
     checks.number("base", base)
     checks.number("epsilon", epsilon, minimum=0.0)
+    checks.choice("one_sided", one_sided, (False, True))
     options = alpha, beta, base, epsilon
-    return mean(_multi_similarity, pairs, *options, measure="cosine similarity", per="anchors")
+    return mean(
+        _multi_similarity,
+        pairs,
+        *options,
+        measure="cosine similarity",
+        per="anchors",
+        one_sided=bool(one_sided),
+    )
 
 
-def _multi_similarity(block: Block, alpha: Array, beta: Array, base: Array, epsilon: Array) -> Terms:
+def _multi_similarity(
+    block: Block, alpha: Array, beta: Array, base: Array, epsilon: Array, *, one_sided: bool
+) -> Terms:
     """Terms of the anchors of a block, from their mined pairs."""
     s = block.measured
     nearest = jnp.max(jnp.where(block.negative, s, -jnp.inf), axis=1, keepdims=True)
     farthest = jnp.min(jnp.where(block.positive, s, jnp.inf), axis=1, keepdims=True)
+    if one_sided:
+        nearest, farthest = (jnp.where(jnp.isinf(x), -x, x) for x in (nearest, farthest))
     positive = block.positive & (s - epsilon < nearest)
     negative = block.negative & (s + epsilon > farthest)
     value = log1p_sum_exp(-alpha * (s - base), positive) / alpha

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -20,6 +22,7 @@ def n_pairs(
     embeddings: Array,
     labels: Array | Masks,
     *,
+    reduction: str = "all",
     block_size: int | None = None,
     axis_name: str | None = None,
     references: Array | None = None,
@@ -35,6 +38,7 @@ def n_pairs(
     Args:
         embeddings: float [B, D], not normalised; computed in float32.
         labels: int [B], or Masks in their place.
+        reduction: all, or anchors for the mean over anchors of the mean over their pairs.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -42,7 +46,8 @@ def n_pairs(
         reference_mask: bool [M], which references are there; all if None.
 
     Returns:
-        float32 loss, and a dict with the float32 numbers of `active` and `valid` pairs (the same).
+        float32 loss, and a dict with the float32 numbers of `active` and `valid` pairs (the same), or of anchors with
+        such pairs where the mean is over anchors.
 
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
@@ -63,7 +68,8 @@ def n_pairs(
     pairs = compare(
         embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
     )
-    return mean(_pick, pairs, measure="inner product")
+    checks.choice("reduction", reduction, PICK_REDUCTIONS)
+    return mean(_pick, pairs, measure="inner product", reduction=reduction)
 
 
 def nt_xent(
@@ -71,13 +77,15 @@ def nt_xent(
     labels: Array | Masks,
     *,
     temperature: float | Array = 0.1,
+    distance: str = "cosine",
+    reduction: str = "all",
     block_size: int | None = None,
     axis_name: str | None = None,
     references: Array | None = None,
     reference_labels: Array | None = None,
     reference_mask: Array | None = None,
 ) -> tuple[Array, Aux]:
-    """Pick each positive out of itself and all negatives by cosine similarity s.
+    """Pick each positive out of itself and all negatives by cosine similarity s, or by s = -d of another distance d.
 
     -log(e^{s_ap / temperature} / (e^{s_ap / temperature} + sum_n e^{s_an / temperature})).
 
@@ -87,6 +95,8 @@ def nt_xent(
         embeddings: float [B, D]; computed in float32.
         labels: int [B], or Masks in their place.
         temperature: above 0.
+        distance: cosine, euclidean, squared, or snr.
+        reduction: all, or anchors for the mean over anchors of the mean over their pairs.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -94,7 +104,8 @@ def nt_xent(
         reference_mask: bool [M], which references are there; all if None.
 
     Returns:
-        float32 loss, and a dict with the float32 numbers of `active` and `valid` pairs (the same).
+        float32 loss, and a dict with the float32 numbers of `active` and `valid` pairs (the same), or of anchors with
+        such pairs where the mean is over anchors.
 
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
@@ -115,17 +126,33 @@ def nt_xent(
         embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
     )
     checks.number("temperature", temperature, above=0.0)
-    return mean(_pick, pairs, measure="cosine similarity", scale=1.0 / temperature)
+    checks.choice("distance", distance, DISTANCES)
+    checks.choice("reduction", reduction, PICK_REDUCTIONS)
+    return mean(_pick, pairs, **_similarity(distance, temperature), reduction=reduction)
 
 
-def _pick(block: Block) -> Terms:
+def _similarity(distance: str, temperature: float | Array) -> dict[str, Any]:
+    """The arguments of `mean` by which `block.measured` is s / temperature."""
+    if distance == "cosine":
+        return {"measure": "cosine similarity", "scale": 1.0 / temperature}
+    return {"measure": distance, "scale": -1.0 / temperature}
+
+
+PICK_REDUCTIONS = ("all", "anchors")
+
+
+def _pick(block: Block, *, reduction: str) -> Terms:
     """Cross entropies of the positive pairs of a block, each against all negatives of its anchor."""
     s = block.measured
     has_negative = block.negative_count > 0
     valid = block.positive & has_negative[:, None]
     rest = log_sum_exp(s, block.negative)[:, None]
     terms = jnp.where(valid, jax.nn.softplus(jnp.where(valid, rest - s, 0.0)), 0.0)
-    number = jnp.sum(jnp.where(has_negative, block.positive_count, 0.0))
+    if reduction == "anchors":
+        terms = terms / jnp.maximum(block.positive_count, 1.0)[:, None]
+        number = count(has_negative & (block.positive_count > 0))
+    else:
+        number = jnp.sum(jnp.where(has_negative, block.positive_count, 0.0))
     return Terms(jnp.sum(terms), number, number)
 
 
@@ -134,6 +161,7 @@ def supervised_contrastive(
     labels: Array | Masks,
     *,
     temperature: float | Array = 0.1,
+    distance: str = "cosine",
     block_size: int | None = None,
     axis_name: str | None = None,
     references: Array | None = None,
@@ -141,6 +169,8 @@ def supervised_contrastive(
     reference_mask: Array | None = None,
 ) -> tuple[Array, Aux]:
     """Give an anchor's positives equal shares of a softmax over all other images, by cosine similarity s.
+
+    With another distance d, s is -d.
 
     -1/|P| sum_p log(e^{s_ap / temperature} / sum_{i != a} e^{s_ai / temperature}), P the positives of a.
 
@@ -150,6 +180,7 @@ def supervised_contrastive(
         embeddings: float [B, D]; computed in float32.
         labels: int [B], or Masks in their place.
         temperature: above 0.
+        distance: cosine, euclidean, squared, or snr.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -177,7 +208,8 @@ def supervised_contrastive(
         embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
     )
     checks.number("temperature", temperature, above=0.0)
-    return mean(_share_equally, pairs, measure="cosine similarity", scale=1.0 / temperature)
+    checks.choice("distance", distance, DISTANCES)
+    return mean(_share_equally, pairs, **_similarity(distance, temperature))
 
 
 def _share_equally(block: Block) -> Terms:

@@ -18,6 +18,9 @@ from jaxml.losses.kernels.relations import Masks, in_order
 
 Aux = dict[str, Array]
 
+REDUCTIONS = {"active": "active", "all": "valid"}
+"""What `mean` divides by, for each reduction."""
+
 
 def triplet(
     embeddings: Array,
@@ -27,6 +30,7 @@ def triplet(
     mining: str = "all",
     margin: float | Array = 0.2,
     distance: str = "euclidean",
+    reduction: str = "active",
     quantile: float | Array = 0.6,
     cutoff: float | Array = 0.5,
     upper_cutoff: float | Array = 1.4,
@@ -44,11 +48,12 @@ def triplet(
         squared_hinge: max(0, d_ap^2 - d_an^2 + margin)
         soft: d_ap + log(e^{margin - d_an} + e^{margin - d_pn})
         ratio: 2 s^2, ratio_original: 2 s, with s = e^{d_ap} / (e^{d_ap} + e^{d_an}); no margin
-        softplus: log(1 + e^{d_ap - d_an}); no margin
+        softplus: log(1 + e^{d_ap - d_an}); no margin. softplus_margin: log(1 + e^{d_ap - d_an + margin})
     Mining, which triplets (a, p, n) count (for squared_hinge, d stands for its square here too):
         all: every p, with every n
         semi_hard: every p, with every n for which d_ap < d_an < d_ap + margin, whatever the formula
         original_semi_hard: every p, with every n for which d_an < d_ap
+        nearest_semi_hard: every p, with the n of least d_an above d_ap, or of greatest d_an if none is above
         hardest: every p, with the n of least d_an
         batch_hard: the p of greatest d_ap, with the n of least d_an
         local: every p within the `quantile` of the anchor's d_ap, with every n
@@ -56,9 +61,9 @@ def triplet(
         easy_positive: the p of least d_ap, with every n
         distance_weighted: every p, with one n drawn by the distance of the unit vectors (needs `key`)
 
-    Reduction: mean over active triplets: those above 0 for the hinges, all mined ones for the other formulas;
-    0 if there is none. Time O(B M K D) for classes of K images, memory O(block_size x M): no array of size B^3.
-    local_class finds its limit by bisection, and takes ten times as long as the others on CPU.
+    Reduction: mean over active triplets: those above 0 for the hinges, all mined ones for the other formulas and for
+    `reduction` all; 0 if there is none. Time O(B M K D) for classes of K images, memory O(block_size x M): no array of
+    size B^3. local_class finds its limit by bisection, and takes ten times as long as the others on CPU.
 
     Args:
         embeddings: float [B, D]; computed in float32.
@@ -67,6 +72,7 @@ def triplet(
         mining: one of the ways of mining above.
         margin: at least 0, in units of the distance (of its square for squared_hinge).
         distance: euclidean, squared, cosine or snr.
+        reduction: active, or all for the mean over all mined triplets.
         quantile: share of positives, from 0 to 1, that local and local_class keep.
         cutoff: distance below which distance_weighted treats all negatives alike.
         upper_cutoff: distance from which distance_weighted draws no negatives.
@@ -83,10 +89,10 @@ def triplet(
     Raises:
         ValueError: an argument of wrong shape, type or value, named in the message.
 
-    Source: Schroff et al. 2015, FaceNet (squared_hinge, semi_hard); Hermans et al. 2017, In Defense of the
-    Triplet Loss (batch_hard, softplus, mean over the active); Hoffer & Ailon 2015 (ratio); Wu et al. 2017
-    (distance_weighted); Xuan et al. 2020 (easy_positive); Shah 2017 (soft, ratio_original, local,
-    original_semi_hard).
+    Source: Schroff et al. 2015, FaceNet (squared_hinge, semi_hard); Hermans et al. 2017, In Defense of the Triplet Loss
+    (batch_hard, softplus, mean over the active); Hoffer & Ailon 2015 (ratio); Wu et al. 2017 (distance_weighted);
+    Xuan et al. 2020 (easy_positive); Shah 2017 (soft, ratio_original, local, original_semi_hard). softplus_margin is
+    from pytorch-metric-learning; nearest_semi_hard, FaceNet's with one negative, is from TensorFlow Addons.
 
     Example:
         >>> import jax.numpy as jnp
@@ -103,6 +109,7 @@ def triplet(
     checks.choice("formula", formula, FORMULAS)
     checks.choice("mining", mining, MINING)
     checks.choice("distance", distance, DISTANCES)
+    checks.choice("reduction", reduction, REDUCTIONS)
     checks.number("margin", margin, minimum=0.0)
     checks.number("quantile", quantile, minimum=0.0)
     checks.number("cutoff", cutoff, above=0.0)
@@ -121,7 +128,7 @@ def triplet(
         batch,
         Options(margin, quantile, cutoff, upper_cutoff),
         measure=measure,
-        per="active",
+        per=REDUCTIONS[reduction],
         key=key if chosen_mining.negatives.drawn else None,
         prepare=chosen_mining.positives.prepare,
         whole=sorted_sweep.terms if sortable else None,

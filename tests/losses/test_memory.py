@@ -49,6 +49,30 @@ def test_batch_larger_than_memory():
     assert sorted(state.embeddings.tolist()) == sorted(x[-4:].tolist())
 
 
+def test_only_what_a_mask_names_is_stored():
+    """As if the others had not been there, with one compiled function for every mask."""
+    rng, compiles = np.random.default_rng(5), 0
+
+    @jax.jit
+    def push(state, x, y, mask):
+        nonlocal compiles
+        compiles += 1
+        return losses.push(state, x, y, mask=mask)
+
+    state = want = losses.memory(4, D)
+    for x, y in batches(6):
+        mask = rng.random(B) < 0.5
+        state = push(state, x, y, mask)
+        for i in np.flatnonzero(mask):
+            want = losses.push(want, x[i : i + 1], y[i : i + 1])
+        for a, b in zip(state, want, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert compiles == 1
+    assert losses.push(state, x, y, mask=np.zeros(B, bool)).next == state.next
+    with pytest.raises(ValueError, match=r"^mask must be a boolean array \[6\], one entry for each of the"):
+        losses.push(state, x, y, mask=np.ones(B))
+
+
 def test_size_is_checked():
     with pytest.raises(ValueError, match=r"^size must be a whole number of at least 1"):
         losses.memory(0, D)
@@ -109,14 +133,44 @@ def test_cross_batch_adds_the_two_losses():
     assert aux["memory_valid"] == other_aux["valid"]
 
 
-@pytest.mark.parametrize("name", ["triplet", "lifted", "multi_similarity"])
-def test_same_on_two_devices(name):
+def test_batch_and_memory_is_one_loss():
+    """Of anchors against all that is stored, the batch included; over a ring that begins again."""
+    state, stored = losses.memory(10, D), []
+    for x, y in batches(4, seed=4):
+        value, aux = losses.batch_and_memory(losses.contrastive, x, y, state, margin=2.0, power=1)
+        stored = [*stored, *zip(np.asarray(x, np.float64), y.tolist(), range(B), strict=True)][-10:]
+        positives, negatives = [], []
+        for i, (u, label) in enumerate(zip(np.asarray(x, np.float64), y.tolist(), strict=True)):
+            for place, (v, other, j) in enumerate(stored):
+                if i == j and place >= len(stored) - B:
+                    continue  # the image itself
+                d = np.linalg.norm(u - v)
+                (positives if label == other else negatives).append(d if label == other else max(0, 2 - d))
+        np.testing.assert_allclose(value, np.mean(positives) + np.mean(negatives), rtol=1e-5)
+        assert aux["valid"] == len(positives) + len(negatives)
+        state = losses.push(state, x, y)
+
+
+def cross_batch(*args, **options):
+    return losses.cross_batch(*args, weight=0.7, **options)
+
+
+@pytest.mark.parametrize(
+    ("with_memory", "name"),
+    [
+        (cross_batch, "triplet"),
+        (cross_batch, "lifted"),
+        (cross_batch, "multi_similarity"),
+        (losses.batch_and_memory, "triplet"),
+    ],
+)
+def test_same_on_two_devices(with_memory, name):
     loss = losses.LOSSES[name]
     sequence = batches(3, seed=3)
 
     def run(state, w, x, y, axis_name=None):
         def total(w):
-            return losses.cross_batch(loss, x @ w, y, state, weight=0.7, axis_name=axis_name)
+            return with_memory(loss, x @ w, y, state, axis_name=axis_name)
 
         (value, aux), gradient = jax.value_and_grad(total, has_aux=True)(w)
         if axis_name:

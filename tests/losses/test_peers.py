@@ -63,10 +63,17 @@ def test_squared_hinge():
     compare(lambda x: losses.triplet(x, y, formula="squared_hinge", margin=0.5), loss, x, y)
 
 
-def test_softplus():
+@pytest.mark.parametrize(("formula", "margin"), [("softplus", 0.0), ("softplus_margin", 0.2)])
+def test_softplus(formula, margin):
     x, y = batch(unit=False)
-    loss = theirs.TripletMarginLoss(margin=0.0, smooth_loss=True, distance=EUCLIDEAN, reducer=MEAN)
-    compare(lambda x: losses.triplet(x, y, formula="softplus"), loss, x, y, active=False)
+    loss = theirs.TripletMarginLoss(margin=margin, smooth_loss=True, distance=EUCLIDEAN, reducer=MEAN)
+    compare(lambda x: losses.triplet(x, y, formula=formula), loss, x, y, active=False)
+
+
+def test_mean_over_all_triplets():
+    x, y = batch()
+    loss = theirs.TripletMarginLoss(margin=0.2, distance=EUCLIDEAN, reducer=MEAN)
+    compare(lambda x: losses.triplet(x, y, reduction="all"), loss, x, y)
 
 
 @pytest.mark.parametrize(("mining", "kind"), [("semi_hard", "semihard"), ("original_semi_hard", "hard")])
@@ -104,6 +111,33 @@ def test_contrastive(positive_margin):
         pos_margin=positive_margin, neg_margin=1.2, distance=EUCLIDEAN, reducer=MEAN
     )
     compare(lambda x: losses.contrastive(x, y, **options), loss, x, y)
+
+
+def test_contrastive_over_pairs_above_zero():
+    x, y = batch()
+    options = {"margin": 1.2, "positive_margin": 0.5, "power": 1, "reduction": "active"}
+    loss = theirs.ContrastiveLoss(pos_margin=0.5, neg_margin=1.2, distance=EUCLIDEAN)
+    compare(lambda x: losses.contrastive(x, y, **options), loss, x, y)
+
+
+def with_lone_images():
+    """A batch of which three images have no other of their class."""
+    x, y = batch()
+    y[:3] = [100, 101, 102]
+    return x, y
+
+
+def test_multi_similarity_of_anchors_without_positives():
+    x, y = with_lone_images()
+    ours = partial(losses.multi_similarity, epsilon=3.0, one_sided=True)
+    compare(lambda x: ours(x, y), theirs.MultiSimilarityLoss(alpha=2, beta=50, base=0.5), x, y, active=False)
+
+
+def test_generalized_lifted_of_anchors_without_positives():
+    x, y = with_lone_images()
+    loss = theirs.GeneralizedLiftedStructureLoss(neg_margin=1.0, distance=EUCLIDEAN)
+    ours = partial(losses.generalized_lifted, margin=1.0, one_sided=True)
+    compare(lambda x: ours(x, y), loss, x, y, active=False)
 
 
 def test_multi_similarity():
@@ -151,10 +185,34 @@ def test_nt_xent():
     compare(lambda x: losses.nt_xent(x, y, temperature=0.2), loss, x, y, active=False)
 
 
+def test_nt_xent_over_anchors():
+    """Theirs counts anchors without positives too, of which there are none here."""
+    x, y = batch()
+    y[:2] = y[2]  # classes of several sizes
+    x, y = (
+        x[np.isin(y, np.flatnonzero(np.bincount(y) > 1))],
+        y[np.isin(y, np.flatnonzero(np.bincount(y) > 1))],
+    )
+    loss = theirs.NTXentLoss(temperature=0.2, reducer=reducers.PerAnchorReducer())
+    ours = partial(losses.nt_xent, temperature=0.2, reduction="anchors")
+    compare(lambda x: ours(x, y), loss, x, y, active=False)
+
+
 def test_supervised_contrastive():
     x, y = batch()
     loss = theirs.SupConLoss(temperature=0.2)
     compare(lambda x: losses.supervised_contrastive(x, y, temperature=0.2), loss, x, y, active=False)
+
+
+@pytest.mark.parametrize(("distance", "peer"), [("euclidean", EUCLIDEAN), ("squared", SQUARED)])
+def test_softmax_over_distances(distance, peer):
+    x, y = batch()
+    for ours, loss in (
+        (losses.nt_xent, theirs.NTXentLoss(temperature=0.2, distance=peer)),
+        (losses.supervised_contrastive, theirs.SupConLoss(temperature=0.2, distance=peer)),
+    ):
+        ours = partial(ours, temperature=0.2, distance=distance)
+        compare(lambda x, ours=ours: ours(x, y), loss, x, y, active=False)
 
 
 def test_margin():
@@ -164,6 +222,17 @@ def test_margin():
     loss.beta.data = torch.tensor(boundaries)
     compare(lambda x: losses.margin(x, y, boundaries), loss, x, y)
     got = jax.grad(lambda b: losses.margin(x, y, b)[0])(jnp.asarray(boundaries))
+    np.testing.assert_allclose(got, loss.beta.grad.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_margin_with_boundaries_by_count():
+    x, y = batch()
+    boundaries = np.random.default_rng(3).uniform(0.8, 1.3, B // K).astype(np.float32)
+    loss = theirs.MarginLoss(nu=0.1, learn_beta=True, num_classes=B // K, distance=EUCLIDEAN)
+    loss.beta.data = torch.tensor(boundaries)
+    ours = partial(losses.margin, nu=0.1, nu_per="active")
+    compare(lambda x: ours(x, y, boundaries), loss, x, y)
+    got = jax.grad(lambda b: ours(x, y, b)[0])(jnp.asarray(boundaries))
     np.testing.assert_allclose(got, loss.beta.grad.numpy(), rtol=1e-4, atol=1e-6)
 
 
@@ -295,3 +364,26 @@ def test_cross_batch_memory_holds_the_same():
     ours = sorted(zip(state.labels.tolist(), state.embeddings.tolist(), strict=True))
     kept = sorted(zip(loss.label_memory.tolist(), loss.embedding_memory.tolist(), strict=True))
     assert ours == kept
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer"),
+    [
+        (
+            partial(losses.contrastive, margin=1.2, power=1),
+            theirs.ContrastiveLoss(neg_margin=1.2, distance=EUCLIDEAN, reducer=MEAN),
+        ),
+        (partial(losses.multi_similarity, epsilon=3.0, one_sided=True), theirs.MultiSimilarityLoss()),
+        (losses.triplet, theirs.TripletMarginLoss(margin=0.2, distance=EUCLIDEAN)),
+        (partial(losses.nt_xent, temperature=0.2), theirs.NTXentLoss(temperature=0.2)),
+    ],
+    ids=lambda loss: getattr(getattr(loss, "func", loss), "__name__", ""),
+)
+def test_batch_and_memory(ours, peer):
+    """A memory that is filled twice over; of theirs, too, only the anchors have a gradient."""
+    loss, state = theirs.CrossBatchMemory(peer, D, memory_size=2 * B + 7), losses.memory(2 * B + 7, D)
+    for seed in range(5):
+        x, y = batch(seed)
+        push = partial(losses.batch_and_memory, ours, labels=y, state=state)
+        compare(lambda x, push=push: push(embeddings=x), loss, x, y, active=False)
+        state = losses.push(state, x, y)

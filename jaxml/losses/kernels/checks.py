@@ -122,7 +122,7 @@ def batch(
     if r.shape[1] != x.shape[1]:
         raise ValueError(f"references must be as wide as embeddings ({x.shape[1]}), got {r.shape[1]}")
     if reference_mask is not None:
-        reference_mask = _boolean(
+        reference_mask = boolean(
             "reference_mask", reference_mask, r.shape[:1], "one entry for each of the references"
         )
     y, ry = keys([y, ry], axis_name)
@@ -151,13 +151,13 @@ def _masked(
         if r is None:
             raise ValueError("reference_mask must be given together with references")
         form = "one entry for each of the references"
-        r = r._replace(mask=_boolean("reference_mask", reference_mask, (count,), form))
+        r = r._replace(mask=boolean("reference_mask", reference_mask, (count,), form))
     shape, form = (x.shape[0], count), "a row for each of the embeddings, a column for each candidate"
-    found = Masks(*(_boolean(name, mask, shape, form) for name, mask in masks._asdict().items()))
+    found = Masks(*(boolean(name, mask, shape, form) for name, mask in masks._asdict().items()))
     return x, found, r
 
 
-def _boolean(name: str, value: Any, shape: tuple[int, ...], means: str) -> Array:
+def boolean(name: str, value: Any, shape: tuple[int, ...], means: str) -> Array:
     """Check a mask and return it; ValueError if it has another shape or type."""
     form = f"a boolean array {list(shape)}, {means}"
     mask = _array(name, value, form)

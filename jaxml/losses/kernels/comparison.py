@@ -246,7 +246,7 @@ def _in_blocks(*arrays: Any, plan: _Plan, axis_name: str | None) -> Terms:
     sides = blocks.sides(x, labels, references, axis_name)
     sides = blocks.turned(sides) if plan.turned else sides
     bound = MEASURES[plan.measure].bound(sides.x, sides.candidates)
-    bound = bound if scale is None else bound * scale
+    bound = bound if scale is None else bound * jnp.abs(scale)
     bound = sum((jnp.max(jnp.abs(o)) for o in jax.tree.leaves((options, class_weights))), bound)
 
     def each(function: Callable[..., Array], sides: Sides, own: Any = ()) -> Array:

@@ -19,7 +19,8 @@ class Formula(NamedTuple):
     """What a triplet costs; elementwise functions of float32 arrays of any one shape."""
 
     value: Callable[..., Array]
-    """hinge: value(d_ap - d_an + margin); smooth: value(d_ap - d_an); soft: value(d_ap, d_an, d_pn, margin)."""
+    """hinge, smooth: value(d_ap - d_an), with the margin added where it `has_margin`; soft: value(d_ap, d_an, d_pn,
+    margin)."""
     slope: Callable[..., Array]
     """The derivative of the value, for soft along -d_an: slope(d_an, d_pn); d_pn has the rest, 1 - slope."""
     kind: Literal["hinge", "smooth", "soft"]
@@ -28,6 +29,7 @@ class Formula(NamedTuple):
     distances, for which both forms of the sweep have a function of its own."""
     squared: bool = False
     """Whether distances are squared first."""
+    has_margin: bool = True
 
     def of(self, d_ap: Array, d_an: Array, d_pn: Array | None, margin: Array) -> Array:
         """Values of triplets, in the shape of their distances, which are squared already where the formula asks for it.
@@ -40,8 +42,11 @@ class Formula(NamedTuple):
         """
         if self.kind == "soft":
             return self.value(d_ap, d_an, d_pn, margin)
-        difference = d_ap - d_an
-        return self.value(difference + margin if self.kind == "hinge" else difference)
+        return self.value(self.shifted(d_ap, margin) - d_an)
+
+    def shifted(self, d_ap: Array, margin: Array) -> Array:
+        """d_ap, with the margin added where the formula has one."""
+        return d_ap + margin if self.has_margin else d_ap
 
 
 class Options(NamedTuple):
@@ -106,9 +111,10 @@ def _soft_share(d_an: Array, d_pn: Array) -> Array:
 FORMULAS: dict[str, Formula] = {
     "hinge": Formula(_positive_part, _step, "hinge"),
     "squared_hinge": Formula(_positive_part, _step, "hinge", squared=True),
-    "ratio": Formula(_ratio, _ratio_slope, "smooth"),
-    "ratio_original": Formula(_ratio_original, _ratio_original_slope, "smooth"),
-    "softplus": Formula(_softplus, jax.nn.sigmoid, "smooth"),
+    "ratio": Formula(_ratio, _ratio_slope, "smooth", has_margin=False),
+    "ratio_original": Formula(_ratio_original, _ratio_original_slope, "smooth", has_margin=False),
+    "softplus": Formula(_softplus, jax.nn.sigmoid, "smooth", has_margin=False),
+    "softplus_margin": Formula(_softplus, jax.nn.sigmoid, "smooth"),
     "soft": Formula(_soft, _soft_share, "soft"),
 }
 """All formulas of `jaxml.losses.triplet`, which documents them."""

@@ -73,6 +73,7 @@ WITHIN_CLASS_QUANTILE = Positives(
 EVERY_NEGATIVE = _inside(windows.anywhere)
 SEMI_HARD_NEGATIVES = _inside(windows.semi_hard)
 NEGATIVES_NEARER_THAN_POSITIVE = _inside(windows.nearer_than_positive)
+NEAREST_SEMI_HARD_NEGATIVE = Negatives(negatives.nearest_semi_hard)
 NEAREST_NEGATIVE = Negatives(negatives.nearest)
 DRAWN_NEGATIVE = Negatives(negatives.drawn, drawn=True)
 
@@ -80,6 +81,7 @@ MINING: dict[str, Mining] = {
     "all": Mining(EVERY_POSITIVE, EVERY_NEGATIVE),
     "semi_hard": Mining(EVERY_POSITIVE, SEMI_HARD_NEGATIVES),
     "original_semi_hard": Mining(EVERY_POSITIVE, NEGATIVES_NEARER_THAN_POSITIVE),
+    "nearest_semi_hard": Mining(EVERY_POSITIVE, NEAREST_SEMI_HARD_NEGATIVE),
     "hardest": Mining(EVERY_POSITIVE, NEAREST_NEGATIVE),
     "batch_hard": Mining(FARTHEST_POSITIVE, NEAREST_NEGATIVE),
     "local": Mining(WITHIN_QUANTILE, EVERY_NEGATIVE),

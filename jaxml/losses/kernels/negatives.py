@@ -1,10 +1,10 @@
-"""Mining of one negative: the nearest to an anchor, or one drawn by its distance for each of its positives."""
+"""Mining of one negative: the nearest to an anchor, or one for each of its positives, by distance or drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,15 +37,35 @@ def nearest(formula: Formula, distances: Array, block: Block, options: Options) 
     return _chosen(formula, formula.of(d_ap, d_an, d_pn, options.margin), chosen)
 
 
+def nearest_semi_hard(formula: Formula, distances: Array, block: Block, options: Options) -> Terms:
+    """Every mined positive, each with the nearest negative that is farther, or with the farthest one if none is."""
+    far = jnp.where(block.negative, jax.lax.stop_gradient(distances), jnp.inf)
+    farthest, some = reductions.farthest(distances, block.negative)
+    return _one_each(_choose_semi_hard, (far, farthest, some), formula, distances, block, options)
+
+
+def _choose_semi_hard(k: Array, d_ap: Array, facts: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    far, farthest, some = facts
+    column, exists = reductions.nearest(far, (far > d_ap[:, None]) & (far < jnp.inf))
+    return jnp.where(exists, column, farthest), some
+
+
 def drawn(formula: Formula, distances: Array, block: Block, options: Options) -> Terms:
     """Every mined positive, each with one negative drawn by its distance; distances are float32 [b, M]."""
     weights = distance_weights(block, options.cutoff, options.upper_cutoff)
+    return _one_each(choose_drawn, draws(weights, block), formula, distances, block, options)
+
+
+def _one_each(
+    choose: Choose, facts: Any, formula: Formula, distances: Array, block: Block, options: Options
+) -> Terms:
+    """Every mined positive, each with the one negative that is chosen for it."""
     other = block.measure if formula.kind == "soft" else None
-    terms = partial(_of_drawn, formula)
-    return sampled(terms, other, distances, block.candidates, options.margin, weights, block)
+    terms = partial(_of_one, formula)
+    return one_each(choose, terms, other, distances, block.candidates, options.margin, facts, block)
 
 
-def _of_drawn(
+def _of_one(
     formula: Formula, d_ap: Array, d_an: Array, d_pn: Array | None, margin: Array, chosen: Array
 ) -> Terms:
     return _chosen(formula, formula.of(d_ap, d_an, d_pn, margin), chosen)
@@ -58,59 +78,57 @@ def _chosen(formula: Formula, values: Array, chosen: Array) -> Terms:
     return Terms(jnp.sum(values), count(values > 0) if formula.kind == "hinge" else mined, mined)
 
 
-Sample = Callable[[Array, Array, Array | None, Any, Array], Terms]
+Choose = Callable[[Array, Array, Any], tuple[Array, Array]]
+"""choose(k, d_ap [b], facts) -> column of the negative for the k-th positive of each anchor, and whether there is one,
+int32 [b] and bool [b]."""
+
+OneEach = Callable[[Array, Array, Array | None, Any, Array], Terms]
 """terms(d_ap, d_an, d_pn or None, options, chosen) -> sums over one triplet per anchor; arrays [b], chosen bool."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def sampled(
-    terms: Sample,
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def one_each(
+    choose: Choose,
+    terms: OneEach,
     other: str | None,
     distances: Array,
     candidates: Array,
     options: Any,
-    weights: Array,
+    facts: Any,
     block: Block,
 ) -> Terms:
-    """Every positive, each with one negative drawn in proportion to its weight.
-
-    Draws depend on block.seeds and on the positive's place among the anchor's; not on the block.
+    """Every positive, each with one negative.
 
     Args:
+        choose: finds the negative of each positive; a static argument.
         terms: sums over one triplet per anchor; a static argument.
         other: distance of d_pn; None if the function needs none.
         distances: float32 [b, M].
         candidates: float32 [M, D].
         options: float arrays with gradient, for `terms`.
-        weights: float32 [b, M], 0 except at negatives.
+        facts: arrays for `choose`, without gradient.
         block: the block of anchors.
     """
-    return _sampled_forward(terms, other, distances, candidates, options, weights, block)[0]
+    return _one_each_forward(choose, terms, other, distances, candidates, options, facts, block)[0]
 
 
-def _sampled_forward(
-    terms: Sample,
+def _one_each_forward(
+    choose: Choose,
+    terms: OneEach,
     other: str | None,
     distances: Array,
     candidates: Array,
     options: Any,
-    weights: Array,
+    facts: Any,
     block: Block,
 ) -> Any:
     row = jnp.arange(distances.shape[0])
-    cumulative = jnp.cumsum(weights, axis=1)
-    total = cumulative[:, -1]
-    assert block.seeds is not None
-    keys = jax.vmap(jax.random.key)(block.seeds)
 
     def step(carry: Any) -> Any:
         k, sums, gradients = carry
         p, exists = column_of_positive(k, block.anchor_facts, block.candidate_facts)
-        chosen = exists & block.positive[row, p] & (total > 0)
-        u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k), dtype=jnp.float32))(keys)
-        # Short of the total, which rounding could reach: beyond it lies no negative.
-        limit = (u * total * (1.0 - 1e-6))[:, None]
-        n = row_counts(cumulative, [lambda c: c <= limit])[:, 0]
+        n, some_negative = choose(k, distances[row, p], facts)
+        chosen = exists & block.positive[row, p] & some_negative
 
         def of_triplets(distances: Array, candidates: Array, options: Any) -> tuple[Array, Terms]:
             d_pn = rowwise(candidates[p], candidates[n], other) if other else None
@@ -129,11 +147,37 @@ def _sampled_forward(
     return sums, gradients
 
 
-def _sampled_backward(terms: Sample, other: str | None, gradients: Any, cotangents: Terms) -> Any:
+def _one_each_backward(
+    choose: Choose, terms: OneEach, other: str | None, gradients: Any, cotangents: Terms
+) -> Any:
     return *jax.tree.map(lambda g: g * cotangents.value, gradients), None, None
 
 
-sampled.defvjp(_sampled_forward, _sampled_backward)
+one_each.defvjp(_one_each_forward, _one_each_backward)
+
+
+class Draws(NamedTuple):
+    """What `choose_drawn` draws from."""
+
+    cumulative: Array
+    """float32 [b, M]: sums of the weights of the negatives."""
+    keys: Array
+    """A random key for each anchor, [b]."""
+
+
+def draws(weights: Array, block: Block) -> Draws:
+    """Negatives to draw in proportion to their weights, float32 [b, M], 0 except at negatives."""
+    assert block.seeds is not None
+    return Draws(jnp.cumsum(weights, axis=1), jax.vmap(jax.random.key)(block.seeds))
+
+
+def choose_drawn(k: Array, d_ap: Array, facts: Draws) -> tuple[Array, Array]:
+    """A negative drawn for each positive; it depends on the anchor's seed and on k, not on the block."""
+    total = facts.cumulative[:, -1]
+    u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k), dtype=jnp.float32))(facts.keys)
+    # Short of the total, which rounding could reach: beyond it lies no negative.
+    limit = (u * total * (1.0 - 1e-6))[:, None]
+    return row_counts(facts.cumulative, [lambda c: c <= limit])[:, 0], total > 0
 
 
 def seeds(key: Array, ids: Array) -> Array:
@@ -150,7 +194,7 @@ def seeds(key: Array, ids: Array) -> Array:
 
 
 def distance_weights(block: Block, cutoff: Array | float, upper_cutoff: Array | float) -> Array:
-    """Weights of negatives for `sampled`, from the distances of unit vectors, float32 [b, M]; no gradient."""
+    """Weights of negatives for `draws`, from the distances of unit vectors, float32 [b, M]; no gradient."""
     d = pairwise(l2_normalize(block.x), l2_normalize(block.candidates))
     log = log_weights(d, block.x.shape[1], cutoff, upper_cutoff)
     log = jax.lax.stop_gradient(jnp.where(block.negative, log, -jnp.inf))

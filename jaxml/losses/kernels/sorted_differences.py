@@ -23,8 +23,8 @@ WIDE = 4096
 """Anchors in a tile."""
 
 
-def compute(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) -> tuple[Terms, Array]:
-    """The sums, and the gradient of their value, float32 [L, D].
+def compute(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) -> tuple[Terms, Array, Array]:
+    """The sums, and the gradient of their value along the rows, float32 [L, D], and along the margin, float32 [].
 
     Args:
         plan: a formula of the kind hinge or smooth.
@@ -42,12 +42,15 @@ def compute(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) 
     anchors = candidates if own.all else Side(candidates.x[mine], rows.size[mine], rows.group[mine])
     negatives = jnp.sum(candidate) - own.take(over_classes(candidate.astype(jnp.int32), rows))
     mined = plan.which(rows, quantile)
+    smooth_margin = plan.formula.has_margin and not plan.hinge
 
     def step(carry: Any) -> Any:
-        first, sums, of_anchors, of_rows = carry
+        first, sums, of_margin, of_anchors, of_rows = carry
         held = slots(rows, first, CHUNK)
         use = held.filled & mined(mined_slots(first), metric.value(held.square), lambda a: a[None, :])
         limits = limits_of(plan, held, use, margin, x.shape[1])
+        if smooth_margin:
+            limits = limits._replace(near=plan.formula.shifted(limits.near, margin))
         # Sums relative to it are not large against their total.
         middle = (
             jnp.sum(jnp.where(use, limits.near, 0.0), axis=0) / jnp.maximum(jnp.sum(use, axis=0), 1) + margin
@@ -67,14 +70,20 @@ def compute(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) 
             of_rows = of_rows + of_candidates.T
         pairs = jnp.sum(my_use.astype(jnp.float32), axis=0)
         more = Terms(value, jnp.sum(counted.number), jnp.sum(pairs * negatives.astype(jnp.float32)))
-        return first + CHUNK, jax.tree.map(jnp.add, sums, more), of_anchors + more_of_anchors.T, of_rows
+        if smooth_margin:
+            of_margin = of_margin + jnp.sum(counted.slope)
+        sums = jax.tree.map(jnp.add, sums, more)
+        return first + CHUNK, sums, of_margin, of_anchors + more_of_anchors.T, of_rows
 
     zero = zeros((), x)
-    start = (jnp.int32(1), Terms(zero, zero, zero), zeros(anchors.x.T.shape, x), zeros(rows.x.shape, x))
-    _, sums, of_anchors, of_rows = lax.while_loop(lambda carry: carry[0] < rows.largest, step, start)
+    start = (jnp.int32(1), Terms(zero, zero, zero), zero, zeros(anchors.x.T.shape, x), zeros(rows.x.shape, x))
+    _, sums, of_margin, of_anchors, of_rows = lax.while_loop(
+        lambda carry: carry[0] < rows.largest, step, start
+    )
     if not plan.hinge or plan.windowed:
         sums = sums._replace(valid=sums.active)
-    return sums, (of_rows + own.put_rows(of_anchors)).T
+    of_margin = sums.active if plan.hinge else of_margin  # of a hinge numbers of triplets are the slopes
+    return sums, (of_rows + own.put_rows(of_anchors)).T, of_margin
 
 
 def _negatives(

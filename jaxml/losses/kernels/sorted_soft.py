@@ -20,8 +20,8 @@ from jaxml.losses.kernels.tiles import Limits, Side
 Array = jax.Array
 
 
-def compute(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) -> tuple[Terms, Array]:
-    """The sums, and the gradient of their value, float32 [L, D].
+def compute(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) -> tuple[Terms, Array, Array]:
+    """The sums, and the gradient of their value along the rows, float32 [L, D], and along the margin, float32 [].
 
     Args:
         plan: the formula soft.
@@ -81,7 +81,8 @@ def compute(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) 
     start = (jnp.int32(1), Terms(zero, zero, zero), zeros(mine.x.shape, x), zeros(rows.x.shape, x))
     _, sums, of_mine, of_rows = lax.while_loop(lambda carry: carry[0] < rows.largest, step, start)
     whole = zeros((total + count, x.shape[1]), x)
-    return sums, of_rows.T + lax.dynamic_update_slice_in_dim(whole, of_mine, place, 0)[:total]
+    gradient = of_rows.T + lax.dynamic_update_slice_in_dim(whole, of_mine, place, 0)[:total]
+    return sums, gradient, sums.active
 
 
 def _limits_of_part(own: Callable[..., Array], limits: Limits) -> Limits:

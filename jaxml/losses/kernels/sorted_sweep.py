@@ -108,8 +108,7 @@ def _terms(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) -
 
 def _forward(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) -> Any:
     compute = sorted_soft.compute if plan.formula.kind == "soft" else sorted_differences.compute
-    sums, gradient = compute(plan, x, margin, quantile, facts)
-    of_margin = jnp.zeros_like(sums.active) if plan.formula.kind == "smooth" else sums.active
+    sums, gradient, of_margin = compute(plan, x, margin, quantile, facts)
     return sums, (gradient, of_margin)
 
 

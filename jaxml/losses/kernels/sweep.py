@@ -147,7 +147,7 @@ def _smooth_forward(formula: Formula, window: Window, distances: Array, margin: 
         use = exists & block.positive[row, column]
         d_ap = distances[row, column][:, None]
         inside = _inside(far, window(Near(d_ap, d_ap, d_ap), margin), use[:, None])
-        x = jnp.where(inside, d_ap - far, 0.0)
+        x = jnp.where(inside, formula.shifted(d_ap, margin) - far, 0.0)
         # The barrier: two sums use the slopes, and each would compute them anew.
         slopes = jax.lax.optimization_barrier(jnp.where(inside, formula.slope(x), 0.0))
         value = value + jnp.sum(jnp.where(inside, formula.value(x), 0.0))
@@ -156,7 +156,8 @@ def _smooth_forward(formula: Formula, window: Window, distances: Array, margin: 
 
     zero = zeros_like(distances[0, 0])
     value, mined, gradient = _over_positives(step, block, (zero, zero, zeros_like(distances)))
-    return Terms(value, mined, mined), (gradient, zero)
+    of_margin = -jnp.sum(jnp.where(block.negative, gradient, 0.0)) if formula.has_margin else zero
+    return Terms(value, mined, mined), (gradient, of_margin)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

@@ -169,3 +169,20 @@ def _in_loops(jaxpr, inside):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
                 yield from _in_loops(inner, inside or name in ("while", "scan"))
+
+
+@pytest.mark.parametrize("formula", ["hinge", "soft", "softplus", "softplus_margin"])
+def test_the_margin_has_a_gradient(formula):
+    x, y = batch(5, SIZES)
+    plan = {"formula": FORMULAS[formula], "mining": MINING["all"], "measure": "euclidean"}
+
+    def loss(margin):
+        options = Options(margin=margin, quantile=0.6, cutoff=0.5, upper_cutoff=1.4)
+        sums = sorted_sweep.terms(x, y, None, options, block_size=None, axis_name=None, **plan)
+        return sums.value / sums.active
+
+    step, rows = 1e-20, x.astype(np.float64)[None].astype(complex)
+    # The loops take complex margins only where no comparison is made with them.
+    want = loops.triplet(rows, y.tolist(), formula=formula, margin=0.3 + 1j * step).value[0].imag / step
+    np.testing.assert_allclose(jax.grad(loss)(0.3), want, rtol=1e-5)
+    assert (want == 0) == (formula == "softplus")
