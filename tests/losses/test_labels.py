@@ -13,6 +13,9 @@ from jax.sharding import PartitionSpec as P
 from jaxml import losses
 from jaxml.losses.kernels.labels import class_indices, keys
 from tests import loops
+from tests.spread import spread
+
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
 
 B, M, D, CLASSES = 8, 6, 3, 3
 TYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
@@ -22,10 +25,14 @@ EVERY_TYPE = (
     "proxy_nca",
     "supervised_contrastive",
 )  # the others read labels by the same function
-LOSSES_AND_TYPES = [
-    (name, dtype) for name in losses.LOSSES for dtype in (TYPES if name in EVERY_TYPE else ["uint8", "int64"])
-]
 TAKE_REFERENCES = [n for n, f in losses.LOSSES.items() if "references" in inspect.signature(f).parameters]
+
+
+def losses_and_types(turn):
+    others = [name for name in losses.LOSSES if name not in EVERY_TYPE]
+    return spread(EVERY_TYPE, TYPES, turn=turn) + spread(others, ["uint8", "int64"], turn=turn)
+
+
 RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(size=(CLASSES, D))
 Y, RY = np.array([0, 1, 2, 0, 1, 0, 2, 1]), np.array([0, 0, 1, 2, 1, 0])
@@ -91,13 +98,13 @@ def cases(name, dtype):
         yield Y.astype(dtype), RY.astype(dtype), (boundaries,)
 
 
-@pytest.mark.parametrize(("name", "dtype"), LOSSES_AND_TYPES)
+@pytest.mark.parametrize(("name", "dtype"), losses_and_types(turn=0))
 def test_labels_of_the_host(name, dtype):
     for y, ry, parameters in cases(name, dtype):
         check(name, parameters, y, ry)
 
 
-@pytest.mark.parametrize(("name", "dtype"), LOSSES_AND_TYPES)
+@pytest.mark.parametrize(("name", "dtype"), losses_and_types(turn=1))
 def test_labels_of_a_device(name, dtype):
     with jax.enable_x64(wide(dtype)):
         for y, ry, parameters in cases(name, dtype):
@@ -143,9 +150,11 @@ def ends(dtype):
     return np.array(sorted(n for n in numbers if info.min <= n <= info.max), dtype)
 
 
-@pytest.mark.parametrize("where", ["host", "device", "jit", "mixed"])
-@pytest.mark.parametrize(("first", "second"), list(product(TYPES, TYPES)))
-def test_keys_are_equal_where_labels_are(first, second, where):
+@pytest.mark.parametrize(
+    ("types", "where"), spread(product(TYPES, TYPES), ["host", "device", "jit", "mixed"], label="-".join)
+)
+def test_keys_are_equal_where_labels_are(types, where):
+    first, second = types
     sets = [ends(first), ends(second)]
     with jax.enable_x64(where != "host" and (wide(first) or wide(second))):
         given = {"host": sets, "mixed": [sets[0], jnp.asarray(sets[1])]}.get(where) or [
@@ -213,7 +222,7 @@ def test_rows_that_fill_up_a_block_are_no_anchors(name):
     assert cut[1]["valid"] == whole[1]["valid"]
 
 
-@pytest.mark.parametrize("name", TAKE_REFERENCES)
+@pytest.mark.parametrize("name", spread(TAKE_REFERENCES, of=3))
 def test_references_that_are_not_there_may_hold_anything(name):
     parameters = parameters_of(name)
     mask = np.array([True, False, True, True, False, True])

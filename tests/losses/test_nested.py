@@ -11,6 +11,9 @@ from jaxml import losses
 from tests import loops
 from tests.losses.test_contract import KEY, NAMES, close
 from tests.losses.test_sharding import over_devices
+from tests.spread import spread
+
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
 
 B, D, CLASSES = 12, 6, 3
 SIZES = (2, 4)
@@ -35,7 +38,7 @@ def value_and_gradients(loss, x, y, p):
     return jax.value_and_grad(lambda x, p: loss(x, y, *p), argnums=(0, 1), has_aux=True)(x, p)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", spread(NAMES, of=3))
 def test_is_the_mean_over_the_parts(name):
     """By single calls of the loss; parts are scaled in NumPy."""
     (x, y), p = batch(), parameters(name)
@@ -108,8 +111,7 @@ def test_references_and_the_teacher():
     np.testing.assert_allclose(value, np.mean(each), rtol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["pmap", "explicit"])
-@pytest.mark.parametrize("name", ["triplet", "proxy_anchor"])
+@pytest.mark.parametrize(("name", "how"), spread(["triplet", "proxy_anchor"], ["pmap", "explicit"]))
 def test_same_on_four_devices(name, how):
     w, p = jnp.eye(D) + 0.1 * jax.random.normal(KEY, (D, D)), parameters(name)
 

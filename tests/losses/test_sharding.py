@@ -11,6 +11,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxml import losses
 from tests.losses.test_contract import KEY, NAMES, VARIANTS, B, D, batch, label, parameters
+from tests.spread import spread
+
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
 
 N = 4
 AXIS = "batch"
@@ -22,9 +25,6 @@ CASES = [
     ("contrastive", {"power": 1}),
     ("input_triplets", {"swap": True}),
 ]
-ALIKE = dict.fromkeys([name for name, _ in CASES], ("auto", "shard_map, unchecked"))
-ALIKE |= dict.fromkeys(("triplet", "contrastive", "proxy_nca", "smooth_ap"), ())
-"""Ways that are left to slow tests: for most losses, as they go through code that others share."""
 SCALES = {"margin": 0.7, "temperature": 0.4}
 
 
@@ -96,12 +96,7 @@ def on_one_device(case):
 
 
 @pytest.mark.parametrize(
-    ("case", "how"),
-    [
-        pytest.param(i, how, id=f"{label(case)}-{how}", marks=[pytest.mark.slow] * (how in ALIKE[case[0]]))
-        for i, case in enumerate(CASES)
-        for how in HOW
-    ],
+    ("case", "how"), spread(range(len(CASES)), HOW, label=lambda case: label(CASES[case]))
 )
 def test_same_as_on_one_device(case, how):
     name, options = CASES[case]
@@ -132,8 +127,7 @@ def memory_on_one_device(name):
     )
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("name", ["triplet", "lifted", "contrastive", "margin"])
+@pytest.mark.parametrize(("name", "how"), spread(["triplet", "lifted", "contrastive", "margin"], HOW))
 def test_memory(name, how):
     state = losses.push(losses.memory(B + 5, D), *batch(seed=1))
     whole = state, weights(), parameters(name)
@@ -155,8 +149,9 @@ SPECS = {
 }
 
 
-@pytest.mark.parametrize("specs", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("name", ["triplet", "contrastive", "lifted", "proxy_anchor", "soft_triple"])
+@pytest.mark.parametrize(
+    ("name", "specs"), spread(["triplet", "contrastive", "lifted", "proxy_anchor", "soft_triple"], SPECS)
+)
 def test_two_explicit_axes(name, specs):
     """Axes that divide other than the batch make no difference; nor does it matter where the labels are."""
     mesh = mesh_of(AxisType.Explicit, (2, 2), ("data", "model"))
@@ -171,7 +166,7 @@ def test_two_explicit_axes(name, specs):
     arrays = [x, y, p[0] if p else jnp.float32(0)]
     x, y, q = (
         a if spec is None or not a.ndim else jax.device_put(a, NamedSharding(mesh, spec))
-        for a, spec in zip(arrays, specs, strict=True)
+        for a, spec in zip(arrays, SPECS[specs], strict=True)
     )
     got = jax.jit(gradients)(x, (q,) if p else (), y)
     close(got, want)
