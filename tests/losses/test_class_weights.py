@@ -11,6 +11,9 @@ from jaxml import losses
 from tests import loops
 from tests.losses.test_contract import CLASSES, KEY, VARIANTS, D, batch, close, gradients, label, parameters
 from tests.losses.test_sharding import over_devices
+from tests.spread import spread
+
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
 
 WEIGHTS = np.array([0.3, 2.0, 1.1], np.float32)
 FORMS = [v for v in VARIANTS if not v[1] or v[1].get("mining") in ("local_class", "distance_weighted")]
@@ -26,7 +29,7 @@ def weighted_gradients(name, options, x, y, p, weights):
     return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, p)
 
 
-@pytest.mark.parametrize("variant", FORMS, ids=label)
+@pytest.mark.parametrize("variant", spread(FORMS, of=3, turn=1, label=label))
 def test_is_the_sum_over_classes(variant):
     """Weights of one class each give parts that add up to the loss and, weighted, to the weighted loss."""
     name, options = variant
@@ -102,9 +105,13 @@ def test_is_what_classification_takes_itself(name):
     )
 
 
-@pytest.mark.parametrize("how", ["pmap", "shard_map", "explicit"])
 @pytest.mark.parametrize(
-    "variant", [("triplet", {"formula": "soft"}), ("proxy_anchor", {}), ("margin", {})], ids=label
+    ("variant", "how"),
+    spread(
+        [("triplet", {"formula": "soft"}), ("proxy_anchor", {}), ("margin", {})],
+        ["pmap", "shard_map", "explicit"],
+        label=label,
+    ),
 )
 def test_same_on_four_devices(variant, how):
     name, options = variant

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxml import losses
 from jaxml.losses.kernels.formulas import FORMULAS
 from jaxml.losses.kernels.mining import MINING
+from tests.spread import spread
 
 B, D, CLASSES = 12, 4, 3
 KEY = jax.random.key(3)
@@ -27,11 +28,6 @@ MINED = [
 VARIANTS = [
     (name, o | ({"key": KEY} if MINING[o.get("mining", "all")].negatives.drawn else {})) for name, o in MINED
 ]
-
-
-def marked(variants):
-    """Variants as parameters of a test; those of a triplet whose defaults are among them are left to slow tests."""
-    return [pytest.param(v, marks=[pytest.mark.slow] * (v[0] == "triplet" and v[1] != {})) for v in variants]
 
 
 def label(variant):
@@ -155,7 +151,7 @@ def test_value_and_gradient(variant):
     assert compiles == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", spread(NAMES, of=3))
 def test_bfloat16_inputs(name):
     (x, y), p, loss = batch(), parameters(name), losses.LOSSES[name]
     x = x.astype(jnp.bfloat16)
@@ -166,7 +162,8 @@ def test_bfloat16_inputs(name):
     np.testing.assert_allclose(value, loss(x.astype(jnp.float32), y, *p)[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("variant", marked(VARIANTS), ids=label)
+@pytest.mark.usefixtures("hardly_optimized")
+@pytest.mark.parametrize("variant", spread(VARIANTS, of=3, turn=1, label=label))
 def test_float32_where_jax_has_64_bits(variant):
     name, options = variant
     (x, y), p = batch(), parameters(name)
@@ -181,7 +178,7 @@ def test_float32_where_jax_has_64_bits(variant):
     close(((value, aux), grads), want)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", spread(NAMES, of=2))
 def test_numbers_are_traced(name):
     (x, y), p, loss = batch(), parameters(name), losses.LOSSES[name]
     defaults = {k: v.default for k, v in inspect.signature(loss).parameters.items()}
@@ -240,13 +237,14 @@ def on_devices(place, n, how):
     return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P()))(w, p, x, y)
 
 
-@pytest.mark.parametrize("place", range(len(VARIANTS)), ids=lambda i: label(VARIANTS[i]))
+@pytest.mark.usefixtures("hardly_optimized")
+@pytest.mark.parametrize("place", spread(range(len(VARIANTS)), of=5, label=lambda i: label(VARIANTS[i])))
 def test_same_on_two_devices(place):
     close(on_devices(place, 2, "pmap"), on_devices(place, 0, "jit"))
 
 
-@pytest.mark.parametrize("how", ["pmap", "shard_map"])
-@pytest.mark.parametrize("formula", ["hinge", "soft"])
+@pytest.mark.usefixtures("hardly_optimized")
+@pytest.mark.parametrize(("formula", "how"), spread(["hinge", "soft"], ["pmap", "shard_map"]))
 def test_triplets_on_four_devices(formula, how):
     options = {} if formula == "hinge" else {"formula": formula, "mining": "all"}
     place = VARIANTS.index(("triplet", options))
@@ -254,7 +252,7 @@ def test_triplets_on_four_devices(formula, how):
         close(on_devices(place, n, how), on_devices(place, 0, "jit"))
 
 
-@pytest.mark.parametrize("variant", marked(VARIANTS), ids=label)
+@pytest.mark.parametrize("variant", spread(VARIANTS, of=3, turn=2, label=label))
 def test_single_image(variant):
     name, options = variant
     x, y = (v[:1] for v in batch())
@@ -279,7 +277,9 @@ SMOOTHER = {
 """Options with which a loss hardly bends over the step that differences are taken with."""
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("circle", "dynamic_soft_margin")])
+@pytest.mark.parametrize(
+    "name", spread([name for name in NAMES if name not in ("circle", "dynamic_soft_margin")], of=3)
+)
 def test_check_grads(name):
     """By differences, which two losses do not have: their weights are constants for the gradient."""
     from jax.test_util import check_grads

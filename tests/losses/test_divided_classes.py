@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxml import losses
 from jaxml.losses.kernels.divided_classes import drawn
 from tests import loops
+from tests.spread import spread
 
 B, D, CLASSES, AXIS = 16, 4, 20, "batch"
 NAMES = ["normalized_softmax", "cosface", "arcface", "subcenter_arcface", "sphereface"]
@@ -91,12 +92,13 @@ def close(got, want):
         np.testing.assert_allclose(g, v, rtol=1e-5, atol=1e-5 * max(float(np.abs(v).max()), 1e-3))
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("hardly_optimized")
+@pytest.mark.parametrize(("name", "how"), spread(NAMES, HOW))
 def test_same_as_undivided(name, how):
     close(divided(name, 4, how), undivided(name))
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize(
     ("n", "how"), [(1, "pmap"), (2, "pmap"), (1, "shard_map"), (2, "shard_map, unchecked")]
 )
@@ -104,6 +106,7 @@ def test_on_fewer_devices(n, how):
     close(divided("arcface", n, how), undivided("arcface"))
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize("name", NAMES)
 def test_agrees_with_loop(name):
     w, (x, y, p, weights) = arrays(name)
@@ -156,8 +159,8 @@ def test_one_number_spoils_all_devices(value):
         assert not np.isfinite(of_p).any()
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("name", ["cosface", "subcenter_arcface"])
+@pytest.mark.usefixtures("hardly_optimized")
+@pytest.mark.parametrize(("name", "how"), spread(["cosface", "subcenter_arcface"], HOW))
 def test_drawn_classes(name, how):
     """The loss and its gradients are those of the drawn classes alone, which the gradient shows."""
     w, (x, _, p, weights) = arrays(name)

@@ -16,6 +16,7 @@ from jaxml.losses.kernels import windows
 from jaxml.losses.kernels.formulas import FORMULAS, log1p
 from jaxml.losses.kernels.mining import MINING
 from tests import loops
+from tests.spread import spread
 
 B, M, D, CLASSES = 12, 10, 4, 4
 KEY = jax.random.key(7)
@@ -23,7 +24,7 @@ BALANCED = [i % CLASSES for i in range(B + M)]
 HINGES = {name for name, formula in FORMULAS.items() if formula.kind == "hinge"}
 EXAMPLES = int(os.environ.get("JAXML_EXAMPLES", "16"))
 
-TRIPLETS = [("triplet", {"formula": f, "mining": m, "margin": 0.3}) for f in FORMULAS for m in MINING]
+TRIPLETS = [("triplet", {"formula": f, "mining": m, "margin": 0.3}) for m in MINING for f in FORMULAS]
 OTHERS = [
     ("triplet", {"formula": "hinge", "mining": "all", "margin": 0.3, "distance": "squared"}),
     ("triplet", {"formula": "soft", "mining": "all", "margin": 0.3, "distance": "cosine"}),
@@ -107,12 +108,12 @@ AGAINST_REFERENCES = [
         if "references" in inspect.signature(losses.LOSSES[name]).parameters
     ),
 ]
-CASES = [(name, options, False) for name, options in TRIPLETS + OTHERS]
-CASES += [(name, options, True) for name, options in AGAINST_REFERENCES]
+FIRST = {case[0]: case for case in reversed(OTHERS)}
+"""One case of each loss, which is never left to slow tests."""
 
 
 def test_every_loss_is_compared():
-    assert {name for name, _, _ in CASES} == set(losses.LOSSES)
+    assert set(FIRST) == set(losses.LOSSES)
     assert set(loops.MINING) == set(MINING)
     assert set(loops.FORMULAS) == set(FORMULAS)
 
@@ -126,7 +127,19 @@ def label(case):
     return "-".join([name, *(str(v) for v in options.values()), *(["references"] if references else [])])
 
 
-@pytest.mark.parametrize("case", CASES, ids=label)
+def without_references(cases):
+    return [(name, options, False) for name, options in cases]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *spread(without_references(TRIPLETS), of=4, label=label),
+        *spread(without_references(FIRST.values()), of=1, label=label),
+        *spread(without_references(c for c in OTHERS if c is not FIRST[c[0]]), of=2, label=label),
+        *spread([(name, options, True) for name, options in AGAINST_REFERENCES], of=2, label=label),
+    ],
+)
 def test_agrees_with_loop(case):
     name, options, references = case
     loss = losses.LOSSES[name]
@@ -230,7 +243,7 @@ WITH_NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("case", WITH_NUMBERS, ids=lambda case: label((*case, False)))
+@pytest.mark.parametrize("case", spread(WITH_NUMBERS, of=3, label=lambda case: label((*case, False))))
 def test_hyperparameters_have_gradients(case):
     name, options = case
     numbers = {k: v for k, v in options.items() if isinstance(v, float) and k != "quantile"}

@@ -13,6 +13,9 @@ from jaxml.losses.kernels.mining import MINING
 from tests import loops
 from tests.losses.test_contract import KEY, NAMES, B, D, batch, close, label
 from tests.losses.test_sharding import over_devices
+from tests.spread import spread
+
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
 
 TAKE_MASKS = [
     n for n in NAMES if "Masks" in str(inspect.signature(losses.LOSSES[n]).parameters["labels"].annotation)
@@ -53,7 +56,7 @@ def test_these_losses_take_masks():
             losses.LOSSES[name](x, masks_of(y), *p)
 
 
-@pytest.mark.parametrize("case", CASES, ids=label)
+@pytest.mark.parametrize("case", spread(CASES, of=3, label=label))
 def test_the_same_as_labels(case):
     """The diagonal is no pair, although the masks have it as a positive."""
     loss, options = options_of(case)
@@ -128,7 +131,7 @@ def test_agrees_with_loop(loop):
 
 
 @pytest.mark.parametrize(
-    "mining", ["hardest", "batch_hard", "easy_positive", "semi_hard", "distance_weighted"]
+    "mining", spread(["hardest", "batch_hard", "easy_positive", "semi_hard", "distance_weighted"], of=2)
 )
 def test_soft_triplets_are_not_taken_for_symmetric(mining):
     """By single anchors against references, for which nothing is assumed of the other anchors."""
@@ -150,8 +153,9 @@ def test_soft_triplets_are_not_taken_for_symmetric(mining):
     close((value, found), (want[0][0], want[1]))
 
 
-@pytest.mark.parametrize("how", ["pmap", "shard_map", "explicit"])
-@pytest.mark.parametrize("name", ["contrastive", "triplet"])
+@pytest.mark.parametrize(
+    ("name", "how"), spread(["contrastive", "triplet"], ["pmap", "shard_map", "explicit"])
+)
 def test_same_on_four_devices(name, how):
     w, (x, _) = jnp.eye(D) + 0.1 * jax.random.normal(KEY, (D, D)), batch()
     positive, negative = map(jnp.asarray, pairs())

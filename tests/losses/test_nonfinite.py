@@ -10,6 +10,7 @@ import pytest
 from jaxml import losses
 from jaxml.losses.kernels.formulas import FORMULAS
 from tests.losses.test_contract import NAMES, VARIANTS, B, D, batch, label, parameters
+from tests.spread import spread
 
 SCALE_FREE = {
     "multi_similarity",
@@ -59,7 +60,7 @@ def assert_spoiled(found):
         assert not np.isfinite(gradient).any()
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+@pytest.mark.parametrize("variant", spread(VARIANTS, of=2, turn=1, label=label))
 def test_one_number_spoils_loss_and_gradient(variant):
     name, options = variant
     (x, y), p = batch(), parameters(name)
@@ -82,8 +83,7 @@ def test_one_number_spoils_loss_and_gradient(variant):
         assert_spoiled(large)
 
 
-@pytest.mark.parametrize("name", TAKE_DISTANCE)
-@pytest.mark.parametrize("distance", ["squared", "cosine", "snr"])
+@pytest.mark.parametrize(("name", "distance"), spread(TAKE_DISTANCE, ["squared", "cosine", "snr"]))
 def test_other_distances(name, distance):
     (x, y), p = batch(), parameters(name)
     run = value_and_gradients(name, distance=distance)
@@ -124,7 +124,7 @@ def test_large_distances_that_float32_holds_are_no_overflow(name):
     assert finite(large)
 
 
-@pytest.mark.parametrize("name", TAKE_REFERENCES)
+@pytest.mark.parametrize("name", spread(TAKE_REFERENCES, of=2))
 def test_references_that_are_there(name):
     (x, y), (r, ry), p = batch(), batch(seed=1), parameters(name)
     mask = jnp.arange(B) != 4

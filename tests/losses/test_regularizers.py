@@ -11,6 +11,7 @@ from jaxml import losses
 from tests import loops
 from tests.losses.test_contract import KEY, batch, close
 from tests.losses.test_sharding import over_devices
+from tests.spread import spread
 
 X, Y = batch(seed=6)
 PROXIES = jnp.asarray(np.random.default_rng(2).normal(size=(3, 2, 4)), jnp.float32)
@@ -86,8 +87,8 @@ def test_agrees_with_pytorch_metric_learning():
         np.testing.assert_allclose(found, leaf.grad.numpy(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("how", ["pmap", "shard_map", "explicit"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("hardly_optimized")
+@pytest.mark.parametrize(("name", "how"), spread(CASES, ["pmap", "shard_map", "explicit"]))
 def test_same_on_four_devices(name, how):
     w = jnp.eye(4) + 0.1 * jax.random.normal(KEY, (4, 4))
 

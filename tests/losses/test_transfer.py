@@ -12,6 +12,7 @@ from jaxml import losses
 from tests import loops
 from tests.losses.test_contract import close
 from tests.losses.test_sharding import HOW, over_devices
+from tests.spread import spread
 
 B, D, T = 12, 4, 7
 OPTIONS = [{}, {"delta": 0.6, "sigma": 3.0}, {"delta": 1.7, "sigma": 0.3}]
@@ -204,8 +205,8 @@ def test_a_single_image_has_no_pair():
     assert not np.any(gradient)
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("block_size", [None, 2])
+@pytest.mark.usefixtures("hardly_optimized")
+@pytest.mark.parametrize(("how", "block_size"), spread(HOW, [None, 2]))
 def test_same_on_four_devices(how, block_size):
     """Gradients of weights before the embeddings; the teacher's are divided as the batch is."""
     w = jnp.eye(D) + 0.1 * jax.random.normal(jax.random.key(3), (D, D))

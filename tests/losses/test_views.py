@@ -12,6 +12,7 @@ from jaxml import losses
 from tests import loops
 from tests.losses.test_contract import close
 from tests.losses.test_sharding import HOW, over_devices
+from tests.spread import spread
 
 B, D = 12, 5
 NAMES = ["vicreg", "barlow_twins"]
@@ -218,8 +219,8 @@ def test_a_single_image(name):
     assert all(np.isfinite(g).all() for g in gradients)
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("hardly_optimized")
+@pytest.mark.parametrize(("how", "name"), spread(HOW, NAMES))
 def test_same_on_four_devices(name, how):
     """Statistics are those of all devices; gradients of weights before both views."""
     w = jnp.eye(D) + 0.1 * jax.random.normal(jax.random.key(3), (D, D))
