@@ -12,7 +12,7 @@ from tests.training.test_run import Stop, StopAt, assert_same_run, config, pictu
 CATEGORY = "class([01])?.*"  # 0, 1, and none of both for classes 2, 3 and 4
 
 
-@pytest.mark.parametrize("source", ["resident", "tf_data"])
+@pytest.mark.parametrize("source", ["resident", pytest.param("tf_data", marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_with_the_same_batches(config, tmp_path, monkeypatch, source):
     grouped = {"data.category": CATEGORY, "data.classes_per_category": 2, "data.input": source}
     config = configs.override(config, grouped)

@@ -116,7 +116,10 @@ def single(teachers):
     return config, *steps(config, devices=1)
 
 
-@pytest.mark.parametrize(("devices", "chunk"), [(2, 0), (4, 0), (1, 4), (2, 4)])
+@pytest.mark.parametrize(
+    ("devices", "chunk"),
+    [*(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 0), (4, 0), (1, 4))), (2, 4)],
+)
 def test_devices_and_chunks_agree(single, devices, chunk):
     config, want, metrics = single  # noqa: F811
     found, again = steps(configs.override(config, {"train.chunk": chunk}), devices)
@@ -152,7 +155,7 @@ def test_the_teacher_is_an_argument_of_the_program(teachers):
         assert max(map(len, text.splitlines())) < 20_000 + len(text[text.index("@main(") : text.index("->")])
 
 
-@pytest.mark.parametrize("source", ["resident", "tf_data"])
+@pytest.mark.parametrize("source", [pytest.param("resident", marks=pytest.mark.slow), "tf_data"])
 def test_stopped_and_resumed_is_the_same_run(config, teachers, tmp_path, source):  # noqa: F811
     config = taught(config, teachers[0], **{"data.input": source, "distill.loss_weight": 0.5})
     seen = []

@@ -65,7 +65,9 @@ def test_a_run_weighs_its_classes_by_their_names(config, tmp_path):
         train.train(wrong, tmp_path / "wrong")
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize(
+    "devices", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_weights_in_a_step(monkeypatch, devices):
     """By classes 0 to 9, whose weights are given where runs take them from names."""
     weights = np.linspace(0.2, 2.0, 10, dtype=np.float32)
@@ -86,7 +88,7 @@ def spread(proxies):
     return np.mean((square - square.mean()) ** 2) / 4
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 4])
 def test_regularizers_in_a_step(monkeypatch, devices):
     regularizers = (("zero_mean", 0.3), ("centre_invariance", 7.0))
     settings = replace(PLAIN, loss=Loss("proxy_anchor", regularizers=regularizers))

@@ -71,7 +71,7 @@ def test_holds_the_last_embeddings_and_the_loss_is_against_them():
     np.testing.assert_allclose(memory.embeddings[order], np.concatenate(rows)[-SIZE:], atol=1e-5)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_device_counts_agree(single, devices):
     found = run_steps(CONFIG, devices, STEPS)
     assert found.traces == 1
@@ -112,7 +112,7 @@ def test_checkpoints_from_before_memories_are_read(tmp_path):
     assert equal(checkpoints.restore_newest(state)[0], state)
 
 
-@pytest.mark.parametrize("name", ["triplet", "margin"])
+@pytest.mark.parametrize("name", [pytest.param("triplet", marks=pytest.mark.slow), "margin"])
 def test_a_stopped_run_goes_on_with_its_memory(config, tmp_path, name):
     config = configs.override(config, {"loss.name": name, "loss.memory_size": 20})
     train.train(config, tmp_path / "whole")

@@ -41,6 +41,10 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture
 def config(pictures, tmp_path):
+    return small(pictures, tmp_path / "cache")
+
+
+def small(pictures, cache):
     data = Data(
         source="folder",
         root=str(pictures),
@@ -49,7 +53,7 @@ def config(pictures, tmp_path):
         size=20,
         classes_per_batch=4,
         images_per_class=2,
-        cache=str(tmp_path / "cache"),
+        cache=str(cache),
     )
     return Config(
         data=data,
@@ -111,7 +115,7 @@ class StopAt(Callback):
             raise self.error
 
 
-@pytest.mark.parametrize("source", ["resident", "tf_data"])
+@pytest.mark.parametrize("source", ["resident", pytest.param("tf_data", marks=pytest.mark.slow)])
 def test_stopped_anywhere_and_resumed_is_the_same_run(config, tmp_path, source):
     """Crashes between a step and its save included: what was not saved is done again."""
     config = replace(config, data=replace(config.data, input=source))

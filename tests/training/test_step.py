@@ -105,7 +105,7 @@ def single():
     return run_steps(CONFIG, devices=1, steps=4)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_device_counts_agree(single, devices):
     found = run_steps(CONFIG, devices, steps=4)
     assert found.traces == 1, "the step was compiled again"
@@ -127,7 +127,7 @@ def test_many_steps_in_a_call_are_the_same_steps(single):
     np.testing.assert_allclose(many.metrics["loss"][:4], single.metrics["loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_chunks_give_the_gradient_of_the_whole_batch(devices):
     config = replace(CONFIG, model=replace(CONFIG.model, batch_norm="frozen"))
     whole = run_steps(config, devices, steps=1)
@@ -171,38 +171,36 @@ def test_unknown_loss_or_option_is_named(loss, message):
 def test_embedding_at_another_size_and_mirrored():
     config = replace(CONFIG, model=Model(backbone="squeezenet1_1", feature_size=8), optim=Optim())
 
-    def embed(evaluation, images):
+    def embed(evaluation, *batches):
         learner, state = create(replace(config, eval=evaluation), 10)
-        return np.asarray(
-            jax.jit(lambda x: training.embed_step(learner, state.params, state.batch_stats, x))(images)
-        )
+        call = jax.jit(lambda x: training.embed_step(learner, state.params, state.batch_stats, x))
+        return [np.asarray(call(images)) for images in batches]
 
     images, mirrored = IMAGES[:6], IMAGES[:6, :, ::-1]
     larger = Eval(size=40)
-    one_way, other_way = embed(larger, images), embed(larger, mirrored)
-    assert np.abs(one_way - embed(Eval(), images)).max() > 1e-3
+    one_way, other_way = embed(larger, images, mirrored)
+    assert np.abs(one_way - embed(Eval(), images)[0]).max() > 1e-3
     assert np.abs(one_way - other_way).max() > 1e-3
     both = one_way + other_way
-    found = embed(replace(larger, mirror=True), images)
+    (found,) = embed(replace(larger, mirror=True), images)
     np.testing.assert_allclose(found, both / np.linalg.norm(both, axis=1, keepdims=True), atol=1e-5)
 
 
-@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("mirror", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_embedding_of_several_central_crops(mirror):
     """The mean of what the single crops give, each a square of 32, 24 or 16 pixels of the picture."""
     config = replace(CONFIG, model=Model(backbone="squeezenet1_1", feature_size=8), optim=Optim())
 
-    def embed(crops, mirror, images):
+    def embed(crops, mirror, *batches):
         learner, state = create(replace(config, eval=Eval(crops=crops, mirror=mirror)), 10)
-        return np.asarray(
-            jax.jit(lambda x: training.embed_step(learner, state.params, state.batch_stats, x))(images)
-        )
+        call = jax.jit(lambda x: training.embed_step(learner, state.params, state.batch_stats, x))
+        return [np.asarray(call(images)) for images in batches]
 
     crops, ways = (1.0, 0.75, 0.5), [IMAGES[:3], IMAGES[:3, :, ::-1]][: 1 + mirror]
-    single = [embed((share,), False, way) for share in crops for way in ways]
+    single = [x for share in crops for x in embed((share,), False, *ways)]
     assert min(np.abs(a - b).max() for a, b in pairwise(single)) > 1e-3
     total = np.sum(single, axis=0)
-    found = embed(crops, mirror, IMAGES[:3])
+    (found,) = embed(crops, mirror, IMAGES[:3])
     np.testing.assert_allclose(found, total / np.linalg.norm(total, axis=1, keepdims=True), atol=1e-5)
 
 

@@ -18,18 +18,34 @@ from jaxml.models.weights.readers import WeightFormatError
 from jaxml.training import learner, results, run, start, train
 from jaxml.training.seen import learned, seen_classes
 from jaxml.training.weights import load_weights
-from tests.training.test_run import Stop, StopAt, assert_same_run, config, pictures, rows, untrained  # noqa: F401
+from tests.training.test_run import (
+    Stop,
+    StopAt,
+    assert_same_run,
+    config,  # noqa: F401
+    pictures,  # noqa: F401
+    rows,
+    small,
+    untrained,
+)
 
 
 def with_model(config, **values):
     return replace(config, model=replace(config.model, **values))
 
 
+@pytest.fixture(scope="module")
+def trained(pictures, tmp_path_factory):
+    root = tmp_path_factory.mktemp("trained")
+    config = small(pictures, root / "cache")
+    train.learn(replace(config, train=replace(config.train, ema=0.9)), root / "run")
+    return root / "run"
+
+
 @pytest.fixture
-def first(config, tmp_path):
+def first(trained, tmp_path):
     """The directory of a run that has averages, and BatchNorm statistics that have moved."""
-    train.learn(replace(config, train=replace(config.train, ema=0.9)), tmp_path / "first")
-    return tmp_path / "first"
+    return shutil.copytree(trained, tmp_path / "first")
 
 
 @pytest.fixture
