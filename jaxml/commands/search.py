@@ -40,13 +40,13 @@ def main(words: list[str]) -> None:
     """Search, print the nearest pictures, and write a page that shows them."""
     arguments = parse(Arguments, words, __doc__)
     from jaxml.data.sources import unlabelled
-    from jaxml.inference import Index, index, load
+    from jaxml.inference import Index, index_folder, load
     from jaxml.reports import clusters as gallery
     from jaxml.reports.output import output_folder
 
     model = load(arguments.model)
     with output_folder(arguments.out, "nearest", apart={"--images": arguments.images}) as place:
-        if (expand(arguments.images, "--images") / index.NAMES).is_file():
+        if (expand(arguments.images, "--images") / index_folder.HEAD).is_file():
             if arguments.boxes:
                 raise ValueError(
                     "--boxes belong to a folder of pictures; an index has its embeddings already"

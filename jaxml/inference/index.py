@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +12,13 @@ import numpy as np
 
 from jaxml import arguments
 from jaxml.data.sources import unlabelled
-from jaxml.files import expand, parse_json, printable, write_json
-from jaxml.inference import saving
+from jaxml.evaluation.neighbours import LARGE, neighbours
+from jaxml.files import expand, printable
+from jaxml.inference import index_folder
+from jaxml.inference.index_folder import Head, Part, Written
 from jaxml.inference.kept import Embeds, embed_folder
 from jaxml.inference.pictures import given
 
-NAMES, EMBEDDINGS = "index.json", "embeddings.npy"
-FORMAT = 1
-"""Version of the folder's files."""
 BLOCK_BYTES = 64 * 2**20
 """Memory of the distances of one block of queries."""
 
@@ -31,7 +27,7 @@ class Matches(NamedTuple):
     """The k nearest pictures of each of Q queries."""
 
     names: list[list[str]]
-    """Q lists of k names, the nearest first; equally near ones in the order of their names."""
+    """Q lists of k names, the nearest first; equally near ones in the order of the index."""
     distances: np.ndarray
     """float32 [Q, k], Euclidean."""
     rows: np.ndarray
@@ -39,7 +35,7 @@ class Matches(NamedTuple):
 
 
 class Index:
-    """N pictures by name, in the order of their names, with the embeddings that one model made of them.
+    """N pictures by name, with the embeddings that one model made of them, in the order in which they were added.
 
     Args:
         names: one for each picture, all different.
@@ -69,19 +65,31 @@ class Index:
                 f"{model.fingerprint[:12]}: load that model, or make the index again"
             )
         self.made_by, self.root, self.left_out = made_by, root, dict(left_out or {})
+        self.names: list[str] = []
         self._model = model
-        self._fill(names, embeddings)
+        self._parts: list[Part] = []
+        self._squares: list[np.ndarray] = []
+        self._written: Written | None = None
+        self._grow(names, embeddings)
 
-    def _fill(self, names: Sequence[str], embeddings: np.ndarray) -> None:
-        embeddings = arguments.matrix("embeddings", embeddings).astype(np.float32)
+    def _grow(self, names: Sequence[str], embeddings: np.ndarray) -> None:
+        embeddings = arguments.matrix("embeddings", embeddings).astype(np.float32, copy=False)
         if len(embeddings) != len(names):
             raise ValueError(f"{len(names)} names do not belong to {len(embeddings)} embeddings")
-        order = sorted(range(len(names)), key=names.__getitem__)
-        ordered = [names[i] for i in order]
-        if twice := [name for name, following in pairwise(ordered) if name == following]:
-            raise ValueError(f"{printable(twice[0])} is given twice: the names in an index are all different")
-        self.names, self.embeddings = ordered, embeddings[order]
-        self._squares = np.square(self.embeddings).sum(1)
+        known = set(self.names)
+        for name in names:
+            if name in known:
+                raise ValueError(f"{printable(name)} is given twice: the names in an index are all different")
+            known.add(name)
+        self.names = [*self.names, *names]
+        self._parts = [*self._parts, Part(list(names), embeddings)]
+        self._squares = [*self._squares, np.einsum("ij,ij->i", embeddings, embeddings)]
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """float32 [N, D], mapped from disk where the index was loaded and nothing was added to it."""
+        parts = [part.embeddings for part in self._parts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -122,7 +130,7 @@ class Index:
         """
         source = given(pictures, boxes, first=len(self))
         embeddings = self._embeds().embed(source)
-        self._fill([*self.names, *source.names], np.concatenate([self.embeddings, embeddings]))
+        self._grow(source.names, embeddings)
 
     def search(self, query: Any, k: int = 10) -> Matches:
         """The k nearest pictures of each query, by the Euclidean distance of embeddings.
@@ -140,77 +148,90 @@ class Index:
                 without its model and the query is a picture.
 
         Example:
-            >>> index = Index(["b", "a", "c"], np.array([[1.0, 0], [1, 0], [0, 1]]), "a model")
+            >>> index = Index(["a", "b", "c"], np.array([[1.0, 0], [1, 0], [0, 1]]), "a model")
             >>> index.search(np.array([1.0, 0.0]), k=2).names
             [['a', 'b']]
         """
         k = min(arguments.whole("k", k), len(self))
         queries = self._queries(query)
+        if len(queries) * len(self) < LARGE:
+            rows, distances = self._search_few(queries, k)
+        else:
+            rows, distances = self._search_many(queries, k)
+        return Matches([[self.names[i] for i in line] for line in rows], distances, rows)
+
+    def _search_few(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows int [Q, k] and distances float32 [Q, k], on the host and without a copy of the embeddings."""
         rows = np.zeros((len(queries), k), int)
         distances = np.zeros((len(queries), k), np.float32)
+        starts = np.cumsum([0, *(len(part.names) for part in self._parts)])
+        largest = max(squares.max() for squares in self._squares)
         block = max(1, BLOCK_BYTES // (4 * len(self)))
+        products = np.empty((min(block, len(queries)), len(self)), np.float32)
         for start in range(0, len(queries), block):
             part = queries[start : start + block]
             # |q - x|^2 - |q|^2, and how far rounding may have moved it from its value.
-            products = self._squares[None, :] - 2 * part @ self.embeddings.T
-            size = np.square(part).sum(1)[:, None] + self._squares.max()
+            values = products[: len(part)]
+            for first, (_, x), squares in zip(starts, self._parts, self._squares, strict=False):
+                values[:, first : first + len(x)] = (-2 * part) @ x.T
+                values[:, first : first + len(x)] += squares
+            size = np.square(part).sum(1)[:, None] + largest
             rounding = 4 * (part.shape[1] + 8) * np.finfo(np.float32).eps * size
-            limits = np.partition(products, k - 1, axis=1)[:, k - 1 : k] + rounding
-            for i, near in enumerate(products <= limits):
+            limits = np.partition(values, k - 1, axis=1)[:, k - 1 : k] + rounding
+            for i, near in enumerate(values <= limits):
                 places = np.flatnonzero(near)
-                exact = np.linalg.norm(part[i][None, :].astype(np.float64) - self.embeddings[places], axis=1)
+                exact = self._exact(part[i], places)
                 order = np.argsort(exact, kind="stable")[:k]
                 rows[start + i], distances[start + i] = places[order], exact[order]
-        return Matches([[self.names[i] for i in line] for line in rows], distances, rows)
+        return rows, distances
+
+    def _search_many(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same on the devices there are, which hold a copy of the embeddings."""
+        both = np.concatenate([self.embeddings, queries])
+        asked, found = np.arange(len(self), len(both)), np.arange(len(self))
+        rows = np.concatenate([near for _, near in neighbours(both, k, asked, found)])
+        exact = [self._exact(query, places) for query, places in zip(queries, rows, strict=True)]
+        return rows, np.asarray(exact, np.float32)
+
+    def _exact(self, query: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Distances float64 [n] of a query float32 [D] to the pictures at places int [n], from differences."""
+        starts = np.cumsum([0, *(len(part.names) for part in self._parts)])
+        x = np.empty((len(places), len(query)))
+        for first, last, part in zip(starts, starts[1:], self._parts, strict=False):
+            here = (places >= first) & (places < last)
+            x[here] = part.embeddings[places[here] - first]
+        return np.linalg.norm(query[None, :].astype(np.float64) - x, axis=1)
 
     def save(self, folder: str | Path) -> None:
-        """Write `index.json` and `embeddings.npy` into a folder, whole or not at all.
+        """Write `index.json` and the files that it names into a folder, whole or not at all.
+
+        In the folder from which the index was loaded, or where it was saved before, only what was added is written.
 
         Raises:
-            ValueError: the folder holds something else than an index.
+            ValueError: the folder holds something else than an index, or another process has added to this one.
         """
-        buffer = io.BytesIO()
-        np.save(buffer, self.embeddings)
-        content = {
-            "format": FORMAT,
-            "model": self.made_by,
-            "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-            "root": self.root,
-            "left_out": self.left_out,
-            "names": self.names,
-        }
-        with saving.whole_folder(folder, "index") as part:
-            (part / EMBEDDINGS).write_bytes(buffer.getvalue())
-            write_json(part / NAMES, content)
+        head = Head(self.made_by, self.root, self.left_out)
+        if self._written is not None and self._written.folder == expand(folder, "the folder").absolute():
+            new = self._parts[len(self._written.parts) :]
+            self._written = index_folder.append(self._written, head, new)
+        else:
+            self._written = index_folder.write(folder, head, self._parts)
+            self._parts = [Part(self.names, self.embeddings)]
+            self._squares = [np.concatenate(self._squares)]
 
     @classmethod
     def load(cls, folder: str | Path, model: Embeds | None = None) -> Index:
-        """The index that `save` wrote; with its model, pictures can be added and asked for.
+        """The index that `save` wrote, mapped from disk; with its model, pictures can be added and asked for.
 
         Raises:
             ValueError: the folder holds no index or a damaged one, or another model made it.
         """
-        place = expand(folder, "the folder")
-        if not (place / NAMES).is_file():
-            raise ValueError(
-                f"{printable(folder)} holds no index: there is no {NAMES}. Make one with model.index"
-            )
-        content = parse_json((place / NAMES).read_bytes(), printable(place / NAMES))
-        data = (place / EMBEDDINGS).read_bytes()
-        try:
-            if content["format"] != FORMAT or content["sha256"] != hashlib.sha256(data).hexdigest():
-                raise ValueError("its files are not of this format or do not belong together")
-            embeddings = np.load(io.BytesIO(data), allow_pickle=False)
-            names, root, left_out = (
-                list(map(str, content["names"])),
-                str(content["root"]),
-                content["left_out"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{printable(folder)} is damaged: {printable(error)}; make the index again"
-            ) from None
-        return cls(names, embeddings, content["model"], model=model, root=root, left_out=left_out)
+        written, head, (first, *others) = index_folder.read(folder)
+        index = cls(*first, head.model, model=model, root=head.root, left_out=head.left_out)
+        for part in others:
+            index._grow(*part)
+        index._written = written
+        return index
 
     def _queries(self, query: Any) -> np.ndarray:
         """Embeddings float32 [Q, D] of a query."""

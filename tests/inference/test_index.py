@@ -13,24 +13,28 @@ from jaxml.inference.model import Model
 
 
 def brute_force(names, embeddings, query, k):
-    """The k nearest by plain float64 loops, as (distance, name)."""
+    """The k nearest by plain float64 loops, as (distance, place, name)."""
     found = []
-    for name, row in zip(names, embeddings, strict=True):
+    for place, (name, row) in enumerate(zip(names, embeddings, strict=True)):
         distance = sum((float(a) - float(b)) ** 2 for a, b in zip(row, query, strict=True)) ** 0.5
-        found.append((distance, name))
+        found.append((distance, place, name))
     return sorted(found)[:k]
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1, 1e4])
 @pytest.mark.parametrize("offset", [0, 30])
-def test_search_is_exact(scale, offset):
+@pytest.mark.parametrize("many", [False, True])
+def test_search_is_exact(scale, offset, many, monkeypatch):
+    """Of few queries on the host, and of many on the devices; among pictures that were added in two parts."""
+    monkeypatch.setattr("jaxml.inference.index.LARGE", 1 if many else 10**6)
     rng = np.random.default_rng(0)
     embeddings = (scale * (rng.normal(size=(80, 5)) + offset)).astype(np.float32)
     # Copies, and neighbours that a product in float32 cannot tell apart.
     embeddings[40:60] = embeddings[:20]
     embeddings[60:70] = np.nextafter(embeddings[:10], np.float32(np.inf))
     names = [f"{i:03d}" for i in rng.permutation(80)]
-    index = Index(names, embeddings, "model")
+    index = Index(names[:30], embeddings[:30], "model")
+    index._grow(names[30:], embeddings[30:])
     queries = np.concatenate(
         [embeddings[:30], (scale * (rng.normal(size=(5, 5)) + offset)).astype(np.float32)]
     )
@@ -38,8 +42,8 @@ def test_search_is_exact(scale, offset):
         found = index.search(queries, k)
         for i, query in enumerate(queries):
             expected = brute_force(names, embeddings, query, k)
-            np.testing.assert_allclose(found.distances[i], [d for d, _ in expected], rtol=1e-6)
-            assert found.names[i] == [name for _, name in expected]
+            np.testing.assert_allclose(found.distances[i], [d for d, _, _ in expected], rtol=1e-6)
+            assert found.names[i] == [name for _, _, name in expected]
             assert [index.names[row] for row in found.rows[i]] == found.names[i]
 
 
@@ -87,14 +91,63 @@ def test_saved_and_loaded(trained, model, folder, tmp_path):
     assert loaded.root == str(folder)
     query = trained[1][20:23]
     assert loaded.search(query, 4).names == index.search(query, 4).names
-    loaded.save(tmp_path / "index")  # takes the earlier one's place
+    assert isinstance(loaded.embeddings.base, np.memmap)
+    index.save(tmp_path / "index")  # takes the earlier one's place
+    assert len([*(tmp_path / "index").glob("*.npy")]) == 1
+
+
+def test_only_what_was_added_is_written(trained, model, folder, tmp_path):
+    place = tmp_path / "index"
+    model.index(folder).save(place)
+    first = {path.name: path.stat().st_mtime_ns for path in place.iterdir()}
+    index = Index.load(place, model)
+    for rows in (slice(20, 22), slice(22, 23)):
+        index.add(trained[1][rows])
+        index.save(place)
+        index.save(place)  # nothing is left to write
+    kept = {path.name: path.stat().st_mtime_ns for path in place.iterdir() if path.name in first}
+    assert [name for name in first if kept[name] != first[name]] == ["index.json"]
+    assert len(kept) + 2 * 2 == len([*place.iterdir()])
+    again = Index.load(place, model)
+    assert again.names == index.names
+    assert len(again) == 15
+    assert np.array_equal(again.embeddings, index.embeddings)
+    assert again.search(trained[1][22], 1).names == [["picture 14"]]
+    again.save(tmp_path / "whole")
+    assert np.array_equal(Index.load(tmp_path / "whole").embeddings, again.embeddings)
+
+
+def test_two_that_add_do_not_lose_what_the_other_added(trained, model, folder, tmp_path):
+    place = tmp_path / "index"
+    model.index(folder).save(place)
+    one, other = Index.load(place, model), Index.load(place, model)
+    one.add(trained[1][20])
+    one.save(place)
+    other.add(trained[1][21])
+    with pytest.raises(ValueError, match="index has been changed by another process: load the index again"):
+        other.save(place)
+    assert Index.load(place).names == one.names
+
+
+def test_files_that_a_stop_left_count_for_nothing(trained, model, folder, tmp_path, monkeypatch):
+    place = tmp_path / "index"
+    model.index(folder).save(place)
+    index = Index.load(place, model)
+    index.add(trained[1][20])
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxml.inference.index_folder.write_json", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            index.save(place)
+    assert len(Index.load(place)) == 12
+    index.save(place)
+    assert len(Index.load(place)) == 13
 
 
 def test_pictures_are_added(trained, model, folder):
     index = model.index(folder)
     index.add(trained[1][20:22])
     assert len(index) == 14
-    assert index.names == sorted(index.names)
+    assert index.names[:12] == sorted(index.names[:12])
     assert index.search(trained[1][21], 1).names == [["picture 13"]]
     expected = model.index([*sorted(folder.rglob("*.png"))])
     assert len(expected) == 12
@@ -127,20 +180,25 @@ def test_another_model_is_refused(trained, model, folder, tmp_path):
 def test_a_damaged_index_is_refused(model, folder, tmp_path):
     place = tmp_path / "index"
     model.index(folder).save(place)
-    data = (place / "embeddings.npy").read_bytes()
-    (place / "embeddings.npy").write_bytes(data[:-1] + b"x")
-    with pytest.raises(
-        ValueError, match="index is damaged: its files are not of this format or do not belong together"
-    ):
+    head = place / "index.json"
+    content = json.loads(head.read_text())
+    names, embeddings = (place / content["parts"][0][key] for key in ("names", "embeddings"))
+    for path in (names, embeddings):
+        data = path.read_bytes()
+        path.write_bytes(data[:-2] + b"xx")
+        with pytest.raises(ValueError, match=r"index is damaged: .* are not as they were written"):
+            Index.load(place)
+        path.unlink()
+        with pytest.raises(ValueError, match=r"index is damaged: .*No such file"):
+            Index.load(place)
+        path.write_bytes(data)
+    assert len(Index.load(place)) == 12
+    head.write_text(json.dumps({**content, "format": 1}))
+    with pytest.raises(ValueError, match="index is damaged: its format is 1 and not 2; make the index again"):
         Index.load(place)
-    (place / "embeddings.npy").write_bytes(data)
-    content = json.loads((place / "index.json").read_text())
-    (place / "index.json").write_text(json.dumps({**content, "names": content["names"][1:]}))
-    with pytest.raises(ValueError, match="11 names do not belong to 12 embeddings"):
-        Index.load(place)
-    del content["names"]
-    (place / "index.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="index is damaged: 'names'"):
+    del content["parts"]
+    head.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="index is damaged: 'parts'"):
         Index.load(place)
     with pytest.raises(
         ValueError, match=r"holds no index: there is no index\.json\. Make one with model\.index"
