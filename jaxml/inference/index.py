@@ -15,6 +15,7 @@ from jaxml.data.sources import unlabelled
 from jaxml.evaluation.neighbours import LARGE, neighbours
 from jaxml.files import expand, printable
 from jaxml.inference import index_folder
+from jaxml.inference.graph import Graph
 from jaxml.inference.index_folder import Head, Part, Written
 from jaxml.inference.kept import Embeds, embed_folder
 from jaxml.inference.pictures import given
@@ -70,6 +71,7 @@ class Index:
         self._parts: list[Part] = []
         self._squares: list[np.ndarray] = []
         self._written: Written | None = None
+        self._graph: Graph | None = None
         self._grow(names, embeddings)
 
     def _grow(self, names: Sequence[str], embeddings: np.ndarray) -> None:
@@ -132,18 +134,21 @@ class Index:
         embeddings = self._embeds().embed(source)
         self._grow(source.names, embeddings)
 
-    def search(self, query: Any, k: int = 10) -> Matches:
+    def search(self, query: Any, k: int = 10, *, approximate: bool = False) -> Matches:
         """The k nearest pictures of each query, by the Euclidean distance of embeddings.
 
         The order is that of distances computed in float64 from differences. A product in float32 finds the pictures
-        that may be among the nearest.
+        that may be among the nearest, so that none is missed. An approximate search looks at few embeddings, and may
+        miss some: it walks a graph, which the first such search builds and `save` keeps.
 
         Args:
             query: embeddings float [D] or [Q, D], or anything that `Model.embed` takes.
             k: number of pictures, cut to N.
+            approximate: whether pictures may be missed.
 
         Raises:
             ImageError: a picture cannot be read.
+            ImportError: usearch is not installed (extra `approximate`) for an approximate search.
             ValueError: embeddings have another length, k is no whole number of at least 1, or the index was loaded
                 without its model and the query is a picture.
 
@@ -154,7 +159,9 @@ class Index:
         """
         k = min(arguments.whole("k", k), len(self))
         queries = self._queries(query)
-        if len(queries) * len(self) < LARGE:
+        if approximate:
+            rows, distances = self._search_graph(queries, k)
+        elif len(queries) * len(self) < LARGE:
             rows, distances = self._search_few(queries, k)
         else:
             rows, distances = self._search_many(queries, k)
@@ -193,6 +200,23 @@ class Index:
         exact = [self._exact(query, places) for query, places in zip(queries, rows, strict=True)]
         return rows, np.asarray(exact, np.float32)
 
+    def _search_graph(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same by the graph, after what it lacks has been added."""
+        if self._graph is None:
+            kept = [] if self._written is None else [path for path in self._written.graphs if path.exists()]
+            self._graph = Graph.load(kept[0], queries.shape[1]) if kept else Graph(queries.shape[1])
+        start = 0
+        for part in self._parts:
+            self._graph.add(part.embeddings[max(0, len(self._graph) - start) :])
+            start += len(part.names)
+        near = [self._graph.nearest(query, k) for query in queries]
+        if any(len(places) < k for places in near):
+            return self._search_few(queries, k)
+        exact = [self._exact(query, places) for query, places in zip(queries, near, strict=True)]
+        order = [np.lexsort(keys) for keys in zip(near, exact, strict=True)]
+        rows, distances = (np.take_along_axis(np.array(a), np.array(order), 1) for a in (near, exact))
+        return rows, distances.astype(np.float32)
+
     def _exact(self, query: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Distances float64 [n] of a query float32 [D] to the pictures at places int [n], from differences."""
         starts = np.cumsum([0, *(len(part.names) for part in self._parts)])
@@ -218,6 +242,11 @@ class Index:
             self._written = index_folder.write(folder, head, self._parts)
             self._parts = [Part(self.names, self.embeddings)]
             self._squares = [np.concatenate(self._squares)]
+        if self._graph is not None and len(self._graph) == len(self):
+            whole, *shorter = self._written.graphs
+            self._graph.save(whole)
+            for graph in shorter:
+                graph.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | Path, model: Embeds | None = None) -> Index:

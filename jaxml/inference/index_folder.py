@@ -47,6 +47,11 @@ class Written(NamedTuple):
     folder: Path
     parts: list[dict[str, Any]]
 
+    @property
+    def graphs(self) -> list[Path]:
+        """Places of graphs for approximate search, first that of all embeddings, then those without the last parts."""
+        return [self.folder / f"{part['sha256'][:16]}.graph" for part in reversed(self.parts)]
+
 
 def write(folder: str | Path, head: Head, parts: Sequence[Part]) -> Written:
     """Write a whole index, as one part.
@@ -60,7 +65,7 @@ def write(folder: str | Path, head: Head, parts: Sequence[Part]) -> Written:
         entries = [_write_part(unfinished, names, [part.embeddings for part in parts])]
         _write_head(unfinished, head, entries)
     named = {str(entries[0][key]) for key in ("names", "embeddings")}
-    for old in (*place.glob("*.npy"), *place.glob("*.names.json")):
+    for old in (*place.glob("*.npy"), *place.glob("*.names.json"), *place.glob("*.graph")):
         if old.name not in named:
             old.unlink()
     return Written(place, entries)

@@ -1,6 +1,7 @@
 """Search among embeddings: exact against float64 loops, saved and loaded, and queries of another model refused."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -213,3 +214,34 @@ def test_a_folder_without_pictures_is_refused(model, tmp_path):
     (tmp_path / "b.txt").write_text("no picture")
     with pytest.raises(ImageError, match=r"^none of the 2 files can be read: image a\.txt cannot be decoded"):
         model.index(tmp_path)
+
+
+def test_an_approximate_search_finds_most(tmp_path):
+    """Its distances and their order are exact; it goes on from the graph that was kept, and from a part of it."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(50, 8))
+    x = (centres[rng.integers(0, 50, 3000)] + 0.3 * rng.normal(size=(3000, 8))).astype(np.float32)
+    queries = x[::100] + np.float32(0.01)
+    index = Index([f"{i}" for i in range(2000)], x[:2000], "model")
+    index.save(tmp_path / "index")
+    for count in (2000, 3000):
+        exact = index.search(queries, 10)
+        near = index.search(queries, 10, approximate=True)
+        shared = [len({*a} & {*b}) for a, b in zip(exact.names, near.names, strict=True)]
+        assert np.mean(shared) > 9
+        for i, query in enumerate(queries):
+            found = np.linalg.norm(x[near.rows[i]].astype(np.float64) - query, axis=1)
+            np.testing.assert_allclose(near.distances[i], found, rtol=1e-6)
+            assert (np.diff(near.distances[i]) >= 0).all()
+        index.save(tmp_path / "index")
+        assert len([*(tmp_path / "index").glob("*.graph")]) == 1
+        index = Index.load(tmp_path / "index")
+        assert index.search(queries, 10, approximate=True).names == near.names
+        if count == 2000:
+            index._grow([f"{i}" for i in range(2000, 3000)], x[2000:])
+
+
+def test_an_approximate_search_needs_usearch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "usearch.index", None)
+    with pytest.raises(ImportError, match=r"needs usearch: pip install jaxml\[approximate\]"):
+        Index(["a", "b"], np.eye(2), "model").search(np.zeros(2), approximate=True)
