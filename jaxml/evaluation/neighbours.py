@@ -94,7 +94,8 @@ class _Search:
 
     def by_host(self, rows: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The k nearest of queries at places `rows` [Q], with products in float64."""
-        rounding = _rounding(self.x.shape[1], np.float64)
+        # |q|^2 - 2 q.x + |x|^2 as computed is within this share of |q|^2 + |x|^2 of the squared distance.
+        rounding = (self.x.shape[1] + 8) * float(np.finfo(np.float64).eps)
         squares, points = self.squares[self.gallery], self.centred[self.gallery]
         block = max(1, BLOCK_BYTES // (8 * max(1, len(points))))
         for start in range(0, len(rows), block):
@@ -114,7 +115,7 @@ class _Search:
 
     def by_devices(self, rows: np.ndarray, k: int, asked: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The same with products in float32 on devices, which find `asked` images for each query."""
-        rounding = _rounding(self.x.shape[1], np.float32)
+        rounding = products.rounding(self.x.shape[1])
         centred = self.centred.astype(np.float32)
         small = 4 * self.x.shape[1] * float(np.finfo(np.float32).tiny)  # what float32 may take for zero
         greatest = self.squares[self.gallery].max()
@@ -198,8 +199,3 @@ class _Search:
         distances[i, j] = distances_of(rows[i], near[i, j])
         run = begins[:, :-1].cumsum(axis=1)
         return np.take_along_axis(near, np.lexsort((near, distances, run)), axis=1)
-
-
-def _rounding(width: int, dtype: type) -> float:
-    """|q|^2 - 2 q.x + |x|^2 as computed is within this share of |q|^2 + |x|^2 of the squared distance."""
-    return (width + 8) * float(np.finfo(dtype).eps)

@@ -1,5 +1,7 @@
 """Nearest neighbours against loops, and their order where distances are equal or nearly equal."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -121,9 +123,12 @@ def test_embeddings_may_lie_in_memory_in_any_order():
             np.testing.assert_array_equal(near, want)
 
 
-@pytest.fixture
-def on_devices(monkeypatch):
+@pytest.fixture(params=["jax", pytest.param("faiss", marks=pytest.mark.peers)])
+def on_devices(request, monkeypatch):
     """Searches of any size take their products on the devices, in small blocks; the queries that these leave open."""
+    engine = None if request.param == "jax" else pytest.importorskip("faiss")
+    monkeypatch.setattr(products, "_faiss", lambda: engine)
+    monkeypatch.setattr(products, "QUERIES", 37)
     monkeypatch.setattr(module, "LARGE", 0)
     monkeypatch.setattr(module, "SLACK", 4)
     monkeypatch.setattr(products, "CHUNK", 8)
@@ -163,6 +168,16 @@ def test_the_number_of_devices_changes_nothing(devices, on_devices, monkeypatch)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:devices])
     assert found(x, 9) == wanted
     assert sum(on_devices) == 0
+
+
+def test_faiss_is_for_cpus(monkeypatch):
+    products._faiss.cache_clear()
+    monkeypatch.setitem(sys.modules, "faiss", sys)
+    assert products._faiss() is sys
+    products._faiss.cache_clear()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert products._faiss() is None
+    products._faiss.cache_clear()
 
 
 @pytest.mark.parametrize("large", [0, 2**26])
