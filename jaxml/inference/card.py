@@ -60,7 +60,7 @@ def render(config: Config, dimensions: int, about: Mapping[str, Any], address: s
             test=results.get("test") or {},
             baselines=results.get("baselines") or {},
             weights=weights.get("source"),
-            seen=weights.get("seen", 0),
+            seen=about.get("seen", 0),
             license=weights.get("license"),
         )
     )

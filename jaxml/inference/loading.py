@@ -14,6 +14,7 @@ from jaxml.inference import hub
 from jaxml.inference.model import Model
 from jaxml.models import saved_network
 from jaxml.models.weights.hub import PREFIX
+from jaxml.training import seen
 from jaxml.training.saved import load_variables
 
 
@@ -72,8 +73,8 @@ def _about(workdir: Path, step: int, config: Config) -> dict[str, Any]:
             "source": _without_folder(str(weights.get("source", ""))),
             "sha256": weights.get("sha256"),
             "license": (weights.get("metadata") or {}).get("license"),
-            "seen": len((weights.get("seen") or {}).get("classes", ())),
         },
+        "seen": len(seen.record(workdir).get("classes", ())),
         "teacher": teacher
         and {
             "source": _without_folder(str(teacher.get("teacher", ""))),

@@ -66,7 +66,7 @@ def write(
         clusters: int [N]; by default the first of the K-means runs that `evaluate` scores with this seed.
         baselines: pairs of a name and the results of other embeddings of these images.
         split: name of the part that the images are of.
-        seen: names of the classes that the weights which training began with had learned.
+        seen: names of the classes that networks which training began with or learned from had learned.
         seed: chooses the pictures that are shown, the same ones for every run.
 
     Raises:
@@ -127,7 +127,7 @@ def _facts(config: Config, labels: np.ndarray, split: str, seen: Sequence[str]) 
     data, train = config["data"], config["train"]
     names = ", ".join(map(readable, seen[:LISTED])) + ", ..." * (len(seen) > LISTED)
     before = (
-        f" But the weights that training began with had learned {len(seen)} of them ({names})."
+        f" But networks that training began with or learned from had learned {len(seen)} of them ({names})."
         if seen
         else ""
     )

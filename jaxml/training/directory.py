@@ -15,7 +15,15 @@ from jaxml.training import history, lock, provenance
 from jaxml.training.checkpoint import Checkpoints
 
 STARTED = (
-    *("config.json", "weights.json", "teacher.json", "data.jsonl", "metrics.jsonl", "writers.json"),
+    *(
+        "config.json",
+        "weights.json",
+        "teacher.json",
+        "seen.json",
+        "data.jsonl",
+        "metrics.jsonl",
+        "writers.json",
+    ),
     *("checkpoints", "triplets", "profile", "tensorboard", "wandb"),
 )
 """What is in a directory whose run has saved no checkpoint yet, beside the lock."""

@@ -17,8 +17,8 @@ from jaxml.evaluation.metrics import KS
 from jaxml.evaluation.whitening import whiten
 from jaxml.files import parse_json, write_json
 from jaxml.reports import run as report
-from jaxml.training import history
-from jaxml.training.features import begun_with, frozen_features
+from jaxml.training import history, seen
+from jaxml.training.features import frozen_features
 from jaxml.training.run import Run
 
 RESULTS = "results.json"
@@ -122,7 +122,7 @@ def write_report(run: Run, results: dict[str, Any], rows: np.ndarray, embeddings
         images=next(run.images.read([rows])),
         class_names=run.images.index.class_names,
         files=[run.images.index.names[row] for row in rows],
-        seen=(begun_with(run).get("seen") or {}).get("classes", ()),
+        seen=seen.record(run.workdir).get("classes", ()),
     )
     return path
 

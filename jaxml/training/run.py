@@ -7,6 +7,7 @@ data.jsonl       which images it saw        metrics.jsonl    one line per logged
 checkpoints/     the newest two, the best   results.json     metrics of test classes
 run.lock         who trains here            report.html      all of it to look at
 teacher.json     which run it learned from, where that was asked for
+seen.json        which classes of its results earlier networks have learned, where these say so
 writers.json     under which names it goes on in the records of services, in the same way
 """
 

@@ -21,7 +21,7 @@ from jaxml.training.loop import fit
 from jaxml.training.preemption import GO_ON, StopSignals
 from jaxml.training.results import write_results
 from jaxml.training.run import Run, open_run
-from jaxml.training.seen import seen_classes
+from jaxml.training.seen import SEEN, seen_classes
 from jaxml.training.weights import has_head, load_weights, taken
 
 
@@ -84,7 +84,7 @@ def _learn(
 ) -> Run:
     config, signals.saved = distributed.on_main(partial(directory.look, start.from_anywhere(config)))
     run = replace(open_run(config, directory.path, to_train=True), signals=signals)
-    weights, before = None, config.train.steps
+    weights, seen, before = None, None, config.train.steps
     if signals.saved is not None:
         check = partial(run.check_to_resume, other_data=other_data)
         run.state, meta = distributed.on_main(partial(run.checkpoints.restore_newest, run.state, check))
@@ -99,24 +99,31 @@ def _learn(
         if config.model.weights:
             state, weights = load_weights(config, state)
             distributed.say(taken(weights, state))
-            find = partial(seen_classes, config, run.images, run.reported, run.pictures)
-            weights["seen"] = distributed.on_main(find)
+        seen = distributed.on_main(partial(seen_classes, config, run.images, run.reported, run.pictures))
         if config.model.head_init == "pca" and not (weights and has_head(weights)):
             state = begin_head(replace(run, state=state))
         run.state = learner.averaged(config, state)
-    distributed.on_main(partial(_claim, directory, run, weights, before))
+    distributed.on_main(partial(_claim, directory, run, weights, seen, before))
     distributed.say(optimizer.table(config, run.state.params))
     fit(run, callbacks)
     return run
 
 
-def _claim(directory: Directory, run: Run, weights: dict[str, Any] | None, before: int) -> None:
+def _claim(
+    directory: Directory,
+    run: Run,
+    weights: dict[str, Any] | None,
+    seen: dict[str, Any] | None,
+    before: int,
+) -> None:
     """Write what the run learns with and from, now that nothing refuses it; `before` is its train.steps until now."""
     directory.claim(run.config)
     if run.config.train.steps != before:
         history.note_steps(run.workdir / "metrics.jsonl", int(run.state.step), run.config.train.steps)
     if weights:
         write_json(run.workdir / WEIGHTS, weights)
+    if seen:
+        write_json(run.workdir / SEEN, seen)
     run.pictures.save(run.workdir)
     if run.teacher:
         write_json(run.workdir / "teacher.json", run.teacher.record(run.config))

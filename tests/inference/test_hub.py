@@ -106,10 +106,11 @@ def test_the_card_says_what_is_known(model, tmp_path):
 
 def test_a_card_names_the_teacher_and_what_was_seen(model):
     teacher = {"source": "wi|de", "step": 500, "sha256": "ab", "backbone": "resnet50", "dimensions": 512}
-    weights = {"source": "first", "sha256": "cd", "license": None, "seen": 3}
-    text = card.render(model.config, 8, {**model.about, "teacher": teacher, "weights": weights})
+    weights = {"source": "first", "sha256": "cd", "license": None}
+    about = {**model.about, "teacher": teacher, "weights": weights, "seen": 3}
+    text = card.render(model.config, 8, about)
     assert r"| learned from the network | wi\|de, step 500: resnet50, 512 numbers |" in text
-    assert "the network that training began with had learned 3 of them" in text
+    assert "networks that training began with or learned from had learned 3 of them" in text
     assert "learned from the network" not in card.render(model.config, 8, model.about)
 
 

@@ -62,7 +62,7 @@ def test_weights_are_named_without_their_folder(trained, tmp_path):
     }
     (tmp_path / "run/weights.json").write_text(json.dumps(report))
     weights = jaxml.load(tmp_path / "run").about["weights"]
-    assert weights == {"source": "w.safetensors", "sha256": "ab", "license": "BSD-3", "seen": 0}
+    assert weights == {"source": "w.safetensors", "sha256": "ab", "license": "BSD-3"}
 
 
 def test_a_model_takes_the_place_of_an_earlier_one_alone(model, saved, tmp_path):

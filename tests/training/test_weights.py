@@ -164,10 +164,15 @@ def test_test_classes_that_the_weights_have_learned_are_told(first, second, tmp_
     second = replace(second, data=replace(second.data, split="6-9/0-2/3-5"))
     with pytest.warns(UserWarning, match=r"2 of the 3 test classes \(class3, class4\), 16 of whose pictures"):
         train.train(second, tmp_path / "second")
-    report = json.loads((tmp_path / "second/weights.json").read_text())
-    assert report["seen"] == {"classes": ["class3", "class4"], "pictures": 16}
+    assert json.loads((tmp_path / "second/seen.json").read_text()) == {
+        "classes": ["class3", "class4"],
+        "pictures": 16,
+    }
     page = (tmp_path / "second/report.html").read_text()
-    assert "But the weights that training began with had learned 2 of them (class3, class4)." in page
+    assert (
+        "But networks that training began with or learned from had learned 2 of them (class3, class4)."
+        in page
+    )
     model = jaxml.load(tmp_path / "second")
     assert "had learned 2 of them" in card.render(model.config, 8, model.about)
     assert "had learned" not in card.render(model.config, 8, jaxml.load(first).about)
@@ -233,10 +238,56 @@ def test_a_damaged_list_of_pictures_is_named(config, tmp_path):
     untrained(config, tmp_path / "first", [3])
     opened = run.open_run(config, tmp_path / "second")
     (tmp_path / "first/data.jsonl").write_text(f"{opened.pictures.lines[0]}\n[1]\n")
-    with pytest.raises(ValueError, match=r"--model\.weights: \S+data\.jsonl is damaged"):
+    with pytest.raises(ValueError, match=r"\S+data\.jsonl is damaged"):
         learned(tmp_path / "first", opened.pictures)
-    configs.save(tmp_path / "first/config.json", replace(config, data=replace(config.data, split="source")))
-    assert learned(tmp_path / "first", opened.pictures) is None
+
+
+def test_a_division_that_the_data_set_states_is_known(config, tmp_path):
+    """Of the sixth and the ninth class, which a table says are for training."""
+    untrained(config, tmp_path / "first", [3])
+    opened = run.open_run(config, tmp_path / "second")
+    names, *rows = map(json.loads, opened.pictures.lines)
+    rows = [[*row[:4], {5: "train", 8: "train", 1: "val"}.get(row[1], "test")] for row in rows]
+    lines = [json.dumps(line) for line in (names, *rows)]
+    (tmp_path / "first/data.jsonl").write_text("\n".join(lines))
+    data = replace(config.data, split="source", train_on="train")
+    configs.save(tmp_path / "first/config.json", replace(config, data=data))
+    found = learned(tmp_path / "first", opened.pictures)
+    assert found.classes == {names[5], names[8]}
+    assert found.hashes == {row[3] for row in rows if row[1] in (5, 8)}
+
+
+def with_split(config, split, **sections):
+    return replace(config, data=replace(config.data, split=split, train_on="train"), **sections)
+
+
+def test_networks_before_the_last_one_and_teachers_are_asked(config, tmp_path):
+    """One learned the classes 0 to 2, another, which began with it, 3 and 4, and a third, its pupil, 5."""
+    names = ("first", "second", "third")
+    first, second, third = (tmp_path / name for name in names)
+    untrained(with_split(config, "0-2/6-6/7-9"), first, [3])
+    untrained(with_model(with_split(config, "3-4/6-6/7-9"), weights=str(first)), second, [3])
+    pupil = replace(config.distill, teacher=str(second))
+    untrained(with_split(config, "5-5/6-6/7-9"), third, [3])
+    configs.save(third / "config.json", with_split(config, "5-5/6-6/7-9", distill=pupil))
+    last = replace(config.distill, teacher=str(third))
+    opened = run.open_run(with_split(config, "6-9/5-5/0-4"), tmp_path / "last")
+    for options in ({"distill": last}, {"model": replace(config.model, weights=str(third))}):
+        with pytest.warns(
+            UserWarning, match=r"third: the network, or one before it, has learned 5 of the 5 test"
+        ):
+            found = seen_classes(
+                with_split(config, "6-9/5-5/0-4", **options), opened.images, "test", opened.pictures
+            )
+        assert found == {"classes": [f"class{i}" for i in range(5)], "pictures": 40}
+    shutil.rmtree(first)
+    with pytest.warns(
+        UserWarning, match=r"third: the network, or one before it, has learned 2 of the 5 test"
+    ):
+        seen_classes(with_split(config, "6-9/5-5/0-4", distill=last), opened.images, "test", opened.pictures)
+    configs.save(second / "config.json", with_model(configs.load(second / "config.json"), weights=str(third)))
+    with pytest.warns(UserWarning, match="has learned 2 of the 5 test"):  # each is asked once
+        seen_classes(with_split(config, "6-9/5-5/0-4", distill=last), opened.images, "test", opened.pictures)
 
 
 def test_a_saved_network_without_its_arrays_is_named(config, tmp_path):
