@@ -1,4 +1,4 @@
-"""K-means and the scores of its clusters, and PCA: functions of `jaxml.evaluation`."""
+"""K-means and the scores of its clusters, PCA and re-ranking: functions of `jaxml.evaluation`."""
 
 from jaxml.evaluation.clustering import (
     cluster,
@@ -6,6 +6,7 @@ from jaxml.evaluation.clustering import (
     label_seeded_clusters,
     validate,
 )
+from jaxml.evaluation.reranking import reranked
 from jaxml.evaluation.whitening import whiten
 
-__all__ = ["cluster", "evaluate", "label_seeded_clusters", "validate", "whiten"]
+__all__ = ["cluster", "evaluate", "label_seeded_clusters", "reranked", "validate", "whiten"]

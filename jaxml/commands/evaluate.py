@@ -9,6 +9,7 @@ work that this project reimplements did; all others see no label before scoring.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from jaxml.commands.options import also, parse
@@ -31,6 +32,9 @@ class Arguments:
     """Dimensions of the embedding to score, the first ones; 0 is as the run is configured."""
     ks: tuple[Count, ...] = ()
     """Numbers of neighbours at which recall and precision are taken; 1 2 4 8 16 32 by default."""
+    rerank: bool = False
+    """Score the nearest images ranked again by the neighbours that they share with the query as well (k-reciprocal
+    re-ranking)."""
     whiten: int = 0
     """Score PCA with whitening to so many dimensions as well, of the whole embedding and of the frozen features of
     pretrained weights. It is fitted to the training classes, whose images are embedded for it."""
@@ -56,9 +60,16 @@ def main(words: list[str]) -> None:
         f"{len(rows)} images of {classes} {arguments.split} classes, by {embeddings.shape[1]} of {width} dimensions:"
     )
     print(f"  {results.by_kmeans(opened, rows)}")
+    _print(scores)
+    if arguments.rerank:
+        print("with k-reciprocal re-ranking:")
+        _print(results.reranked_scores(opened, embeddings, rows, arguments.ks or KS))
+    if arguments.whiten:
+        print(results.table(results.whitened(opened, rows, arguments.whiten)))
+
+
+def _print(scores: Mapping[str, float]) -> None:
     for name, value in scores.items():
         if not name.endswith("_std"):
             deviation = f" +- {scores[f'{name}_std']:.4f}" if f"{name}_std" in scores else ""
             print(f"  {name:16}{value:8.4f}{deviation}")
-    if arguments.whiten:
-        print(results.table(results.whitened(opened, rows, arguments.whiten)))

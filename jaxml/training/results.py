@@ -13,7 +13,8 @@ import numpy as np
 from jaxml import config as configs
 from jaxml.errors import RunError
 from jaxml.evaluation.clustering import STARTS, cluster, engine, evaluate
-from jaxml.evaluation.metrics import KS
+from jaxml.evaluation.metrics import KS, at, retrieval
+from jaxml.evaluation.reranking import reranked
 from jaxml.evaluation.whitening import whiten
 from jaxml.files import parse_json, write_json
 from jaxml.reports import run as report
@@ -39,6 +40,15 @@ def score(run: Run, embeddings: np.ndarray, rows: np.ndarray, ks: Sequence[int] 
         ks=ks,
         **index.retrieval.take(rows).protocol(),
     )
+
+
+def reranked_scores(
+    run: Run, embeddings: np.ndarray, rows: np.ndarray, ks: Sequence[int] = KS
+) -> dict[str, float]:
+    """The metrics of retrieval in `score`, of neighbours that are ranked again."""
+    index = run.images.index
+    protocol = index.retrieval.take(rows).protocol()
+    return retrieval(embeddings, index.labels[rows], at(ks), search=reranked(), depth=max(ks), **protocol)
 
 
 def by_kmeans(run: Run, rows: np.ndarray) -> str:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from jaxml import config as configs
+from jaxml import metrics
 from jaxml.commands import evaluate as command
-from jaxml.evaluate import evaluate, whiten
+from jaxml.evaluate import evaluate, reranked, whiten
+from jaxml.evaluation.neighbours import neighbours
 from jaxml.training import results, run
 from tests.training.test_run import config, pictures, untrained  # noqa: F401
 
@@ -53,3 +55,18 @@ def test_pca_is_fitted_to_the_training_classes(config, tmp_path, capsys, monkeyp
         ValueError, match=r"^--whiten is 192; it must be less than the dimensions of embedding and of"
     ):
         main("--workdir", tmp_path / "run", "--whiten", 192)
+
+
+def test_neighbours_are_ranked_again(config, tmp_path, capsys):  # noqa: F811
+    untrained(config, tmp_path / "run", [3])
+    main("--workdir", tmp_path / "run", "--rerank", "--ks", 1, 3)
+    first, again = capsys.readouterr().out.split("with k-reciprocal re-ranking:\n")
+    opened = run.load(tmp_path / "run")
+    rows = opened.images.rows("test")
+    x, labels = opened.embed(rows), opened.images.index.labels[rows]
+    for text, search in ((first, neighbours), (again, reranked())):
+        scores = metrics.retrieval(x, labels, metrics.at([1, 3]), search=search)
+        for name in ("recall@1", "precision@3", "map@r"):
+            assert float(re.search(rf"{name} +(\S+)", text)[1]) == pytest.approx(scores[name], abs=1e-4)
+    assert "nmi" in first
+    assert "nmi" not in again

@@ -17,6 +17,7 @@ import numpy as np
 from jaxml import arguments
 from jaxml.evaluation.neighbours import NONE, neighbours
 from jaxml.evaluation.protocol import Protocol
+from jaxml.evaluation.reranking import Search
 
 Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
 KS = (1, 2, 4, 8, 16, 32)
@@ -145,6 +146,7 @@ def retrieval(
     gallery: np.ndarray | None = None,
     groups: np.ndarray | None = None,
     depth: int = max(KS),
+    search: Search = neighbours,
 ) -> dict[str, float]:
     """Means of retrieval metrics over all queries that have a right answer.
 
@@ -158,6 +160,7 @@ def retrieval(
             itself. In re-identification a group is all images of one person by one camera.
         depth: how many neighbours are looked at; more, where a class has more images. `average_precision` and
             `reciprocal_rank` as they are published take all of the gallery.
+        search: ranks the images, by distance if not given; `jaxml.evaluate.reranked()` is another.
 
     Returns:
         The mean of each metric, and as `queries` how many queries counted: those with an image of their class to find.
@@ -180,7 +183,7 @@ def retrieval(
     depth = max(arguments.whole("depth", depth), int(relevant[protocol.queries].max(initial=0)))
     totals = dict.fromkeys(rows, 0.0)
     count = 0
-    for asked, near in neighbours(embeddings, depth, queries, gallery, groups):
+    for asked, near in search(embeddings, depth, queries, gallery, groups):
         answerable = relevant[asked] > 0
         if not answerable.any():
             continue
