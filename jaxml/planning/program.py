@@ -68,7 +68,7 @@ def data_set(config: Config, images: int, classes: int) -> tuple[int, int]:
         ValueError: no number is given, and the size of the source is not known; or its division is not.
     """
     from jaxml.data import splits
-    from jaxml.data.sources import glyphs, in_shop, sop
+    from jaxml.data.sources import glyphs, in_shop, inaturalist, sop
 
     known = {
         "glyphs": (len(glyphs.CHARACTERS) * glyphs.IMAGES_PER_CLASS, len(glyphs.CHARACTERS)),
@@ -76,13 +76,16 @@ def data_set(config: Config, images: int, classes: int) -> tuple[int, int]:
         "cars196": (16_185, 196),
         **dict.fromkeys(("stanford_online_products", "sop"), (120_053, 22_634)),
         "in_shop": (52_712, 7_982),
+        "inaturalist": (461_939, 8_142),
     }
     found = known.get(config.data.source, (0, 0))
     if not (images or found[0]) or not (classes or found[1]):
         raise ValueError(
             f"data.source {config.data.source}: say how large it is, with --images and --classes (all that it has)"
         )
-    official = {"sop": sop.COUNTS, "in_shop": in_shop.COUNTS}.get(config.data.source)
+    official = {"sop": sop.COUNTS, "in_shop": in_shop.COUNTS, "inaturalist": inaturalist.COUNTS}.get(
+        config.data.source
+    )
     stated = splits.ranges(official["train classes"], 0, official["test classes"]) if official else ""
     if config.data.split == splits.SOURCE and not stated:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Stanford Online Products and In-Shop, by small folders of the same form with numbers of their own."""
+"""Stanford Online Products, In-Shop and iNaturalist, by small folders of the same form with numbers of their own."""
 
 from pathlib import Path
 
@@ -9,17 +9,19 @@ from PIL import Image
 from jaxml import data
 from jaxml.config import Config, Data
 from jaxml.data.images import open_images
-from jaxml.data.sources import in_shop, official_lists, sop
+from jaxml.data.sources import in_shop, inaturalist, official_lists, sop
 from jaxml.data.splits import split
 from jaxml.planning.program import data_set
 
 
 def test_the_official_numbers_are_the_published_ones():
-    """Of Song et al. 2016, and of the benchmark of Liu et al. 2016."""
+    """Of Song et al. 2016, of the benchmark of Liu et al. 2016, and of all iNaturalist 2018 but its test images."""
     assert sop.COUNTS["train images"] + sop.COUNTS["test images"] == 120_053
     assert sop.COUNTS["train classes"] + sop.COUNTS["test classes"] == 22_634
     assert sum(count for name, count in in_shop.COUNTS.items() if "images" in name) == 52_712
     assert in_shop.COUNTS["train classes"] + in_shop.COUNTS["test classes"] == 7_982
+    assert inaturalist.COUNTS["train images"] + inaturalist.COUNTS["test images"] == 437_513 + 24_426
+    assert inaturalist.COUNTS["train classes"] + inaturalist.COUNTS["test classes"] == 8_142
 
 
 def draw(path: Path, seed: int) -> None:
@@ -236,3 +238,61 @@ def test_a_plan_for_a_table_needs_its_division():
         ValueError, match=r"^data\.split source: a plan reads no data set, .* what table states; give"
     ):
         data_set(config, 100, 10)
+
+
+@pytest.fixture
+def species(tmp_path, monkeypatch):
+    """Five species to train on and two to test on, with two pictures each."""
+    counts = {"train images": 10, "test images": 4, "train classes": 5, "test classes": 2}
+    monkeypatch.setattr(inaturalist, "COUNTS", counts)
+    folder = tmp_path / "inaturalist"
+    for part, names in {
+        "train": ("Aves/12", "Aves/3", "Plantae/9", "Plantae/10", "Fungi/1"),
+        "test": ("Aves/7", "Fungi/5"),
+    }.items():
+        paths = [f"train_val2018/{name}/{i}.jpg" for name in names for i in (0, 1)]
+        for seed, path in enumerate(paths):
+            draw(folder / path, seed)
+        (folder / "Inat_dataset_splits").mkdir(exist_ok=True)
+        (folder / "Inat_dataset_splits" / inaturalist.FILES[part]).write_text("\n".join(paths) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_species_have_their_published_division(species, beside):
+    if beside:
+        for path in (species / "Inat_dataset_splits").iterdir():
+            path.rename(species / path.name)
+        (species / "Inat_dataset_splits").rmdir()
+    index = inaturalist.load(str(species))
+    trained = ("Aves/3", "Aves/12", "Fungi/1", "Plantae/9", "Plantae/10")
+    assert index.class_names == (*trained, "Aves/7", "Fungi/5")
+    parts = {part: classes.tolist() for part, classes in split(index.split, 7).items()}
+    assert parts == {"train": [0, 1, 2, 3], "val": [4], "test": [5, 6]}
+    assert index.labels.tolist() == [1, 1, 0, 0, 3, 3, 4, 4, 2, 2, 5, 5, 6, 6]
+    assert index.items[0] == str(species / "train_val2018/Aves/12/0.jpg")
+    assert index.retrieval.categories[:5] == ("Aves",) * 4 + ("Plantae",)
+
+
+def test_other_lists_of_species_are_refused(species, tmp_path):
+    path = species / "Inat_dataset_splits" / inaturalist.FILES["test"]
+    for line, message in (
+        (
+            "Aves/7.jpg",
+            r"^Inaturalist_test_set1\.txt, line 2: expected a path such as train_val2018/Aves/3203",
+        ),
+        ("a b", r"^Inaturalist_test_set1\.txt, line 2: expected path, got 'a b'"),
+        (
+            None,
+            r"lists 10 train images, 3 test images, 5 train classes, 2 test classes; the official data set has",
+        ),
+    ):
+        kept = path.read_text()
+        edit(path, 2, line)
+        with pytest.raises(ValueError, match=message):
+            inaturalist.load(str(species))
+        path.write_text(kept)
+    with pytest.raises(
+        ValueError, match=r"Inaturalist_train_set1\.txt cannot be read .* lists of Brown et al"
+    ):
+        inaturalist.load(str(tmp_path))

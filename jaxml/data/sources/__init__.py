@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from jaxml.data.index import Index
-from jaxml.data.sources import cub, folder, glyphs, in_shop, sop, table, tfds
+from jaxml.data.sources import cub, folder, glyphs, in_shop, inaturalist, sop, table, tfds
 
 SOURCES: dict[str, Callable[[str], Index]] = {
     "glyphs": lambda root: glyphs.load(),  # drawn, not read from a folder
@@ -15,6 +15,7 @@ SOURCES: dict[str, Callable[[str], Index]] = {
     "table": table.load,
     "sop": sop.load,
     "in_shop": in_shop.load,
+    "inaturalist": inaturalist.load,
     **{name: partial(tfds.load, name) for name in tfds.LABELS},
 }
 """By name, functions from `data.root`, the folder or file of the data set, to the index of its images.

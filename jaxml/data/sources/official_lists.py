@@ -1,4 +1,4 @@
-"""Data sets whose text files list the images: a header, then a line of fields between spaces for each image."""
+"""Data sets whose text files list the images: mostly a header, then a line of fields between spaces for each image."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from jaxml.files import printable
 AGAIN = "Unpack the official archive again."
 
 
-def lines(path: Path, columns: tuple[str, ...], remedy: str, above: int = 0) -> list[tuple[str, list[str]]]:
+def lines(
+    path: Path, columns: tuple[str, ...], remedy: str, above: int = 0, header: bool = True
+) -> list[tuple[str, list[str]]]:
     """Where each image is listed, for errors, and its fields, one for each of the columns.
 
     Args:
         path: the file.
-        columns: what its header names.
+        columns: what its header names, or would name.
         remedy: what to do if the file is not there.
         above: lines before the header.
+        header: whether there is one.
 
     Raises:
         ValueError: the file cannot be read, or a line has other fields.
@@ -31,14 +34,15 @@ def lines(path: Path, columns: tuple[str, ...], remedy: str, above: int = 0) -> 
         text = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError as error:
         raise ValueError(f"{printable(path)} cannot be read ({error.strerror}): {remedy}") from error
-    header = text[above].split() if len(text) > above else []
-    if header != list(columns):
+    names = text[above].split() if len(text) > above else []
+    if header and names != list(columns):
         raise ValueError(
             f"{printable(path)}, line {above + 1}: expected the header {' '.join(columns)}, got "
-            f"{shown(' '.join(header))}. {AGAIN}"
+            f"{shown(' '.join(names))}. {AGAIN}"
         )
     found = []
-    for number, line in enumerate(text[above + 1 :], above + 2):
+    above += header
+    for number, line in enumerate(text[above:], above + 1):
         place, fields = f"{printable(path.name)}, line {number}", line.split()
         if len(fields) != len(columns):
             raise ValueError(f"{place}: expected {' '.join(columns)}, got {shown(line)}. {AGAIN}")
