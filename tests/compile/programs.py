@@ -85,6 +85,14 @@ def loss(name: str, batch: int, options: dict[str, Any], devices: list[Any]) -> 
     return lower(call, Shape((*share, WIDTH), jnp.float32), Shape(share, jnp.int32), *parameters)
 
 
+def views(name: str, devices: list[Any]) -> jax.stages.Lowered:
+    """Value and gradient of a loss of two views, 1,024 images on one chip."""
+    here = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+    call = jax.value_and_grad(getattr(losses, name), argnums=(0, 1), has_aux=True)
+    view = Shape((1024, WIDTH), jnp.float32)
+    return jax.jit(call, in_shardings=here, out_shardings=here).lower(view, view)
+
+
 def step(preset: str, devices: list[Any]) -> jax.stages.Lowered:
     """The training step of a preset."""
     config = PRESETS[preset]
@@ -121,6 +129,7 @@ PROGRAMS = [
     *(_loss("v5e", "triplet", 1024, mining=mining) for mining in MINING),
     *(_loss("v5e", "triplet", 1024, formula=formula) for formula in FORMULAS if formula != "hinge"),
     *(_loss("v5e", name, 1024) for name in losses.LOSSES if name != "triplet"),
+    *(Program("v5e", f"{name} B=1024", partial(views, name)) for name in ("vicreg", "barlow_twins")),
     _loss("v5e", "triplet", 4096, mining="all"),
     *(_loss("v5e:2x2", "triplet", 1024, mining=mining) for mining in ("all", "batch_hard")),
     *(_loss("v5e:2x2", name, 1024) for name in ("multi_similarity", "proxy_anchor")),
