@@ -293,9 +293,20 @@ def _self_forward(x: Array, rooted: bool) -> tuple[Array, Any]:
 
 
 def _self_backward(rooted: bool, residuals: Any, g: Array) -> tuple[Array]:
-    x, d = residuals
-    w = _gram_weights(d, g + g.T, rooted)  # x_i is in row i and in column i: one matrix product for both
-    return (jnp.sum(w, axis=1)[:, None] * x - _product(w, x),)
+    forms = {"cpu": partial(_by_two_products, rooted), "default": partial(_by_one_product, rooted)}
+    return (jax.lax.platform_dependent(*residuals, g, **forms),)
+
+
+def _by_one_product(rooted: bool, x: Array, d: Array, g: Array) -> Array:
+    """The gradient of rows [B, D] along their distances: x_i is in row i and in column i of d and g [B, B]."""
+    w = _gram_weights(d, g + g.T, rooted)
+    return jnp.sum(w, axis=1)[:, None] * x - _product(w, x)
+
+
+def _by_two_products(rooted: bool, x: Array, d: Array, g: Array) -> Array:
+    """The same for CPUs, on which XLA computes all that g is made of once more, in the order of its transpose."""
+    w = _gram_weights(d, g, rooted)
+    return (jnp.sum(w, axis=1) + jnp.sum(w, axis=0))[:, None] * x - _product(w, x) - _transposed_product(w, x)
 
 
 _self_distance.defvjp(_self_forward, _self_backward)

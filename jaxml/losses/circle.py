@@ -11,7 +11,7 @@ from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.measures import sine
-from jaxml.losses.kernels.reductions import NOTHING, count, log_sum_exp
+from jaxml.losses.kernels.reductions import NOTHING, count, log_sum_exp, log_sums_exp
 from jaxml.losses.kernels.relations import Masks
 
 Aux = dict[str, Array]
@@ -79,7 +79,8 @@ def _circle(block: Block, scale: Array, margin: Array) -> Terms:
     fixed = jax.lax.stop_gradient(s)
     push = scale * jnp.maximum(fixed + margin, 0.0) * (s - margin)
     pull = -scale * jnp.maximum(1.0 + margin - fixed, 0.0) * (s - 1.0 + margin)
-    positives, negatives = log_sum_exp(pull, block.positive), log_sum_exp(push, block.negative)
+    x = jnp.where(block.positive, pull, push)
+    positives, negatives = log_sums_exp(x, block.positive, block.negative)
     valid = (positives > NOTHING) & (negatives > NOTHING)
     terms = jax.nn.softplus(jnp.where(valid, positives + negatives, 0.0))
     number = count(valid)

@@ -9,7 +9,7 @@ from jax import Array
 from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
-from jaxml.losses.kernels.reductions import NOTHING, count, log_sum_exp
+from jaxml.losses.kernels.reductions import NOTHING, count, log_sums_exp
 
 Aux = dict[str, Array]
 
@@ -69,7 +69,7 @@ def _instances(block: Block) -> Terms:
     s, own, ids = block.measured, block.positive, block.candidate_facts.ids
     if ids is not None:
         own |= (block.anchor_facts.ids[:, None] == ids[None, :]) & block.anchor_facts.real[:, None]
-    of_own, of_others = log_sum_exp(s, own), log_sum_exp(s, block.negative)
+    of_own, of_others = log_sums_exp(s, own, block.negative)
     valid = of_own > NOTHING
     # Of the two logarithms' difference, little would be left of the loss where an image is far from all others.
     terms = jax.nn.softplus(jnp.where(valid, of_others - of_own, 0.0))

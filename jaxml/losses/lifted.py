@@ -10,7 +10,7 @@ from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Sides, Terms, turned
 from jaxml.losses.kernels.comparison import Each, compare, mean
 from jaxml.losses.kernels.devices import gather
-from jaxml.losses.kernels.reductions import NOTHING, count, log_sum_exp
+from jaxml.losses.kernels.reductions import NOTHING, count, log_sum_exp, log_sums_exp
 from jaxml.losses.kernels.relations import Masks
 
 Aux = dict[str, Array]
@@ -155,7 +155,7 @@ def _generalized(block: Block, margin: Array, *, one_sided: bool) -> Terms:
     d = block.measured
     has_positive, has_negative = block.positive_count > 0, block.negative_count > 0
     valid = (has_positive | has_negative) if one_sided else (has_positive & has_negative)
-    far, near = log_sum_exp(d, block.positive), log_sum_exp(margin - d, block.negative)
+    far, near = log_sums_exp(jnp.where(block.positive, d, margin - d), block.positive, block.negative)
     terms = jnp.where(has_positive, far, 0.0) + jnp.where(has_negative, near, 0.0)
     active = valid & (terms > 0)
     return Terms(jnp.sum(jnp.where(active, terms, 0.0)), count(active), count(valid))

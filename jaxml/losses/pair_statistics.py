@@ -75,18 +75,16 @@ def intra_pair_variance(
 
 def _averages(sides: Sides, each: Each, *epsilons: Array) -> tuple[Any, Any]:
     """Weight and mean similarity of the positive pairs, and of the negative ones; float32 [] each."""
-    sums = [over_devices(jnp.sum(each(of, sides)), sides.axis_name) for of in (_of_positives, _of_negatives)]
+    sums = over_devices(jnp.sum(each(_sums, sides), axis=0), sides.axis_name)
     return (), [(ratio(1.0, n), ratio(s, n)) for s, n in zip(sums, numbers_of_pairs(sides), strict=True)]
 
 
-def _of_positives(block: Block, *epsilons: Array) -> Array:
-    """Sum of the similarities of each anchor to its positives, float32 [b]."""
-    return jnp.sum(jnp.where(block.positive, block.measured, 0.0), axis=1)
-
-
-def _of_negatives(block: Block, *epsilons: Array) -> Array:
-    """Sum of the similarities of each anchor to its negatives, float32 [b]."""
-    return jnp.sum(jnp.where(block.negative, block.measured, 0.0), axis=1)
+def _sums(block: Block, *epsilons: Array) -> Array:
+    """Sums of the similarities of each anchor to its positives and to its negatives, float32 [b, 2]."""
+    s = block.measured
+    return jnp.stack(
+        [jnp.sum(jnp.where(kind, s, 0.0), axis=1) for kind in (block.positive, block.negative)], axis=1
+    )
 
 
 def _intra_pair_variance(block: Block, positive_epsilon: Array, negative_epsilon: Array) -> Terms:

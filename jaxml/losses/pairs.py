@@ -13,7 +13,7 @@ from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Sides, Terms
 from jaxml.losses.kernels.comparison import Each, compare, mean, numbers_of_pairs
 from jaxml.losses.kernels.devices import over_devices
-from jaxml.losses.kernels.reductions import count, log1p_sum_exp, ratio, row_count
+from jaxml.losses.kernels.reductions import count, log_sums_exp, ratio, row_count
 from jaxml.losses.kernels.relations import Masks
 
 Aux = dict[str, Array]
@@ -205,8 +205,9 @@ def _multi_similarity(
         nearest, farthest = (jnp.where(jnp.isinf(x), -x, x) for x in (nearest, farthest))
     positive = block.positive & (s - epsilon < nearest)
     negative = block.negative & (s + epsilon > farthest)
-    value = log1p_sum_exp(-alpha * (s - base), positive) / alpha
-    value += log1p_sum_exp(beta * (s - base), negative) / beta
+    x = jnp.where(positive, -alpha, beta) * (s - base)
+    of_positives, of_negatives = log_sums_exp(x, positive, negative)
+    value = jax.nn.softplus(of_positives) / alpha + jax.nn.softplus(of_negatives) / beta
     return Terms(
         jnp.sum(value), count(positive | negative), jnp.sum(block.positive_count + block.negative_count)
     )

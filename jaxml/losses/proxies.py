@@ -15,7 +15,7 @@ from jaxml.losses.kernels import checks, sharding
 from jaxml.losses.kernels.blocks import Block, Sides, Terms
 from jaxml.losses.kernels.comparison import Each, compare_with_classes, mean
 from jaxml.losses.kernels.devices import number_of_devices, over_devices, vary
-from jaxml.losses.kernels.reductions import count, log1p_sum_exp, log_sum_exp, ratio
+from jaxml.losses.kernels.reductions import count, log_sum_exp, log_sums_exp, ratio
 
 Aux = dict[str, Array]
 
@@ -162,8 +162,8 @@ def _proxies_with_images(sides: Sides, each: Each, *options: Array) -> tuple[Any
 def _proxy_anchor(block: Block, alpha: Array, delta: Array) -> Terms:
     """Terms of the proxies of a block, which are the anchors; images are the candidates."""
     s, present = block.measured, block.positive_count > 0
-    pull = log1p_sum_exp(-alpha * (s - delta), block.positive)
-    push = log1p_sum_exp(alpha * (s + delta), block.negative)
+    x = alpha * jnp.where(block.positive, delta - s, delta + s)
+    pull, push = map(jax.nn.softplus, log_sums_exp(x, block.positive, block.negative))
     value = jnp.where(block.anchor_facts.real, block.shared * pull + push, 0.0)
     return Terms(jnp.sum(value), count(present), count(block.anchor_facts.real))
 
@@ -232,9 +232,9 @@ def soft_triple(
 
 def _soft_triple(block: Block, scale: Array, gamma: Array, margin: Array, *, classes: int) -> Terms:
     """Cross entropies of the images of a block."""
-    s = block.measured.reshape(block.x.shape[0], classes, -1)
-    by_class = jnp.sum(jax.nn.softmax(s / gamma, axis=2) * s, axis=2)
-    own = jnp.any(block.positive.reshape(s.shape), axis=2)
+    s = block.measured.reshape(block.x.shape[0], -1, classes)
+    by_class = jnp.sum(jax.nn.softmax(s / gamma, axis=1) * s, axis=1)
+    own = block.positive[:, :classes]
     logits = scale * (by_class - jnp.where(own, margin, 0.0))
     valid = block.positive_count > 0
     terms = jax.nn.logsumexp(logits, axis=1) - jnp.sum(jnp.where(own, logits, 0.0), axis=1)

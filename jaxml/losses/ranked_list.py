@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -93,15 +94,29 @@ def _ranked_list(
     d = block.measured
     far, near = d - boundary + margin, boundary - d
     positive, negative = block.positive & (far > 0), block.negative & (near > 0)
-    terms = (1.0 - balance) * _weighted_mean(far, positive, hot_positive)
-    terms += balance * _weighted_mean(near, negative, hot_negative)
+    x = jnp.where(positive, far, near)
+    hot = jnp.where(positive, hot_positive, hot_negative)
+    of_positives, of_negatives = _weighted_means(x, hot, positive, negative)
+    terms = (1.0 - balance) * of_positives + balance * of_negatives
     valid = jnp.sum(block.positive_count + block.negative_count)
     return Terms(jnp.sum(terms), count(positive | negative), valid)
 
 
-def _weighted_mean(x: Array, where: Array, temperature: Array) -> Array:
-    """Mean of the chosen entries of each row, [b, M] -> [b], weighted by e^{temperature x}; 0 if none is chosen."""
-    x = jnp.where(where, x, 0.0)
-    w = jnp.where(where, jnp.exp(temperature * (x - jnp.max(x, axis=1, keepdims=True))), 0.0)
-    total = jnp.sum(w, axis=1)
-    return jnp.where(total > 0, jnp.sum(w * x, axis=1) / jnp.where(total > 0, total, 1.0), 0.0)
+def _weighted_means(x: Array, hot: Array, positive: Array, negative: Array) -> list[Array]:
+    """Means of the positive and of the negative entries of each row, [b, M] -> [b], weighted by e^{hot x}; 0 of none.
+
+    One exponential serves each entry, whichever kind it is of.
+    """
+    kinds = positive, negative
+    top, other_top = (
+        jax.lax.stop_gradient(jnp.max(jnp.where(kind, x, 0.0), axis=1, keepdims=True)) for kind in kinds
+    )
+    chosen = positive | negative
+    less = hot * (x - jnp.where(positive, top, other_top))
+    w = jnp.where(chosen, jnp.exp(jnp.where(chosen, less, 0.0)), 0.0)
+    means = []
+    for kind in kinds:
+        own = jnp.where(kind, w, 0.0)
+        total = jnp.sum(own, axis=1)
+        means.append(jnp.where(total > 0, jnp.sum(own * x, axis=1) / jnp.where(total > 0, total, 1.0), 0.0))
+    return means

@@ -12,7 +12,7 @@ from jaxml.distances import DISTANCES
 from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
-from jaxml.losses.kernels.reductions import count, log_sum_exp
+from jaxml.losses.kernels.reductions import count, log_sum_exp, log_sums_exp
 from jaxml.losses.kernels.relations import Masks
 
 Aux = dict[str, Array]
@@ -280,8 +280,8 @@ def nca(
 
 def _share_together(block: Block) -> Terms:
     """Negative logarithms of the positives' share, of the anchors of a block."""
-    d = block.measured
     valid = block.positive_count > 0
-    terms = log_sum_exp(-d, block.positive | block.negative) - log_sum_exp(-d, block.positive)
+    of_positives, of_negatives = log_sums_exp(-block.measured, block.positive, block.negative)
+    terms = jax.nn.softplus(jnp.where(valid, of_negatives - of_positives, 0.0))
     number = count(valid)
     return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)

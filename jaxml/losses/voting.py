@@ -90,6 +90,6 @@ def _vote(block: Block, *, classes: int) -> Terms:
     logits = -block.measured
     valid = block.positive_count > 0
     terms = jax.nn.logsumexp(logits, axis=1) - log_sum_exp(logits, block.positive)
-    by_class = jax.nn.logsumexp(logits.reshape(logits.shape[0], classes, -1), axis=2)
+    by_class = jax.nn.logsumexp(logits.reshape(logits.shape[0], -1, classes), axis=1)
     right = valid & (jnp.argmax(by_class, axis=1) == block.anchor_facts.labels)
     return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), count(right), count(valid))

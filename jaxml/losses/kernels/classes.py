@@ -73,7 +73,7 @@ def _cross_entropy(
 ) -> Terms:
     """Cross entropies of the images of a block, whose candidates are the proxies or centres of all classes."""
     scale = _scale(block.x, scale, by_length)
-    own = jnp.any(block.positive.reshape(block.x.shape[0], classes, -1), axis=2)
+    own = block.positive[:, :classes]
     cosine, others = _apart(block.measured, own, ~own, scale)
     if weights is not None:
         weights = weights[jnp.clip(block.anchor_facts.labels, 0, classes - 1)]
@@ -111,7 +111,7 @@ def _divided_mean(
     cosine, others = divided_classes.compare(
         _apart,
         x,
-        points.reshape(classes, -1),
+        jnp.moveaxis(points.reshape(-1, classes, x.shape[1]), 0, 1).reshape(classes, -1),
         scales,
         place,
         columns,
@@ -145,7 +145,7 @@ def _apart(measured: Array, own: Array, others: Array, scale: Array) -> tuple[Ar
     They are kept apart, so that the margin of the own class needs no second matrix of logits.
 
     Args:
-        measured: float32 [b, classes x K], to the proxies or centres.
+        measured: float32 [b, K x classes], to the proxies or centres, the first ones of all classes first.
         own: bool [b, classes], which class is the image's.
         others: bool [b, classes], which are to be summed over.
         scale: float32 [] or [b].
@@ -153,7 +153,7 @@ def _apart(measured: Array, own: Array, others: Array, scale: Array) -> tuple[Ar
     Returns:
         float32 [b] and [b]; 0 and NOTHING where there is no such class.
     """
-    s = jnp.max(measured.reshape(*own.shape, -1), axis=2)
+    s = jnp.max(measured.reshape(len(own), -1, own.shape[1]), axis=1)
     return jnp.sum(jnp.where(own, s, 0.0), axis=1), log_sum_exp(s * jnp.reshape(scale, (-1, 1)), others)
 
 

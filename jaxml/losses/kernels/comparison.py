@@ -104,7 +104,8 @@ def compare_with_classes(
         embeddings: float [B, D].
         labels: int [B], class indices.
         name: of the parameter.
-        points: float [classes, D] or, with ndim 3, [classes, points of each, D]; in this order they are candidates.
+        points: float [classes, D] or, with ndim 3, [classes, points of each, D]. The candidates are the first points
+            of all classes, then the second ones, and so on: sums over the points of a class are then sums of long rows.
         ndim: 2 or 3.
         block_size: as in `compare`.
         axis_name: as in `compare`.
@@ -136,8 +137,8 @@ def _as_references(points: Array) -> References:
     """Points of classes, float32 [classes, ..., D], as candidates labelled by class."""
     points = sharding.replicated(points)
     classes, width = points.shape[0], points.shape[-1]
-    points = points.reshape(-1, width)
-    return References(points, jnp.repeat(jnp.arange(classes, dtype=jnp.int32), len(points) // classes))
+    points = jnp.moveaxis(points.reshape(classes, -1, width), 0, 1).reshape(-1, width)
+    return References(points, jnp.tile(jnp.arange(classes, dtype=jnp.int32), len(points) // classes))
 
 
 def mean(

@@ -19,7 +19,7 @@ from jaxml.losses.kernels.reductions import NOTHING, number
 Array = jax.Array
 
 Apart = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
-"""apart(measured [b, c K], own [b, c], others [b, c], scale [b]) -> what is known of the own class, and
+"""apart(measured [b, K c], own [b, c], others [b, c], scale [b]) -> what is known of the own class, and
 log(sum of e^logit) over the others, each [b]; a function of a module. The masks say which classes are which."""
 
 
@@ -166,6 +166,9 @@ def _rows(points: Array, columns: Array) -> Array:
 def _of_block(
     apart: Apart, place: Array, columns: Array, classes: int, x: Array, points: Array, scale: Array
 ) -> tuple[Array, Array]:
+    points = jnp.moveaxis(
+        points.reshape(len(columns), -1, x.shape[1]), 0, 1
+    )  # as `compare_with_classes` orders them
     measured = MEASURES["cosine similarity"].between(x, points.reshape(-1, x.shape[1]))
     real = (columns < classes)[None, :]
     own = (place[:, None] == columns[None, :]) & real

@@ -33,6 +33,24 @@ def log_sum_exp(x: Array, where: Array) -> Array:
     return jnp.where(total > 0, top + jnp.log(jnp.where(total > 0, total, 1.0)), NOTHING)
 
 
+def log_sums_exp(x: Array, positive: Array, negative: Array) -> tuple[Array, Array]:
+    """`log_sum_exp` over the positives and over the negatives of each row, which are different entries, [b] each.
+
+    One exponential serves each entry, whichever kind it is of.
+    """
+    kinds = positive, negative
+    tops = [jax.lax.stop_gradient(jnp.max(jnp.where(kind, x, NOTHING), axis=1)) for kind in kinds]
+    less = x - jnp.where(positive, tops[0][:, None], tops[1][:, None])
+    chosen = positive | negative
+    e = jnp.where(chosen, jnp.exp(jnp.where(chosen, less, 0.0)), 0.0)
+    totals = [jnp.sum(jnp.where(kind, e, 0.0), axis=1) for kind in kinds]
+    of_positives, of_negatives = (
+        jnp.where(total > 0, top + jnp.log(jnp.where(total > 0, total, 1.0)), NOTHING)
+        for top, total in zip(tops, totals, strict=True)
+    )
+    return of_positives, of_negatives
+
+
 def row_counts(x: Array, conditions: Sequence[Callable[[Array], Array]]) -> Array:
     """Number of entries of each row that meet each condition, [b, M] -> int32 [b, conditions].
 
