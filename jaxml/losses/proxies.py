@@ -15,7 +15,7 @@ from jaxml.losses.kernels import checks, sharding
 from jaxml.losses.kernels.blocks import Block, Sides, Terms
 from jaxml.losses.kernels.comparison import Each, compare_with_classes, mean
 from jaxml.losses.kernels.devices import number_of_devices, over_devices, vary
-from jaxml.losses.kernels.reductions import count, log_sum_exp, log_sums_exp, ratio
+from jaxml.losses.kernels.reductions import count, log1p_sum_exp, log_sum_exp, ratio
 
 Aux = dict[str, Array]
 
@@ -162,8 +162,8 @@ def _proxies_with_images(sides: Sides, each: Each, *options: Array) -> tuple[Any
 def _proxy_anchor(block: Block, alpha: Array, delta: Array) -> Terms:
     """Terms of the proxies of a block, which are the anchors; images are the candidates."""
     s, present = block.measured, block.positive_count > 0
-    x = alpha * jnp.where(block.positive, delta - s, delta + s)
-    pull, push = map(jax.nn.softplus, log_sums_exp(x, block.positive, block.negative))
+    pull = log1p_sum_exp(-alpha * (s - delta), block.positive)
+    push = log1p_sum_exp(alpha * (s + delta), block.negative)
     value = jnp.where(block.anchor_facts.real, block.shared * pull + push, 0.0)
     return Terms(jnp.sum(value), count(present), count(block.anchor_facts.real))
 
