@@ -7,7 +7,8 @@
 The first scores 60,502 embeddings of 64 dimensions of 11,316 classes with 2 to 12 images each, whose noise gives a
 Recall@1 of about 0.75, as a run does at its end. `--peers` compares the neighbours and one K-means with those of
 scikit-learn and, where it is installed, faiss, in one process: time, inertia and NMI. `--search` finds the 100 nearest
-of a million embeddings of 128 dimensions for 10,000 queries, beside faiss. Writes evaluation.json into OUT.
+of a million embeddings of 128 dimensions for 10,000 queries, beside faiss, by which our search is as well where it is
+installed; and those of one query in an index that was saved. Writes evaluation.json into OUT.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ from jaxml.commands.process import command
 from jaxml.evaluation import clustering, kmeans
 from jaxml.evaluation.neighbours import neighbours
 from jaxml.files import write_json
+from jaxml.inference import Index
 
 IMAGES, CLASSES, WIDTH, NOISE = 60_502, 11_316, 64, 1.05
 
@@ -160,6 +163,15 @@ def search(share: float, found: dict[str, Any]) -> None:
         theirs = timed("search: faiss", of_faiss, found)
         found["search: faiss, the same"] = float((near == theirs).mean())
     found["memory, GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    with tempfile.TemporaryDirectory() as folder:
+        Index([f"{i:07d}.jpg" for i in range(size)], x[:size], "made up").save(f"{folder}/index")
+        index = timed("index: load", lambda: Index.load(f"{folder}/index"), found)
+        times = []
+        for query in x[size : size + 21]:
+            start = time.perf_counter()
+            index.search(query, 100)
+            times.append(time.perf_counter() - start)
+        found["index: one query, ms"] = round(1000 * float(np.median(times)), 1)
 
 
 def main(words: list[str]) -> None:
