@@ -229,7 +229,7 @@ def batch_and_memory(
         >>> state = losses.push(losses.memory(size=9, width=2), embeddings, labels)
         >>> loss, aux = losses.batch_and_memory(losses.contrastive, embeddings, labels, state)
         >>> print(f"{loss:.3f}, {aux['valid']:.0f} pairs")
-        0.180, 28 pairs
+        0.135, 28 pairs
     """
     x, y, stored = _pushable(state, embeddings, labels, None)
     state, places = _write(state, x, y, stored, axis_name)

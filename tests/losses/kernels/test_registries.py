@@ -128,7 +128,7 @@ def check(formula, mined, reference):
 
 
 def test_a_new_formula_is_one_row(monkeypatch):
-    monkeypatch.setitem(FORMULAS, "exponential", Formula(jnp.exp, jnp.exp, "smooth"))
+    monkeypatch.setitem(FORMULAS, "exponential", Formula(jnp.exp, jnp.exp, "smooth", has_margin=False))
     every = loop(lambda pos, neg: [(p, n) for p in pos for n in neg], np.exp)
     check("exponential", "all", every)
 
