@@ -9,10 +9,6 @@ from jaxml import losses
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers.utils")
-# It would import torchvision, whose operators are missing where it was built for another build of torch.
-transformers.is_torchvision_available = transformers.import_utils.is_torchvision_available = lambda: False
-theirs = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
 
 CASES = {
     "BatchAllTripletLoss": {"mining": "all"},
@@ -22,8 +18,17 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def theirs():
+    """Their losses, whose import takes long."""
+    transformers = pytest.importorskip("transformers.utils")
+    # It would import torchvision, whose operators are missing where it was built for another build of torch.
+    transformers.is_torchvision_available = transformers.import_utils.is_torchvision_available = lambda: False
+    return pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_triplets(name):
+def test_triplets(name, theirs):
     rng = np.random.default_rng(0)
     y = rng.permutation(np.repeat(np.arange(8), 5))
     x = ((rng.normal(size=(8, 6))[y] + 0.7 * rng.normal(size=(40, 6))) / 4).astype(np.float32)
