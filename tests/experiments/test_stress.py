@@ -13,7 +13,7 @@ from jaxml import config
 from jaxml.commands import VERBS, process
 from jaxml.commands.train import parse_train
 
-# Parts that take about as long as each other, one for each worker.
+# Those that are slow take minutes; tests/training has parts of them, such as the lock of a directory.
 STOPPED = ("killed", "interrupted", "signals")
 HURT = ("disk_full", "devices", "numbers", "memory")
 FILES = ("checkpoints", "images", "weights", "archives")
@@ -23,7 +23,13 @@ PICTURES = ("pictures",)
 
 @pytest.mark.parametrize(
     "checks",
-    [STOPPED, HURT, FILES, TOGETHER, PICTURES],
+    [
+        STOPPED,
+        pytest.param(HURT, marks=pytest.mark.slow),
+        FILES,
+        pytest.param(TOGETHER, marks=pytest.mark.slow),
+        PICTURES,
+    ],
     ids=["stopped", "hurt", "files", "together", "pictures"],
 )
 def test_stress(checks, tmp_path):

@@ -65,6 +65,7 @@ def test_what_does_not_move_is_its_average_to_the_last_bit(single):
         np.testing.assert_array_equal(found, start.params["backbone"][layer][name])
 
 
+@pytest.mark.slow  # in make test, tests/training/test_step.py has it of the plain step
 def test_many_steps_in_a_call_give_the_same_averages():
     one, many = (run_steps(CONFIG, 1, STEPS, per_call=count) for count in (1, STEPS))
     assert equal(one.last, many.last)

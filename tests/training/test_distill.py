@@ -128,6 +128,7 @@ def test_devices_and_chunks_agree(single, devices, chunk):
     assert difference(moments(want), moments(found)) < 1e-5
 
 
+@pytest.mark.slow  # in make test, tests/training/test_step.py has it of the plain step
 def test_steps_in_a_loop_are_the_same_steps(single):
     config, want, _ = single  # noqa: F811
     one, of_one = steps(config, 1, count=2, per_call=1)

@@ -54,6 +54,7 @@ def test_a_constant_schedule_just_goes_on(config, tmp_path, capsys):
     assert configs.load(workdir / "config.json") == whole
 
 
+@pytest.mark.slow  # a constant schedule goes on in make test
 def test_a_cosine_rises_to_that_of_all_steps(config, tmp_path, capsys):
     short = until(config, 6, learning_rate=0.01, warmup_steps=2)
     train.learn(short, tmp_path / "run")
