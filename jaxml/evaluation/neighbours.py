@@ -25,6 +25,8 @@ SLACK = 16
 """Images that a search on devices finds beyond those asked for, so that rounding rarely leaves the order open."""
 NONE = -1
 """In place of a neighbour where a query has no further one."""
+Search = Callable[..., Iterator[tuple[np.ndarray, np.ndarray]]]
+"""What is called as `neighbours` is, search(embeddings, k, queries, gallery, groups), and ranks images in its way."""
 
 
 def neighbours(

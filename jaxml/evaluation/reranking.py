@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import sparse
 
 from jaxml import arguments
-from jaxml.evaluation.neighbours import NONE, neighbours
+from jaxml.evaluation.neighbours import NONE, Search, neighbours
 from jaxml.evaluation.protocol import Protocol
 
 BLOCK = 2**18
 """Pairs of images whose distances are computed at a time."""
-Search = Callable[..., Iterator[tuple[np.ndarray, np.ndarray]]]
-"""A search for neighbours, called as `neighbours` is: search(embeddings, k, queries, gallery, groups)."""
 
 
 def reranked(k1: int = 20, k2: int = 6, weight: float = 0.3) -> Search:

@@ -55,9 +55,15 @@ class Graph:
             ValueError: the file holds no graph of embeddings of that length.
         """
         graph = cls(dimensions)
-        found: Any = type(graph._graph).restore(str(path))
+        try:
+            found: Any = type(graph._graph).restore(str(path))
+        except (RuntimeError, ValueError):  # as usearch says that a file is not its own
+            found = None
         if found is None or found.ndim != dimensions:
-            raise ValueError(f"{printable(path.name)} holds no graph of embeddings of {dimensions} numbers")
+            raise ValueError(
+                f"{printable(path)} holds no graph of embeddings of {dimensions} numbers: remove it, and the next "
+                f"approximate search makes it again"
+            )
         graph._graph = found
         return graph
 

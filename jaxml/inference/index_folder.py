@@ -103,6 +103,8 @@ def read(folder: str | Path) -> tuple[Written, Head, list[Part]]:
             raise ValueError(f"its format is {content['format']} and not {FORMAT}")
         head = Head(str(content["model"]), str(content["root"]), dict(content["left_out"]))
         parts = [_read_part(place, entry) for entry in content["parts"]]
+        if not parts:
+            raise ValueError("it has no parts")
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise ValueError(
             f"{printable(folder)} is damaged: {printable(error)}; make the index again"

@@ -197,6 +197,9 @@ def test_a_damaged_index_is_refused(model, folder, tmp_path):
     head.write_text(json.dumps({**content, "format": 1}))
     with pytest.raises(ValueError, match="index is damaged: its format is 1 and not 2; make the index again"):
         Index.load(place)
+    head.write_text(json.dumps({**content, "parts": []}))
+    with pytest.raises(ValueError, match="index is damaged: it has no parts; make the index again"):
+        Index.load(place)
     del content["parts"]
     head.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="index is damaged: 'parts'"):
@@ -239,6 +242,20 @@ def test_an_approximate_search_finds_most(tmp_path):
         assert index.search(queries, 10, approximate=True).names == near.names
         if count == 2000:
             index._grow([f"{i}" for i in range(2000, 3000)], x[2000:])
+
+
+def test_a_damaged_graph_is_named(tmp_path):
+    index = Index(["a", "b"], np.eye(2), "model")
+    index.search(np.zeros(2), approximate=True)
+    index.save(tmp_path / "index")
+    (graph,) = (tmp_path / "index").glob("*.graph")
+    graph.write_bytes(b"no graph at all")
+    with pytest.raises(
+        ValueError, match=r"\.graph holds no graph of embeddings of 2 numbers: remove it, and"
+    ):
+        Index.load(tmp_path / "index").search(np.zeros(2), approximate=True)
+    graph.unlink()
+    assert len(Index.load(tmp_path / "index").search(np.zeros(2), approximate=True).names[0]) == 2
 
 
 def test_an_approximate_search_needs_usearch(monkeypatch):

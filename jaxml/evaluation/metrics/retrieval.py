@@ -15,9 +15,8 @@ from functools import partial
 import numpy as np
 
 from jaxml import arguments
-from jaxml.evaluation.neighbours import NONE, neighbours
+from jaxml.evaluation.neighbours import NONE, Search, neighbours
 from jaxml.evaluation.protocol import Protocol
-from jaxml.evaluation.reranking import Search
 
 Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
 KS = (1, 2, 4, 8, 16, 32)
