@@ -4,8 +4,8 @@
     python -m experiments.benchmarks.folder --model runs/quickstart --pictures 10000 --kill_after 20
 
 Draws the pictures into WORKDIR/pictures if they are not there. `jaxml embed` is killed after `--kill_after` seconds
-and called again, so that the table says how many of the embeddings that it had reported were kept. Wall time, and the
-peak memory of the process and of those that it started, of each command. Writes folder.json into WORKDIR.
+and called again; the result says how many pictures it had reported as decoded by then, and how many embeddings were
+kept. Wall time and peak memory of each command. Writes folder.json into WORKDIR.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import itertools
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from jaxml import config as configs
 from jaxml.commands.options import parse
 from jaxml.commands.process import command
 from jaxml.data.sources.glyphs import Drawings
-from jaxml.files import write_json
+from jaxml.files import expand, write_json
 
 A_FOLDER = 1000
 """Pictures in a subfolder."""
@@ -67,17 +70,29 @@ def timed(log: Path, words: list[str], kill_after: float | None = None) -> dict[
         )
         if kill_after is not None:
             time.sleep(kill_after)
+            if process.poll() is not None:
+                raise RuntimeError(
+                    f"jaxml {words[0]} ended before it was killed: give a smaller --kill_after"
+                )
             os.killpg(process.pid, signal.SIGKILL)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - start
     if status and kill_after is None:
         raise RuntimeError(f"jaxml {' '.join(words)} failed: see {log}")
-    reported = re.findall(r"^embedding: ([\d,]+) of", log.read_text(), re.M)
+    reported = re.findall(r"^decoding: ([\d,]+) of", log.read_text(), re.M)
     found = {"s": round(seconds, 1), "GiB": round(usage.ru_maxrss / 2**20, 2)}
     if reported:
-        found["embedded"] = int(reported[-1].replace(",", ""))
+        found["decoded"] = int(reported[-1].replace(",", ""))
     print(f"{words[0]:10}{found}", flush=True)
     return found
+
+
+def kept(model: str) -> int:
+    """Embeddings in the newest file that is kept for a network."""
+    cache = expand(configs.load(Path(model) / "config.json").data.cache, "--data.cache")
+    newest = max((cache / "embeddings").glob("*.sqlite"), key=lambda path: path.stat().st_mtime)
+    with closing(sqlite3.connect(newest)) as file:
+        return int(file.execute("SELECT COUNT(*) FROM embeddings").fetchone()[0])
 
 
 def main(words: list[str]) -> None:
@@ -88,13 +103,10 @@ def main(words: list[str]) -> None:
     if not pictures.exists():
         draw(pictures, arguments.pictures)
     embed = ["embed", "--model", arguments.model, "--images", str(pictures), "--out", str(index)]
-    found = {
-        "killed": timed(place / "killed.log", embed, arguments.kill_after),
-        "embedded": timed(place / "embed.log", embed),
-        "again": timed(place / "again.log", embed),
-    }
-    kept = arguments.pictures - found["embedded"].get("embedded", 0)
-    found["killed"]["kept"] = kept
+    found = {"killed": timed(place / "killed.log", embed, arguments.kill_after)}
+    found["killed"]["kept"] = kept(arguments.model)
+    found["embedded"] = timed(place / "embed.log", embed)
+    found["again"] = timed(place / "again.log", embed)
     cluster = ["cluster", "--workdir", arguments.model, "--images", str(pictures)]
     found["clustered"] = timed(
         place / "cluster.log",
@@ -104,7 +116,10 @@ def main(words: list[str]) -> None:
     search = ["search", "--model", arguments.model, "--images", str(index), "--query", str(query)]
     found["searched"] = timed(place / "search.log", [*search, "--out", str(place / "nearest")])
     write_json(place / "folder.json", found)
-    print(f"of {found['killed'].get('embedded', 0):,} embeddings reported before the kill {kept:,} were kept")
+    killed = found["killed"]
+    print(
+        f"{killed.get('decoded', 0):,} pictures reported before the kill, {killed['kept']:,} embeddings kept"
+    )
 
 
 if __name__ == "__main__":
