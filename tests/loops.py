@@ -60,6 +60,10 @@ def dist(u, v, kind="euclidean"):
         return 1 - cosine(u, v)
     if kind == "snr":
         return variance(v - u) / variance(u)
+    if kind == "manhattan":
+        return np.sqrt((u - v) ** 2).sum(-1)  # the absolute value, for the complex step too
+    if kind == "dot":
+        return -(u * v).sum(-1)
     square = ((u - v) ** 2).sum(-1)
     return square if kind == "squared" else np.sqrt(square)
 
@@ -255,6 +259,7 @@ def triplet(
     mining="all",
     margin=0.2,
     distance="euclidean",
+    swap=False,
     reduction="active",
     quantile=0.6,
     key=None,
@@ -265,8 +270,11 @@ def triplet(
     out = Result(np.zeros(x.shape[0], complex))
     triplets, out.edge = mined(sets, d, mining, margin, quantile, key)
     for a, p, n in triplets:
-        pn = dist(sets.r[:, p], sets.r[:, n], distance)
-        value = FORMULAS[formula](d[a][p], d[a][n], pn, margin)
+        an, pn = d[a][n], dist(sets.r[:, p], sets.r[:, n], distance) ** power
+        if swap:
+            out.edge = min(out.edge, abs(an[0].real - pn[0].real))
+            an = min(an, pn, key=lambda v: v[0].real)
+        value = FORMULAS[formula](d[a][p], an, pn, margin)
         out.valid += 1
         if formula in ("hinge", "squared_hinge"):
             out.edge = min(out.edge, abs(value[0].real))

@@ -126,7 +126,7 @@ def triplet_distances(
     checks.choice("formula", formula, FORMULAS)
     checks.number("margin", margin, minimum=0.0)
     chosen = FORMULAS[formula]
-    if chosen.kind == "soft" and d_pn is None:
+    if chosen.of_three and d_pn is None:
         raise ValueError(f"d_pn must be given for formula {formula}")
     distances = [jnp.asarray(d, jnp.float32) for d in (d_ap, d_an, d_pn) if d is not None]
     if any(d.shape != distances[0].shape for d in distances):

@@ -39,7 +39,7 @@ def lifted(
         embeddings: float [B, D]; computed in float32.
         labels: int [B].
         margin: at least 0, in units of the distance.
-        distance: euclidean, squared, cosine or snr.
+        distance: euclidean, squared, cosine, snr, manhattan or dot.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -116,7 +116,7 @@ def generalized_lifted(
         embeddings: float [B, D]; computed in float32.
         labels: int [B], or Masks in their place.
         margin: at least 0, in units of the distance.
-        distance: euclidean, squared, cosine or snr.
+        distance: euclidean, squared, cosine, snr, manhattan or dot.
         one_sided: whether anchors that have negatives only, or positives only, count with the one sum that they have.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).

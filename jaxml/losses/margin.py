@@ -59,7 +59,7 @@ def margin(
         nu: weight of the boundaries.
         nu_per: anchors for the mean of beta_a over anchors, or active for its sum over triplets divided, like the
             rest, by the number of terms above 0.
-        distance: euclidean, squared, cosine or snr.
+        distance: euclidean, squared, cosine, snr, manhattan or dot.
         cutoff: distance below which distance_weighted treats all negatives alike.
         upper_cutoff: distance from which distance_weighted draws no negatives.
         key: random key of distance_weighted.

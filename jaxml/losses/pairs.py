@@ -46,7 +46,7 @@ def contrastive(
         margin: at least 0, in units of the distance.
         positive_margin: at least 0, the distance up to which positive pairs are left alone, in the same units.
         power: 2 as in the paper, or 1 as in pytorch-metric-learning.
-        distance: euclidean, squared, cosine or snr.
+        distance: euclidean, squared, cosine, snr, manhattan or dot.
         reduction: all for means over all pairs, or active for means over those above 0.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).

@@ -49,7 +49,7 @@ def ranked_list(
         positive_temperature: at least 0; 0 weighs all alike.
         negative_temperature: at least 0; 0 weighs all alike.
         balance: 0 to 1, share of the negatives.
-        distance: euclidean, squared, cosine or snr.
+        distance: euclidean, squared, cosine, snr, manhattan or dot.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.

@@ -95,7 +95,7 @@ def nt_xent(
         embeddings: float [B, D]; computed in float32.
         labels: int [B], or Masks in their place.
         temperature: above 0.
-        distance: cosine, euclidean, squared, or snr.
+        distance: cosine, euclidean, squared, snr, manhattan or dot.
         reduction: all, or anchors for the mean over anchors of the mean over their pairs.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
@@ -180,7 +180,7 @@ def supervised_contrastive(
         embeddings: float [B, D]; computed in float32.
         labels: int [B], or Masks in their place.
         temperature: above 0.
-        distance: cosine, euclidean, squared, or snr.
+        distance: cosine, euclidean, squared, snr, manhattan or dot.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.
@@ -244,7 +244,7 @@ def nca(
         embeddings: float [B, D]; computed in float32.
         labels: int [B], or Masks in their place.
         scale: above 0; one by the temperature of the soft nearest neighbour loss.
-        distance: euclidean, squared, cosine or snr.
+        distance: euclidean, squared, cosine, snr, manhattan or dot.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.

@@ -11,7 +11,7 @@ from jaxml.distances import DISTANCES
 from jaxml.losses.kernels import checks, sorted_sweep
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
-from jaxml.losses.kernels.formulas import FORMULAS, Formula, Options
+from jaxml.losses.kernels.formulas import FORMULAS, Formula, Options, swapped
 from jaxml.losses.kernels.measures import MEASURES, square_of
 from jaxml.losses.kernels.mining import MINING, Mining
 from jaxml.losses.kernels.relations import Masks, in_order
@@ -30,6 +30,7 @@ def triplet(
     mining: str = "all",
     margin: float | Array = 0.2,
     distance: str = "euclidean",
+    swap: bool = False,
     reduction: str = "active",
     quantile: float | Array = 0.6,
     cutoff: float | Array = 0.5,
@@ -49,6 +50,7 @@ def triplet(
         soft: d_ap + log(e^{margin - d_an} + e^{margin - d_pn})
         ratio: 2 s^2, ratio_original: 2 s, with s = e^{d_ap} / (e^{d_ap} + e^{d_an}); no margin
         softplus: log(1 + e^{d_ap - d_an}); no margin. softplus_margin: log(1 + e^{d_ap - d_an + margin})
+        With `swap` min(d_an, d_pn) stands for d_an in the formula, though not in the mining.
     Mining, which triplets (a, p, n) count (for squared_hinge, d stands for its square here too):
         all: every p, with every n
         semi_hard: every p, with every n for which d_ap < d_an < d_ap + margin, whatever the formula
@@ -71,7 +73,8 @@ def triplet(
         formula: one of the formulas above.
         mining: one of the ways of mining above.
         margin: at least 0, in units of the distance (of its square for squared_hinge).
-        distance: euclidean, squared, cosine or snr.
+        distance: euclidean, squared, cosine, snr, manhattan or dot.
+        swap: compare the negative with the anchor or the positive, whichever is nearer to it; not for soft.
         reduction: active, or all for the mean over all mined triplets.
         quantile: share of positives, from 0 to 1, that local and local_class keep.
         cutoff: distance below which distance_weighted treats all negatives alike.
@@ -90,9 +93,10 @@ def triplet(
         ValueError: an argument of wrong shape, type or value, named in the message.
 
     Source: Schroff et al. 2015, FaceNet (squared_hinge, semi_hard); Hermans et al. 2017, In Defense of the Triplet Loss
-    (batch_hard, softplus, mean over the active); Hoffer & Ailon 2015 (ratio); Wu et al. 2017 (distance_weighted);
-    Xuan et al. 2020 (easy_positive); Shah 2017 (soft, ratio_original, local, original_semi_hard). softplus_margin is
-    from pytorch-metric-learning; nearest_semi_hard, FaceNet's with one negative, is from TensorFlow Addons.
+    (batch_hard, softplus, mean over the active); Hoffer & Ailon 2015 (ratio); Wu et al. 2017 (distance_weighted); Xuan
+    et al. 2020 (easy_positive); Balntas et al. 2016, section 3.3 (swap); Shah 2017 (soft, ratio_original, local,
+    original_semi_hard). softplus_margin is from pytorch-metric-learning; nearest_semi_hard, FaceNet's with one
+    negative, is from TensorFlow Addons.
 
     Example:
         >>> import jax.numpy as jnp
@@ -115,6 +119,12 @@ def triplet(
     checks.number("cutoff", cutoff, above=0.0)
     checks.number("upper_cutoff", upper_cutoff, above=0.0)
     chosen_formula, chosen_mining = FORMULAS[formula], MINING[mining]
+    if swap:
+        if chosen_formula.of_three:
+            raise ValueError(
+                f"swap must be False for formula {formula}, which has both distances to the negative"
+            )
+        chosen_formula = swapped(chosen_formula)
     if isinstance(labels, Masks) and chosen_mining.positives.prepare is not None:
         raise ValueError(
             f"mining must not be {mining} where masks take the place of labels: they have no classes"
@@ -122,7 +132,11 @@ def triplet(
     if chosen_mining.negatives.drawn and key is None:
         raise ValueError(f"key must be given (jax.random.key) for mining {mining}")
     measure = square_of(distance) if chosen_formula.squared else distance
-    sortable = chosen_mining.has_sorted_form and MEASURES[measure].metric is not None
+    if measure not in MEASURES:
+        raise ValueError(
+            f"distance must not be {distance} for formula {formula}: it is no length to be squared"
+        )
+    sortable = chosen_mining.has_sorted_form and MEASURES[measure].metric is not None and not swap
     return mean(
         _triplets,
         batch,

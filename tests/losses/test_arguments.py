@@ -59,6 +59,9 @@ def test_bad_arguments_are_named(name):
     if "key" in taken:
         with pytest.raises(ValueError, match=r"^key must be given"):
             loss(x, y, *p, mining="distance_weighted")
+    if "swap" in taken:
+        with pytest.raises(ValueError, match=r"^swap must be False for formula soft"):
+            loss(x, y, *p, formula="soft", swap=True)
     if p and p[0].ndim > 1:
         with pytest.raises(ValueError, match="must be a float array"):
             loss(x, y, p[0][..., :-1])

@@ -23,6 +23,7 @@ MINED = [
     *(("triplet", {"formula": f, "mining": "all"}) for f in FORMULAS if f != "hinge"),
     *(("triplet", {"formula": "hinge", "mining": m}) for m in MINING if m != "all"),
     *(("triplet", {"formula": "soft", "mining": m}) for m in ("semi_hard", "hardest", "distance_weighted")),
+    ("triplet", {"formula": "squared_hinge", "swap": True}),
     ("margin", {"mining": "distance_weighted"}),
 ]
 VARIANTS = [

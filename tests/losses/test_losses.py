@@ -32,6 +32,10 @@ OTHERS = [
     ("triplet", {"formula": "squared_hinge", "mining": "semi_hard", "margin": 0.3, "distance": "snr"}),
     ("triplet", {"formula": "soft", "mining": "all", "margin": 0.3, "distance": "snr"}),
     ("triplet", {"formula": "hinge", "mining": "local", "margin": 0.3, "quantile": 0.3}),
+    ("triplet", {"formula": "hinge", "mining": "all", "margin": 0.3, "swap": True}),
+    ("triplet", {"formula": "squared_hinge", "mining": "semi_hard", "margin": 0.3, "swap": True}),
+    ("triplet", {"formula": "softplus_margin", "mining": "hardest", "margin": 0.3, "swap": True}),
+    ("triplet", {"formula": "ratio", "mining": "distance_weighted", "swap": True, "distance": "snr"}),
     ("triplet", {"formula": "hinge", "mining": "nearest_semi_hard", "margin": 0.3, "reduction": "all"}),
     ("triplet", {"formula": "squared_hinge", "mining": "all", "margin": 0.3, "reduction": "all"}),
     ("contrastive", {"margin": 1.5}),
@@ -39,11 +43,15 @@ OTHERS = [
     ("contrastive", {"margin": 1.5, "power": 1}),
     ("contrastive", {"margin": 1.5, "positive_margin": 0.7}),
     ("contrastive", {"margin": 1.5, "power": 1, "distance": "snr"}),
+    ("contrastive", {"margin": 3.0, "distance": "manhattan"}),
     ("multi_similarity", {}),
     ("multi_similarity", {"alpha": 3.0, "beta": 10.0, "base": 0.2, "epsilon": 0.3}),
     ("multi_similarity", {"epsilon": 0.2, "one_sided": True}),
     ("lifted", {}),
     ("lifted", {"distance": "snr"}),
+    ("lifted", {"distance": "dot"}),
+    ("triplet", {"mining": "semi_hard", "distance": "manhattan"}),
+    ("triplet", {"formula": "soft", "mining": "all", "distance": "dot"}),
     ("generalized_lifted", {"margin": 0.1}),
     ("generalized_lifted", {"margin": 0.1, "one_sided": True}),
     ("n_pairs", {}),
@@ -51,6 +59,7 @@ OTHERS = [
     ("nt_xent", {"temperature": 0.5}),
     ("nt_xent", {"temperature": 0.5, "distance": "euclidean"}),
     ("nt_xent", {"temperature": 0.7, "distance": "squared", "reduction": "anchors"}),
+    ("nt_xent", {"temperature": 0.7, "distance": "dot"}),
     ("supervised_contrastive", {"temperature": 0.5}),
     ("supervised_contrastive", {"temperature": 0.5, "distance": "snr"}),
     ("margin", {"nu": 0.1}),
@@ -102,6 +111,7 @@ OTHERS = [
 AGAINST_REFERENCES = [
     *(("triplet", {"formula": "hinge", "mining": m, "margin": 0.3}) for m in MINING),
     *(("triplet", {"formula": "soft", "mining": m, "margin": 0.3}) for m in ("all", "semi_hard", "hardest")),
+    ("triplet", {"formula": "softplus_margin", "mining": "all", "margin": 0.3, "swap": True}),
     *(
         (name, {})
         for name in losses.LOSSES

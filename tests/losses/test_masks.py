@@ -24,6 +24,7 @@ CASES = [
     *((name, {}) for name in TAKE_MASKS),
     *(("triplet", {"mining": m}) for m in MINING if m not in ("all", "local_class")),
     ("triplet", {"formula": "soft"}),
+    ("triplet", {"swap": True}),
     ("triplet", {"formula": "softplus", "mining": "batch_hard"}),
     ("smooth_ap", {"with_anchor": True}),
 ]

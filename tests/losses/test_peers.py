@@ -19,6 +19,9 @@ from pytorch_metric_learning import losses as theirs  # noqa: E402
 B, K, D = 48, 4, 16
 EUCLIDEAN = distances.LpDistance(normalize_embeddings=False)
 SQUARED = distances.LpDistance(normalize_embeddings=False, power=2)
+MANHATTAN = distances.LpDistance(normalize_embeddings=False, p=1)
+DOT = distances.DotProductSimilarity(normalize_embeddings=False)
+PEER_DISTANCES = {"euclidean": EUCLIDEAN, "squared": SQUARED, "manhattan": MANHATTAN, "dot": DOT}
 MEAN = reducers.MeanReducer()
 
 
@@ -48,7 +51,7 @@ def compare(ours, peer, x, y, mined=None, refs=None, active=True, rtol=2e-5):
 
 
 @pytest.mark.parametrize("references", [False, True])
-@pytest.mark.parametrize(("distance", "peer"), [("euclidean", EUCLIDEAN), ("squared", SQUARED)])
+@pytest.mark.parametrize(("distance", "peer"), PEER_DISTANCES.items())
 def test_triplets_hinge(distance, peer, references):
     x, y = batch()
     refs = batch(seed=1) if references else None
@@ -68,6 +71,15 @@ def test_softplus(formula, margin):
     x, y = batch(unit=False)
     loss = theirs.TripletMarginLoss(margin=margin, smooth_loss=True, distance=EUCLIDEAN, reducer=MEAN)
     compare(lambda x: losses.triplet(x, y, formula=formula), loss, x, y, active=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"smooth_loss": True, "reducer": MEAN}])
+def test_swap(options):
+    x, y = batch()
+    loss = theirs.TripletMarginLoss(margin=0.2, swap=True, distance=EUCLIDEAN, **options)
+    formula = "softplus_margin" if options else "hinge"
+    ours = lambda x: losses.triplet(x, y, formula=formula, swap=True)  # noqa: E731
+    compare(ours, loss, x, y, active=not options)
 
 
 def test_mean_over_all_triplets():
@@ -204,7 +216,7 @@ def test_supervised_contrastive():
     compare(lambda x: losses.supervised_contrastive(x, y, temperature=0.2), loss, x, y, active=False)
 
 
-@pytest.mark.parametrize(("distance", "peer"), [("euclidean", EUCLIDEAN), ("squared", SQUARED)])
+@pytest.mark.parametrize(("distance", "peer"), PEER_DISTANCES.items())
 def test_softmax_over_distances(distance, peer):
     x, y = batch()
     for ours, loss in (

@@ -6,7 +6,7 @@ A formula is a row of FORMULAS: its value, its slope and what kind it is. Its ki
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,17 +19,19 @@ class Formula(NamedTuple):
     """What a triplet costs; elementwise functions of float32 arrays of any one shape."""
 
     value: Callable[..., Array]
-    """hinge, smooth: value(d_ap - d_an), with the margin added where it `has_margin`; soft: value(d_ap, d_an, d_pn,
+    """value(d_ap - d_an), with the margin added where it `has_margin`; of three distances value(d_ap, d_an, d_pn,
     margin)."""
-    slope: Callable[..., Array]
-    """The derivative of the value, for soft along -d_an: slope(d_an, d_pn); d_pn has the rest, 1 - slope."""
-    kind: Literal["hinge", "smooth", "soft"]
+    slope: Callable[..., Any]
+    """The derivative of the value; of three distances slope(d_ap, d_an, d_pn, margin), along d_ap and along -d_an, of
+    which the first is the sum of that along -d_an and that along -d_pn."""
+    kind: Literal["hinge", "smooth"]
     """hinge: the slope is 1 above zero and 0 below, so that numbers of triplets are the gradient, and the triplets
-    above zero are the active ones. smooth: any other function of d_ap - d_an. soft: the one formula of all three
-    distances, for which both forms of the sweep have a function of its own."""
+    above zero are the active ones. smooth: any other function."""
     squared: bool = False
     """Whether distances are squared first."""
     has_margin: bool = True
+    of_three: bool = False
+    """Whether d_pn has a part in it, for which both forms of the sweep have a function of its own."""
 
     def of(self, d_ap: Array, d_an: Array, d_pn: Array | None, margin: Array) -> Array:
         """Values of triplets, in the shape of their distances, which are squared already where the formula asks for it.
@@ -37,10 +39,10 @@ class Formula(NamedTuple):
         Args:
             d_ap: float32, anchor and positive.
             d_an: float32, anchor and negative.
-            d_pn: float32, positive and negative; used by the kind soft only.
+            d_pn: float32, positive and negative; used by formulas of three distances only.
             margin: float32 [].
         """
-        if self.kind == "soft":
+        if self.of_three:
             return self.value(d_ap, d_an, d_pn, margin)
         return self.value(self.shifted(d_ap, margin) - d_an)
 
@@ -102,10 +104,29 @@ def _soft(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> Array:
     return d_ap + margin - jnp.minimum(d_an, d_pn) + log1p(jnp.exp(-jnp.abs(d_an - d_pn)))
 
 
-def _soft_share(d_an: Array, d_pn: Array) -> Array:
-    """e^{-d_an} / (e^{-d_an} + e^{-d_pn})."""
+def _soft_slope(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> tuple[Array, Array]:
+    """1 and e^{-d_an} / (e^{-d_an} + e^{-d_pn})."""
     e = jnp.exp(-jnp.abs(d_an - d_pn))
-    return jnp.where(d_an < d_pn, 1.0, e) / (1.0 + e)
+    share = jnp.where(d_an < d_pn, 1.0, e) / (1.0 + e)
+    return jnp.ones_like(share), share
+
+
+@cache
+def swapped(formula: Formula) -> Formula:
+    """A formula of d_ap - d_an as one of d_ap - min(d_an, d_pn): of anchor and positive, the nearer to the negative."""
+
+    def difference(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> Array:
+        return formula.shifted(d_ap, margin) - jnp.minimum(d_an, d_pn)
+
+    def value(*args: Array) -> Array:
+        return formula.value(difference(*args))
+
+    def slope(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> tuple[Array, Array]:
+        whole = formula.slope(difference(d_ap, d_an, d_pn, margin))
+        # Half of it where both are as near, as the derivative of a minimum has it.
+        return whole, whole * jnp.where(d_an < d_pn, 1.0, jnp.where(d_an > d_pn, 0.0, 0.5))
+
+    return formula._replace(value=value, slope=slope, of_three=True)
 
 
 FORMULAS: dict[str, Formula] = {
@@ -115,6 +136,6 @@ FORMULAS: dict[str, Formula] = {
     "ratio_original": Formula(_ratio_original, _ratio_original_slope, "smooth", has_margin=False),
     "softplus": Formula(_softplus, jax.nn.sigmoid, "smooth", has_margin=False),
     "softplus_margin": Formula(_softplus, jax.nn.sigmoid, "smooth"),
-    "soft": Formula(_soft, _soft_share, "soft"),
+    "soft": Formula(_soft, _soft_slope, "smooth", of_three=True),
 }
 """All formulas of `jaxml.losses.triplet`, which documents them."""

@@ -53,9 +53,12 @@ MEASURES: dict[str, Measure] = {
     # Of rows of unit length, 1 - x . y is half of |x - y|^2.
     "cosine": _distance("cosine", Metric(lambda s: s / 2, lambda s: jnp.where(s > 0, 1.0, 0.0))),
     "snr": _distance("snr"),
+    "manhattan": _distance("manhattan"),
+    "dot": _distance("dot"),
     "squared, squared": _square("squared", Metric(lambda s: s * s, lambda s: 4.0 * s)),
     "cosine, squared": _square("cosine", Metric(lambda s: s * s / 4, lambda s: s)),
     "snr, squared": _square("snr"),
+    "manhattan, squared": _square("manhattan"),
     "squared, of unit vectors": Measure(
         lambda x, y: pairwise(l2_normalize(x), l2_normalize(y), "squared"),
         lambda x, y: 2.0 * largest(x, y, "cosine"),
@@ -72,7 +75,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def square_of(distance: str) -> str:
-    """The measure that is the square of a distance."""
+    """The measure that is the square of a distance, which dot has none of: its least values are far below 0."""
     return "squared" if distance == "euclidean" else f"{distance}, squared"
 
 

@@ -27,12 +27,12 @@ def nearest(formula: Formula, distances: Array, block: Block, options: Options) 
     d_pn = None
     if block.column is None:
         d_an, chosen = d_an[:, None], block.positive & some_negative[:, None]
-        if formula.kind == "soft":
+        if formula.of_three:
             d_pn = pairwise(block.candidates[n], block.candidates, block.measure)
     else:
         p, some_positive = block.column, block.anchor_facts.size > 0
         d_ap, chosen = at(distances, p), some_positive & some_negative
-        if formula.kind == "soft":
+        if formula.of_three:
             d_pn = rowwise(block.candidates[p], block.candidates[n], block.measure)
     return _chosen(formula, formula.of(d_ap, d_an, d_pn, options.margin), chosen)
 
@@ -60,7 +60,7 @@ def _one_each(
     choose: Choose, facts: Any, formula: Formula, distances: Array, block: Block, options: Options
 ) -> Terms:
     """Every mined positive, each with the one negative that is chosen for it."""
-    other = block.measure if formula.kind == "soft" else None
+    other = block.measure if formula.of_three else None
     terms = partial(_of_one, formula)
     return one_each(choose, terms, other, distances, block.candidates, options.margin, facts, block)
 

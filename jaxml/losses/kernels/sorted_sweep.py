@@ -75,7 +75,7 @@ def terms(
         own = jnp.concatenate([own, jnp.zeros_like(there)])
     x, labels, own, anchor, candidate = vary((x, labels, own, anchor, candidate), axis_name)
     rows, group, start, end = order(labels)
-    if formula.kind == "soft":
+    if formula.of_three:
         # Rows are divided, anchors or not: those in which an anchor's positive is found do a part of the work.
         part = -(-labels.shape[0] // number_of_devices(axis_name))
         mine = (0 if axis_name is None else lax.axis_index(axis_name)) * part + jnp.arange(
@@ -107,7 +107,7 @@ def _terms(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) -
 
 
 def _forward(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) -> Any:
-    compute = sorted_soft.compute if plan.formula.kind == "soft" else sorted_differences.compute
+    compute = sorted_soft.compute if plan.formula.of_three else sorted_differences.compute
     sums, gradient, of_margin = compute(plan, x, margin, quantile, facts)
     return sums, (gradient, of_margin)
 

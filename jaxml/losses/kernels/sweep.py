@@ -18,7 +18,7 @@ from jaxml.distances import pairwise
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.devices import zeros_like
 from jaxml.losses.kernels.formulas import Formula, Options
-from jaxml.losses.kernels.reductions import row_count, row_counts
+from jaxml.losses.kernels.reductions import count, row_count, row_counts
 from jaxml.losses.kernels.relations import column_of_positive
 from jaxml.losses.kernels.windows import Limits, Near, Window, anywhere
 
@@ -38,11 +38,11 @@ def terms(window: Window, formula: Formula, distances: Array, block: Block, opti
         block: positives are taken from block.positive among the candidates of the anchor's label.
         options: the margin is used.
     """
-    if formula.kind == "soft":
+    if formula.of_three:
         # Where (a, p, n) is mined, so is (p, a, n): in a batch compared with itself by labels, and nothing left out.
         of_itself = block.candidate_facts.ids is not None and block.anchor_facts.given is None
         symmetric = of_itself and block.all_positives and window is anywhere
-        return _soft(formula, window, symmetric, distances, block.candidates, options.margin, block)
+        return _of_three(formula, window, symmetric, distances, block.candidates, options.margin, block)
     return _of_differences(formula, window, distances, options.margin, block)
 
 
@@ -161,7 +161,7 @@ def _smooth_forward(formula: Formula, window: Window, distances: Array, margin: 
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _soft(
+def _of_three(
     formula: Formula,
     window: Window,
     symmetric: bool,
@@ -170,12 +170,12 @@ def _soft(
     margin: Array,
     block: Block,
 ) -> Terms:
-    """`terms` of the formula soft.
+    """`terms` of a formula of three distances.
 
     Rows of d_pn are computed anew for each positive, unless the block holds them; so memory stays O(b M).
 
     Args:
-        formula: of the kind soft.
+        formula: one of three distances.
         window: which negatives are mined.
         symmetric: for each triplet (a, p, n) summed over all blocks and devices, (p, a, n) is summed as well.
             The gradient along d_pn of one is then the gradient along d_an of the other.
@@ -184,10 +184,10 @@ def _soft(
         margin: float32 [].
         block: as in `terms`.
     """
-    return _soft_forward(formula, window, symmetric, distances, candidates, margin, block)[0]
+    return _of_three_forward(formula, window, symmetric, distances, candidates, margin, block)[0]
 
 
-def _soft_forward(
+def _of_three_forward(
     formula: Formula,
     window: Window,
     symmetric: bool,
@@ -200,7 +200,7 @@ def _soft_forward(
     far = jnp.where(block.negative, distances, jnp.inf)
 
     def step(k: Array, sums: Any) -> Any:
-        value, mined, gradient, of_candidates = sums
+        sums, of_margin, gradient, of_candidates = sums
         column, exists = column_of_positive(k, block.anchor_facts, block.candidate_facts)
         use = exists & block.positive[row, column]
         d_ap = distances[row, column][:, None]
@@ -215,25 +215,28 @@ def _soft_forward(
         else:
             d_pn, pullback = jax.vjp(d_from_positives, candidates)
         inside = _inside(far, window(Near(d_ap, d_ap, d_ap), margin), use[:, None])
-        value = value + jnp.sum(jnp.where(inside, formula.value(d_ap, distances, d_pn, margin), 0.0))
-        share = jnp.where(inside, formula.slope(distances, d_pn), 0.0)
-        n = row_count(inside).astype(jnp.float32)
-        gradient = (gradient - (2.0 if symmetric else 1.0) * share).at[row, column].add(n)
+        values = jnp.where(inside, formula.value(d_ap, distances, d_pn, margin), 0.0)
+        of_ap, of_an = (jnp.where(inside, s, 0.0) for s in formula.slope(d_ap, distances, d_pn, margin))
+        of_anchor = jnp.sum(of_ap, axis=1)
+        gradient = (gradient - (2.0 if symmetric else 1.0) * of_an).at[row, column].add(of_anchor)
         if not symmetric:
-            (more,) = pullback(share - inside.astype(jnp.float32))
+            (more,) = pullback(of_an - of_ap)
             of_candidates = of_candidates + more
-        return value, mined + jnp.sum(n), gradient, of_candidates
+        mined = jnp.sum(row_count(inside).astype(jnp.float32))
+        active = count(values > 0) if formula.kind == "hinge" else mined
+        sums = jax.tree.map(jnp.add, sums, Terms(jnp.sum(values), active, mined))
+        return sums, of_margin + jnp.sum(of_anchor), gradient, of_candidates
 
     zero = zeros_like(distances[0, 0])
-    sums = zero, zero, zeros_like(distances), zeros_like(candidates)
-    value, mined, gradient, of_candidates = _over_positives(step, block, sums)
-    return Terms(value, mined, mined), (gradient, of_candidates, mined)
+    start = Terms(zero, zero, zero), zero, zeros_like(distances), zeros_like(candidates)
+    sums, of_margin, gradient, of_candidates = _over_positives(step, block, start)
+    return sums, (gradient, of_candidates, of_margin if formula.has_margin else zero)
 
 
-def _soft_backward(
+def _of_three_backward(
     formula: Formula, window: Window, symmetric: bool, residuals: Any, cotangents: Terms
 ) -> Any:
     return *(g * cotangents.value for g in residuals), None
 
 
-_soft.defvjp(_soft_forward, _soft_backward)
+_of_three.defvjp(_of_three_forward, _of_three_backward)

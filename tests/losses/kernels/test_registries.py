@@ -8,7 +8,7 @@ import pytest
 from jaxml import losses
 from jaxml.distances import DISTANCES, l2_normalize
 from jaxml.losses.kernels import mining, sorted_sweep
-from jaxml.losses.kernels.formulas import FORMULAS, Formula, Options
+from jaxml.losses.kernels.formulas import FORMULAS, Formula, Options, swapped
 from jaxml.losses.kernels.measures import MEASURES, square_of
 from jaxml.losses.kernels.mining import MINING, Mining
 from tests import loops
@@ -20,10 +20,13 @@ MARGIN = 0.3
 def test_slope_is_the_derivative_of_the_value(name):
     formula = FORMULAS[name]
     d_ap, d_an, d_pn = np.random.default_rng(0).uniform(0.2, 2.0, (3, 50)).astype(np.float32)
-    if formula.kind == "soft":
-        along = jax.grad(lambda d_an: formula.value(d_ap, d_an, d_pn, MARGIN).sum())(d_an)
-        np.testing.assert_allclose(formula.slope(d_an, d_pn), -along, rtol=1e-5)
-    else:
+    three = formula if formula.of_three else swapped(formula)
+    along = jax.grad(lambda *d: three.of(*d, MARGIN).sum(), argnums=(0, 1, 2))(d_ap, d_an, d_pn)
+    of_ap, of_an = three.slope(d_ap, d_an, d_pn, MARGIN)
+    for slope, expected in zip((of_ap, -of_an, of_an - of_ap), along, strict=True):
+        assert (expected != 0).any()
+        np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-7)
+    if not formula.of_three:
         x = d_ap - d_an
         along = jax.grad(lambda x: formula.value(x).sum())(x)
         assert (along > 0).any()
@@ -33,18 +36,20 @@ def test_slope_is_the_derivative_of_the_value(name):
 def test_hinges_have_a_slope_of_one_or_zero():
     x = jnp.linspace(-2.0, 2.0, 40)
     for name, formula in FORMULAS.items():
-        steps = formula.kind != "soft" and set(np.asarray(formula.slope(x)).tolist()) == {0.0, 1.0}
+        steps = not formula.of_three and set(np.asarray(formula.slope(x)).tolist()) == {0.0, 1.0}
         assert steps == (formula.kind == "hinge"), name
 
 
-def test_only_snr_has_no_form_for_sorted_rows():
-    """It is no function of the Euclidean distance, so that its triplets are taken in blocks on every platform."""
-    assert {d for d in DISTANCES if MEASURES[d].metric is None} == {"snr"}
-    assert {d for d in DISTANCES if MEASURES[square_of(d)].metric is None} == {"snr"}
+def test_distances_without_a_form_for_sorted_rows():
+    """They are no functions of the Euclidean distance, so that their triplets are taken in blocks everywhere."""
+    assert {d for d in DISTANCES if MEASURES[d].metric is None} == {"snr", "manhattan", "dot"}
+    assert {d for d in DISTANCES if square_of(d) not in MEASURES} == {"dot"}
+    squares = [d for d in DISTANCES if d != "dot"]
+    assert {d for d in squares if MEASURES[square_of(d)].metric is None} == {"snr", "manhattan"}
 
 
 @pytest.mark.parametrize(
-    "name", sorted({m for d in DISTANCES for m in (d, square_of(d)) if MEASURES[m].metric is not None})
+    "name", sorted(name for name, measure in MEASURES.items() if measure.metric is not None)
 )
 def test_both_forms_of_a_distance_agree(name):
     x, y = np.random.default_rng(1).normal(size=(2, 6, 4)).astype(np.float32)
