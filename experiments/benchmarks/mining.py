@@ -32,7 +32,7 @@ from experiments.benchmarks.mining_peers import MARGIN, needed, peers
 from experiments.benchmarks.timing import memory, reset_peak
 from jaxml import losses
 from jaxml.losses.kernels import mining
-from jaxml.losses.kernels.blocks import block_rows
+from jaxml.losses.kernels.block_loop import block_rows
 
 WIDTH = 64
 QUICK = [("hinge", "all", b, k) for b, k in ((64, 16), (256, 2), (1024, 16), (4096, 4))]

@@ -96,7 +96,7 @@ def triplet_distances(
     hinge: max(0, d_ap - d_an + margin); squared_hinge: max(0, d_ap^2 - d_an^2 + margin);
     soft: d_ap + log(e^{margin - d_an} + e^{margin - d_pn});
     ratio: 2 s^2 and ratio_original: 2 s, where s = e^{d_ap} / (e^{d_ap} + e^{d_an});
-    softplus: log(1 + e^{d_ap - d_an}).
+    softplus: log(1 + e^{d_ap - d_an}), softplus_margin: log(1 + e^{d_ap - d_an + margin}).
 
     Reduction: mean over active triplets: those above 0 for the hinges, all of them for the others; 0 if none.
 
@@ -105,7 +105,7 @@ def triplet_distances(
         d_an: float [T], distance of anchor and negative.
         d_pn: float [T], distance of positive and negative; needed by soft only.
         formula: one of those of `triplet`.
-        margin: used by the hinges and soft, in units of the distance (of its square for squared_hinge).
+        margin: used by the hinges, soft and softplus_margin, in units of the distance (squared for squared_hinge).
 
     Returns:
         float32 loss, and a dict with the numbers of active and of valid (all) triplets.

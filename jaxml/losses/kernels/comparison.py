@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxml.losses.kernels import blocks, checks, negatives, sharding
+from jaxml.losses.kernels import block_loop, blocks, checks, negatives, sharding
 from jaxml.losses.kernels.blocks import Block, References, Sides, Terms
 from jaxml.losses.kernels.devices import number_of_devices, over_devices
 from jaxml.losses.kernels.labels import WeightedLabels
@@ -256,7 +256,7 @@ def _in_blocks(*arrays: Any, plan: _Plan, axis_name: str | None) -> Terms:
             return function(replace(block, scale=scale, measure=plan.measure), *options)
 
         numbers = options, scale
-        return blocks.map_over_blocks(of_block, sides, numbers, block_size=plan.block_size, own=own)
+        return block_loop.map_over_blocks(of_block, sides, numbers, block_size=plan.block_size, own=own)
 
     own, shared = (own, ()) if plan.prepare is None else plan.prepare(sides._replace(own=own), each, *options)
     seeds = None if key is None else negatives.seeds(key, sides.anchor_facts.ids)
@@ -269,7 +269,7 @@ def _in_blocks(*arrays: Any, plan: _Plan, axis_name: str | None) -> Terms:
             return terms(block, *options)
         return weighted_terms(terms, block, options, class_weights)
 
-    return blocks.sum_over_blocks(
+    return block_loop.sum_over_blocks(
         of_block,
         sides,
         (options, scale, shared, class_weights),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxml.losses.kernels import checks
-from jaxml.losses.kernels.blocks import block_rows
+from jaxml.losses.kernels.block_loop import block_rows
 from jaxml.losses.kernels.devices import vary, zeros_like
 from jaxml.losses.kernels.measures import MEASURES
 from jaxml.losses.kernels.reductions import NOTHING, number
