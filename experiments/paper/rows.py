@@ -188,6 +188,26 @@ ROWS = [
         {**TRIPLET, "loss.options.formula": "squared_hinge", "loss.options.mining": "semi_hard"},
         field="R@1 0.612, NMI 0.662, F1 0.355 (soft-hard; ResNet-50, 128)",
     ),
+    *(
+        Row(name, title, OTHERS, {"loss.name": name, **PROXIES})
+        for name, title in (
+            ("normalized_softmax", "normalised softmax"),
+            ("cosface", "CosFace"),
+            ("arcface", "ArcFace"),
+            ("subcenter_arcface", "sub-centre ArcFace"),
+        )
+    ),
+    *(
+        Row(name, title, OTHERS, {"loss.name": name})
+        for name, title in (
+            ("circle", "circle"),
+            ("ranked_list", "ranked list"),
+            ("nca", "NCA, soft nearest neighbour"),
+            ("smooth_ap", "Smooth-AP"),
+            ("recall_at_k", "Recall@k surrogate"),
+            ("fast_ap", "FastAP"),
+        )
+    ),
     _model_a("facenet", "hinge, semi-hard (FaceNet's)", "semi_hard"),
     _model_a("swap", "hinge, random, swapped in the triplet", "random", {"loss.options.swap": True}),
     _model_a("square", "squared hinge, random", "random", {"loss.options.formula": "squared_hinge"}),
