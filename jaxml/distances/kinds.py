@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxml.distances.products import dot, gram_distance, self_distance
 from jaxml.distances.rows import l2_normalize, signal
+from jaxml.distances.sums import manhattan
 
 Array = jax.Array
 
@@ -100,12 +101,6 @@ def _manhattan_of_rows(x: Array, y: Array) -> Array:
     return jnp.sum(jnp.abs(x - y), axis=-1)
 
 
-@jax.checkpoint
-def _manhattan(x: Array, y: Array) -> Array:
-    # It is no product of matrices. Computed again for the gradient, so that no [B, M, D] is kept.
-    return _manhattan_of_rows(x[:, None, :], y[None, :, :])
-
-
 def _largest_manhattan(x: Array, y: Array) -> Array:
     centre = jnp.mean(y, axis=0, keepdims=True)
     return 2.0 * jnp.maximum(*(jnp.max(jnp.sum(jnp.abs(z - centre), axis=1)) for z in (x, y)))
@@ -124,7 +119,7 @@ DISTANCES: dict[str, Distance] = {
     "squared": _of_squares(rooted=False),
     "cosine": Distance(_cosine, _cosine_of_rows, _largest_cosine),
     "snr": Distance(_snr, _snr_of_rows, _largest_snr),
-    "manhattan": Distance(_manhattan, _manhattan_of_rows, _largest_manhattan),
+    "manhattan": Distance(manhattan, _manhattan_of_rows, _largest_manhattan),
     "dot": Distance(lambda x, y: -dot(x, y), lambda x, y: -jnp.sum(x * y, axis=-1), _largest_square),
 }
 """All distances of `jaxml.distances.pairwise`, which documents them."""
