@@ -253,10 +253,10 @@ class Decoder:
         Raises:
             ImageError: it cannot be decoded, or its file has changed since the index was checked.
         """
-        index, name = self._index, self._index.names[row]
-        data = read(index.items[row], name)
+        index, name, item = self._index, self._index.names[row], self._index.items[row]
+        data = read(item, name)
         # Only files can change; hashes of other items may be of what they are made from.
-        known = index.hashes[row] if index.hashes and isinstance(index.items[row], str) else ""
+        known = index.hashes[row] if index.hashes and isinstance(item, str) else ""
         if known and hashlib.sha256(data).hexdigest() != known:
             raise ImageError(
                 f"image {printable(name)} has changed since this data set was opened. Restore it."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +73,28 @@ def _taken(values: tuple[str, ...], rows: np.ndarray) -> tuple[str, ...]:
     return tuple(values[i] for i in rows) if values else ()
 
 
+class Records(Sequence[str | bytes]):
+    """Items that are read each time they are asked for, as there may be more of them than fit into memory.
+
+    Args:
+        read: function from the number of a record to its item.
+        numbers: int [N], those of the records that there are.
+    """
+
+    def __init__(self, read: Callable[[int], str | bytes], numbers: np.ndarray) -> None:
+        self._read, self._numbers = read, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._read(int(self._numbers[i]))
+
+    def take(self, rows: np.ndarray) -> Records:
+        """The items of `rows` int [n] alone, of which none is read."""
+        return Records(self._read, self._numbers[rows])
+
+
 @dataclass(frozen=True)
 class Index:
     """N images of a data set, not yet decoded, with labels, and boxes where the source has them."""
@@ -120,8 +142,9 @@ class Index:
 
     def take(self, rows: np.ndarray) -> Index:
         """The index of the images `rows` int [n] alone; classes keep their numbers."""
+        items = self.items
         return Index(
-            items=[self.items[i] for i in rows],
+            items=items.take(rows) if isinstance(items, Records) else [items[i] for i in rows],
             labels=self.labels[rows],
             boxes=None if self.boxes is None else self.boxes[rows],
             class_names=self.class_names,

@@ -16,6 +16,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from jaxml import data
 from jaxml.config import Data
 from jaxml.data.decode import open_image
+from jaxml.data.index import Records
 from jaxml.data.sources import cub, folder, glyphs
 
 
@@ -260,3 +261,15 @@ def test_what_is_said_of_retrieval_is_of_every_image(given, message):
             ("a", "b"),
             retrieval=data.Retrieval(**given),
         )
+
+
+def test_pictures_are_read_only_when_they_are_needed():
+    asked = []
+    items = Records(lambda i: asked.append(i) or b"%d" % i, np.arange(10))
+    labels, names = np.arange(10, dtype=np.int32), tuple(map(str, range(10)))
+    index = data.Index(items, labels, None, names, names).take(np.array([7, 1, 3])).take(np.array([2, 0]))
+    assert not asked
+    assert list(index.items) == [b"3", b"7"]
+    assert index.names == ("3", "7")
+    with pytest.raises(IndexError):
+        index.items[2]
