@@ -28,15 +28,15 @@ class Data:
     """Which images, which classes, and how batches are drawn from them."""
 
     source: Text = "glyphs"
-    """Where images come from: glyphs, cub, sop, in_shop, inaturalist, folder, table, or a tfds name such as
-    caltech_birds2011."""
+    """Where images come from: glyphs, cub, sop, in_shop, inaturalist, folder, table, hugging_face, array_record, or a
+    tfds name such as caltech_birds2011."""
     root: Text = ""
-    """Folder of the data set (cub, sop, in_shop, inaturalist, folder, tfds), or the .csv or .parquet file of a table;
-    glyphs needs none."""
+    """Folder of the data set (cub, sop, in_shop, inaturalist, folder, hugging_face, array_record, tfds), the .csv or
+    .parquet file of a table, or hf://owner/name for a data set of the Hugging Face hub; glyphs needs none."""
     split: Text = "poster"
     """Division of the classes: poster, standard, source for the one that the data set states (sop, in_shop,
-    inaturalist, and a table with a column split), or explicit ranges train/val/test such as 0-59/60-79/80-99. Without
-    the third range there are no test classes."""
+    inaturalist, a table with a column split, and parts of hugging_face and array_record that share no class), or
+    explicit ranges train/val/test such as 0-59/60-79/80-99. Without the third range there are no test classes."""
     train_on: Literal["train", "train+val"] = "train"
     """Classes to learn from. With train+val no classes are left to choose the best step by, so the last one is used."""
     input: Literal["resident", "tf_data"] = "resident"

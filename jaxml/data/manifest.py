@@ -22,7 +22,9 @@ _REMEDY = "restore this manifest of a data set, or delete it to take the files a
 
 def file(config: Data) -> Path:
     """Path of the manifest of a data set, named after source and folder, in `config.cache`."""
-    root = expand(config.root, "--data.root").resolve() if config.root else ""
+    root = config.root
+    if root and "://" not in root:  # which would be an address, the same in every folder
+        root = str(expand(root, "--data.root").resolve())
     key = hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
     return expand(config.cache, "--data.cache") / f"{config.source}-{key}.manifest.json"
 

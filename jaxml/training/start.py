@@ -28,7 +28,7 @@ from jaxml.training.weights import load_weights
 def from_anywhere(config: Config) -> Config:
     """The configuration with whole paths, which are the same from whatever folder the run is opened later."""
     root, weights, teacher = config.data.root, config.model.weights, config.distill.teacher
-    if root:
+    if root and "://" not in root:
         root = str(expand(root, "--data.root").absolute())
     if weights not in ("", packages.AUTO) and "://" not in weights:
         weights = str(expand(weights, "--model.weights").absolute())
