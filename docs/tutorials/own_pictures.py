@@ -2,8 +2,8 @@
 # # From folders of pictures to clusters
 #
 # This tutorial draws a small data set into folders, trains on some classes, and then finds clusters in a folder of
-# unlabelled pictures of other classes. It runs the scripts that you would run on your own pictures, with settings so
-# small that it takes about two minutes on a CPU. Run it in the root of a checkout.
+# unlabelled pictures of other classes. It runs the commands that you would run on your own pictures, with settings so
+# small that it takes about two minutes on a CPU.
 #
 # ## Pictures
 #
@@ -108,8 +108,8 @@ run("cluster", "--workdir", folder / "run", "--images", unsorted, "--clusters", 
 
 # %% [markdown]
 # `clusters.html` shows the clusters, and `clusters.csv` has a line for each picture. Here the true classes are known,
-# so the clusters can be scored; NMI was 0.632. The network has seen twelve shapes, and tells six others apart in
-# part.
+# so the clusters can be scored; NMI was 0.632. The network has learned from six shapes, and tells six that it never saw
+# apart in part.
 
 # %%
 with (folder / "run" / "clusters" / "clusters.csv").open(newline="", encoding="utf-8") as lines:
