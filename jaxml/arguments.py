@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,17 @@ def whole(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -
         upper = "" if maximum is None else f" and at most {maximum}"
         raise ValueError(f"{name} must be a whole number of at least {minimum}{upper}, got {shown(value)}")
     return int(value)
+
+
+def counts(name: str, value: Any) -> tuple[int, ...]:
+    """Check that a value is a sequence of whole numbers of at least 1, and not an empty one.
+
+    Raises:
+        ValueError: it is something else, or one of its entries is.
+    """
+    if not isinstance(value, Sequence | np.ndarray) or len(value) == 0:
+        raise ValueError(f"{name} must be whole numbers of at least 1, got {shown(value)}")
+    return tuple(whole(name, entry) for entry in value)
 
 
 def numbers(name: str, value: Any, count: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def input_triplets(
         labels: int [3 T]; checked, but without effect, since the triplets are given.
         formula: one of those of `triplet`.
         margin: at least 0, in units of the distance (of its square for squared_hinge).
-        swap: choose the harder of the two anchors.
+        swap: whether anchor and positive may change places, as above.
         axis_name: mapped axis the triplets are divided over; gradients are then to be averaged (pmean).
 
     Returns:
@@ -62,7 +62,8 @@ def input_triplets(
     x, _ = checks.labelled(embeddings, labels)
     checks.choice("formula", formula, FORMULAS)
     checks.number("margin", margin, minimum=0.0)
-    return _mean(x, margin, formula=formula, swap=swap, axis_name=axis_name)
+    checks.choice("swap", swap, (False, True))
+    return _mean(x, margin, formula=formula, swap=bool(swap), axis_name=axis_name)
 
 
 @partial(jax.jit, static_argnames=("formula", "swap", "axis_name"))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxml import arguments
 from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
@@ -70,10 +71,11 @@ def smooth_ap(
         embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
     )
     checks.number("temperature", temperature, above=0.0)
+    checks.choice("with_anchor", with_anchor, (False, True))
     if with_anchor and references is not None:
         raise ValueError("with_anchor must be False where references are given: the anchor is not among them")
     scale = 1.0 / temperature
-    return mean(_smooth_ap, pairs, measure="cosine similarity", scale=scale, with_anchor=with_anchor)
+    return mean(_smooth_ap, pairs, measure="cosine similarity", scale=scale, with_anchor=bool(with_anchor))
 
 
 def _smooth_ap(block: Block, *, with_anchor: bool) -> Terms:
@@ -144,8 +146,7 @@ def fast_ap(
     pairs = compare(
         embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
     )
-    if not isinstance(num_bins, int) or num_bins < 1:
-        raise ValueError(f"num_bins must be a whole number of at least 1, got {num_bins!r}")
+    num_bins = arguments.whole("num_bins", num_bins)
     return mean(_fast_ap, pairs, measure="squared, of unit vectors", num_bins=num_bins)
 
 
@@ -221,12 +222,11 @@ def recall_at_k(
     pairs = compare(
         embeddings, labels, references, reference_labels, reference_mask, block_size, axis_name, masks=True
     )
-    if not ks or not all(isinstance(k, int) and k >= 1 for k in ks):
-        raise ValueError(f"ks must be whole numbers of at least 1, got {ks!r}")
+    ks = arguments.counts("ks", ks)
     checks.number("temperature", temperature, above=0.0)
     checks.number("rank_temperature", rank_temperature, above=0.0)
     scale = 1.0 / temperature
-    return mean(_recall_at_k, pairs, rank_temperature, measure="cosine similarity", scale=scale, ks=tuple(ks))
+    return mean(_recall_at_k, pairs, rank_temperature, measure="cosine similarity", scale=scale, ks=ks)
 
 
 def _recall_at_k(block: Block, rank_temperature: Array, *, ks: tuple[int, ...]) -> Terms:

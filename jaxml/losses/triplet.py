@@ -115,7 +115,7 @@ def triplet(
     checks.choice("distance", distance, DISTANCES)
     checks.choice("reduction", reduction, REDUCTIONS)
     checks.number("margin", margin, minimum=0.0)
-    checks.number("quantile", quantile, minimum=0.0)
+    checks.number("quantile", quantile, minimum=0.0, maximum=1.0)
     checks.number("cutoff", cutoff, above=0.0)
     checks.number("upper_cutoff", upper_cutoff, above=0.0)
     chosen_formula, chosen_mining = FORMULAS[formula], MINING[mining]

@@ -45,6 +45,17 @@ def test_bad_arguments_are_named(name):
                 ValueError, match=f"^num_bins must be a whole number of at least 1, got {number}"
             ):
                 loss(x, y, *p, num_bins=number)
+    if "quantile" in taken:
+        with pytest.raises(ValueError, match=r"^quantile must be a finite number .* of at most 1, got 1.5"):
+            loss(x, y, *p, quantile=1.5)
+    if "ks" in taken:
+        for ks in ((), (0,), (1.5,), 3):
+            with pytest.raises(ValueError, match=r"^ks must be (a )?whole numbers? of at least 1, got"):
+                loss(x, y, *p, ks=ks)
+    for flag in ("one_sided", "own_in_sum", "with_anchor"):
+        if flag in taken:
+            with pytest.raises(ValueError, match=f"^{flag} must be one of False, True, got 'yes'"):
+                loss(x, y, *p, **{flag: "yes"})
     for choice, example in (("formula", "softplus"), ("mining", "distance_weighted"), ("distance", "cosine")):
         if choice in taken:
             with pytest.raises(ValueError, match=f"^{choice} must be one of .*{example}.*'nonsense'"):

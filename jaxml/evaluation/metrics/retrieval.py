@@ -114,20 +114,13 @@ def at(ks: Sequence[int]) -> dict[str, Metric]:
         >>> list(at([1, 1000]))
         ['recall@1', 'recall@1000', 'precision@1', 'precision@1000', 'r_precision', 'map@r']
     """
-    depths = _depths(ks)
+    depths = arguments.counts("ks", ks)
     return {
         **{f"recall@{k}": partial(recall, k=k) for k in depths},
         **{f"precision@{k}": partial(precision, k=k) for k in depths},
         "r_precision": r_precision,
         "map@r": map_at_r,
     }
-
-
-def _depths(ks: Sequence[int]) -> list[int]:
-    """The numbers of neighbours as a list, checked."""
-    if not isinstance(ks, Sequence | np.ndarray) or len(ks) == 0:
-        raise ValueError(f"ks must be whole numbers of at least 1, got {ks!r}")
-    return [arguments.whole("ks", k) for k in ks]
 
 
 RETRIEVAL = at(KS)
@@ -204,10 +197,7 @@ def recall_at_k(embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int] = 
         >>> recall_at_k(np.array([[0.0], [1.0], [5.0], [3.0]]), np.array([0, 0, 1, 1]), ks=[1, 2])
         {1: 0.75, 2: 1.0}
     """
-    depths = _depths(ks)
-    rows = {str(k): partial(recall, k=k) for k in depths}
-    found = retrieval(embeddings, labels, rows, depth=max(depths))
-    return {k: found[str(k)] for k in ks}
+    return _at_each(recall, embeddings, labels, ks)
 
 
 def precision_at_k(embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int] = KS) -> dict[int, float]:
@@ -219,7 +209,14 @@ def precision_at_k(embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int]
         >>> precision_at_k(np.array([[0.0], [1.0], [5.0], [3.0]]), np.array([0, 0, 1, 1]), ks=[1, 2])
         {1: 0.75, 2: 0.5}
     """
-    depths = _depths(ks)
-    rows = {str(k): partial(precision, k=k) for k in depths}
+    return _at_each(precision, embeddings, labels, ks)
+
+
+def _at_each(
+    metric: Callable[..., np.ndarray], embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int]
+) -> dict[int, float]:
+    """The mean of recall or precision over all queries, for each k."""
+    depths = arguments.counts("ks", ks)
+    rows = {str(k): partial(metric, k=k) for k in depths}
     found = retrieval(embeddings, labels, rows, depth=max(depths))
-    return {k: found[str(k)] for k in ks}
+    return {k: found[str(k)] for k in depths}
