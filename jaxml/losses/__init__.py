@@ -7,7 +7,7 @@ PARAMETERS take their learnable parameters third: loss(embeddings, labels, param
 Labels may be of any integer type, on the host or on a device, and no value of them is reserved. (jax.jit itself cuts
 NumPy's 64-bit integers to 32 bits unless `jax_enable_x64` is set; give labels that need 64 bits to the loss outside of
 it.) NaN or infinity anywhere in embeddings, references or parameters makes loss and gradients NaN, and so do distances
-whose squares float32 cannot hold. Losses of cosine similarities are right for embeddings of any length.
+whose squares float32 cannot hold. Losses of cosine similarities scale embeddings to unit length themselves.
 """
 
 from collections.abc import Callable
@@ -81,7 +81,7 @@ LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
     "threshold_consistent_margin": threshold_consistent_margin,
     "instance": instance,
 }
-"""All losses by name; contract tests walk them."""
+"""Every loss of embeddings and labels by its name, which is also that of `--loss.name`."""
 
 PARAMETERS: dict[str, Callable[..., jax.Array]] = {
     "margin": margin_beta,

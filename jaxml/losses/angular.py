@@ -39,7 +39,8 @@ def angular(
     Args:
         embeddings: float [B, D]; computed in float32.
         labels: int [B].
-        angle: above 0, at most pi / 2, alpha of the paper in radians; half of what the two are seen under.
+        angle: above 0 and at most pi / 2, in radians: alpha of the paper, which is half of the angle under which n may
+            see a and p.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
         references: float [M, D], compared with in place of the batch; equal on all devices.

@@ -31,7 +31,8 @@ def weighted(loss: Loss, class_weights: Any) -> Loss:
         A function like `loss`, whose labels are class indices; its aux counts what counts without weights.
 
     Raises:
-        ValueError: class_weights are no such numbers; and, when the function is called, labels out of range.
+        ValueError: class_weights are negative, not finite or no vector; and, when the function is called, a label has
+            no weight.
 
     Source: the class weights of pytorch-metric-learning's ClassWeightedReducer; those of the classification losses,
     `class_weights`, are the same.

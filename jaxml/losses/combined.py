@@ -22,8 +22,8 @@ def multi(losses: Mapping[str, Loss], weights: Mapping[str, float | Array] = NON
 
     sum_i w_i L_i.
 
-    Options of one of them are bound beforehand, with `functools.partial`. A keyword argument of the sum goes to all
-    that take it, so that `axis_name` reaches each and `key` those that draw at random.
+    An option of a single loss is bound beforehand, with `functools.partial`. A keyword argument of the sum goes to
+    every loss that takes it, so that `axis_name` reaches all of them, and `key` those that draw at random.
 
     Args:
         losses: functions of jaxml.losses, and what transforms make of them, by names of your choice.
@@ -35,9 +35,9 @@ def multi(losses: Mapping[str, Loss], weights: Mapping[str, float | Array] = NON
         its own aux as NAME_active and so on.
 
     Raises:
-        ValueError: there is no loss, a weight is no such number or of none of them, and when the function is called,
-            parameters of none of them.
-        TypeError: none of them takes a keyword argument, when the function is called.
+        ValueError: there is no loss, or a weight is below 0 or has the name of no loss; and, when the function is
+            called, parameters have the name of no loss.
+        TypeError: a keyword argument that none of the losses takes, when the function is called.
 
     Example:
         >>> import jax.numpy as jnp

@@ -36,8 +36,8 @@ def matryoshka(loss: Loss, sizes: Sequence[int], *, normalize: bool = True) -> L
         learned parameter is a sequence of n + 1, one for each of the sizes and the last for D.
 
     Raises:
-        ValueError: sizes are no such numbers; and, when the function is called, a size is not below D, or there are
-            not n + 1 of a parameter.
+        ValueError: sizes are not whole numbers in ascending order; and, when the function is called, a size is not
+            below D, or a parameter is no sequence of n + 1.
 
     Source: Kusupati et al. 2022, Matryoshka Representation Learning, section 3, with equal weights.
 
