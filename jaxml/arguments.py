@@ -40,7 +40,10 @@ def matrix(name: str, value: Any) -> np.ndarray:
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"{name} must be {form}, got shape {values.shape}")
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} hold NaN or infinity: the run diverged; lower --optim.learning_rate")
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity: a network that makes them has diverged; lower its learning "
+            f"rate"
+        )
     return values
 
 

@@ -143,7 +143,11 @@ def test_unknown_options_are_named():
             {"crop_area": (0.9, 0.5)},
             "^--data.crop_area is .0.9, 0.5.; it must be .* in ascending order$",
         ),
-        ("train", {"steps_per_call": 3}, "^--train.steps must be a multiple of --train.steps_per_call$"),
+        (
+            "train",
+            {"steps_per_call": 3},
+            "^--train.steps is 1000; it must be a multiple of .*steps_per_call, which is 3$",
+        ),
     ],
 )
 def test_impossible_values_are_refused(section, value, message):

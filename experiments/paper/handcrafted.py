@@ -20,7 +20,9 @@ def features(images: np.ndarray) -> np.ndarray:
         from skimage.color import rgb2hsv
         from skimage.feature import hog
     except ImportError as error:
-        raise ValueError("hand-crafted features need scikit-image: pip install -e .[handcrafted]") from error
+        raise ValueError(
+            "hand-crafted features need scikit-image: `pip install jaxml[handcrafted]`"
+        ) from error
     from PIL import Image
 
     found = []

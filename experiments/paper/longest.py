@@ -51,7 +51,7 @@ def main(words: list[str]) -> None:
     if not arguments.runs:
         raise ValueError("--runs names no run; give the directories of finished runs")
     if arguments.preset not in PRESETS:
-        raise ValueError(f"--preset is {arguments.preset!r}; allowed: {', '.join(PRESETS)}")
+        raise ValueError(f"--preset is {arguments.preset!r}; it must be one of {', '.join(PRESETS)}")
     out = Path(arguments.out)
     lines = parse_json(out.read_bytes(), out) if out.exists() else []
     lines = [line for line in lines if line["title"] != arguments.title]

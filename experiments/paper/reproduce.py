@@ -97,7 +97,7 @@ def _asked(arguments: Arguments) -> list[Row]:
     if unknown := sorted({*arguments.only} - {*names}):
         raise ValueError(f"--only {' '.join(unknown)} is unknown; the rows are {', '.join(names)}")
     if arguments.budget not in BUDGETS:
-        raise ValueError(f"--budget is {arguments.budget!r}; allowed: {', '.join(BUDGETS)}")
+        raise ValueError(f"--budget is {arguments.budget!r}; it must be one of {', '.join(BUDGETS)}")
     if not arguments.seeds or len({*arguments.seeds}) < len(arguments.seeds):
         given = " ".join(map(str, arguments.seeds))
         raise ValueError(f"--seeds is {given!r}; give at least one seed, and each seed once")

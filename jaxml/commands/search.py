@@ -15,9 +15,11 @@ from typing import Annotated
 from annotated_types import Ge
 
 from jaxml.commands.options import parse
+from jaxml.config.checks import options
 from jaxml.files import expand, printable
 
 
+@options
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Which network, which pictures, and which one to look for."""
@@ -41,7 +43,7 @@ def main(words: list[str]) -> None:
     arguments = parse(Arguments, words, __doc__)
     from jaxml.data.sources import unlabelled
     from jaxml.inference import Index, index_folder, load
-    from jaxml.reports import clusters as gallery
+    from jaxml.reports import clusters as pages
     from jaxml.reports.output import output_folder
 
     model = load(arguments.model)
@@ -49,7 +51,8 @@ def main(words: list[str]) -> None:
         if (expand(arguments.images, "--images") / index_folder.HEAD).is_file():
             if arguments.boxes:
                 raise ValueError(
-                    "--boxes belong to a folder of pictures; an index has its embeddings already"
+                    "--boxes belong to a folder of pictures, but --images is an index, which has its embeddings "
+                    "already; leave --boxes out"
                 )
             found = Index.load(arguments.images, model)
             pictures = unlabelled.Pictures(Path(found.root), tuple(found.names))
@@ -65,7 +68,7 @@ def main(words: list[str]) -> None:
         kept = kept[: arguments.count]
         rows, distances = matches.rows[0][kept], matches.distances[0][kept]
         page = place / "nearest.html"
-        gallery.write_nearest(page, query, pictures, rows, distances, errors=found.left_out)
+        pages.write_nearest(page, query, pictures, rows, distances, errors=found.left_out)
         for row, distance in zip(rows, distances, strict=True):
             print(f"{distance:8.4f}  {printable(found.names[row])}")
     left_out = f"; {len(found.left_out):,} files left out" if found.left_out else ""

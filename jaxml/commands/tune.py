@@ -97,7 +97,7 @@ def tune(base: Config, space: Space, workdir: Path, *, trials: int) -> float:
     try:
         from optuna.trial import TrialState
     except ImportError as error:
-        raise ValueError("tuning needs Optuna: install jaxml with the extra `tune`") from error
+        raise ValueError("tuning needs Optuna: `pip install jaxml[tune]`") from error
     from jaxml.training import start
 
     base = start.from_anywhere(base)

@@ -70,8 +70,11 @@ class Config:
                 "--train.steps_per_call needs --data.input resident: streamed batches come one at a time"
             )
         for name in ("steps", "eval_every", "save_every"):
-            if getattr(self.train, name) % self.train.steps_per_call:
-                raise ValueError(f"--train.{name} must be a multiple of --train.steps_per_call")
+            steps, each = getattr(self.train, name), self.train.steps_per_call
+            if steps % each:
+                raise ValueError(
+                    f"--train.{name} is {steps}; it must be a multiple of --train.steps_per_call, which is {each}"
+                )
 
     def _check_triplets(self) -> None:
         if self.loss.name != "triplet":

@@ -18,6 +18,6 @@ def load(config: Data) -> Index:
         ImageError: images cannot be used.
     """
     if config.source not in SOURCES:
-        raise ValueError(f"--data.source {config.source!r} is unknown: give one of {', '.join(SOURCES)}")
+        raise ValueError(f"--data.source is {config.source!r}; it must be one of {', '.join(SOURCES)}")
     index = SOURCES[config.source](config.root)
     return index if index.hashes else manifest.check(index, config)

@@ -52,7 +52,8 @@ def categories(regex: str, names: Sequence[str]) -> np.ndarray | None:
     found = [re.fullmatch(regex, name) for name in names]
     if None in found:
         raise ValueError(
-            f"--data.category {regex!r} does not match class {printable(names[found.index(None)])}"
+            f"--data.category {regex!r} does not match class {printable(names[found.index(None)])}; it must match the "
+            f"whole name of every class to train on"
         )
     _, places = np.unique([match[1] or "" for match in found if match], return_inverse=True)
     return places.astype(np.int32)

@@ -42,12 +42,12 @@ def split(name: str, num_classes: int, stated: str = "") -> dict[str, np.ndarray
     """
     arguments.whole("num_classes", num_classes)
     if not isinstance(name, str):
-        raise ValueError(f"the name of a split is text, such as {' or '.join(NAMED)}; got {name!r}")
+        raise ValueError(f"--data.split must be text, such as {' or '.join(NAMED)}; got {name!r}")
     if name == SOURCE:
         if not stated:
             raise ValueError(
-                f"split {SOURCE!r}: the data set states no division of its classes, as a table does in a column split; "
-                f"give {' or '.join(NAMED)}, or ranges train/val/test such as 0-59/60-79/80-99"
+                f"--data.split {SOURCE}: the data set states no division of its classes, as a table does in a column "
+                f"split; give {' or '.join(NAMED)}, or ranges train/val/test such as 0-59/60-79/80-99"
             )
         return split(stated, num_classes)
     if name == "poster":
@@ -61,17 +61,17 @@ def split(name: str, num_classes: int, stated: str = "") -> dict[str, np.ndarray
         ranges = [(first, last + 1) for first, last in zip(bounds[::2], bounds[1::2], strict=True)]
     else:
         raise ValueError(
-            f"split {name!r} is unknown: give {' or '.join(NAMED)}, {SOURCE} for the one that the data set states, "
-            f"or inclusive class ranges train/val/test such as 0-59/60-79/80-99"
+            f"--data.split is {name!r}; it must be {' or '.join(NAMED)}, {SOURCE} for the one that the data set "
+            f"states, or inclusive class ranges train/val/test such as 0-59/60-79/80-99"
         )
     for first, stop in ranges:
         if stop > num_classes:
             raise ValueError(
-                f"split {name!r} names class {stop - 1}, but the data set has classes 0 .. {num_classes - 1}"
+                f"--data.split {name} names class {stop - 1}, but the data set has classes 0 to {num_classes - 1}"
             )
         if first >= stop:
             raise ValueError(
-                f"split {name!r} leaves a part without classes (the data set has {num_classes}): each of "
+                f"--data.split {name} leaves a part without classes (the data set has {num_classes}): each of "
                 f"train, val and test needs at least one, and ranges ascend"
             )
     ranges += [(0, 0)] * (3 - len(ranges))
@@ -79,7 +79,7 @@ def split(name: str, num_classes: int, stated: str = "") -> dict[str, np.ndarray
     together = np.concatenate(list(parts.values()))
     if len(np.unique(together)) != len(together):
         twice = np.flatnonzero(np.bincount(together) > 1).tolist()
-        raise ValueError(f"split {name!r} puts classes {twice} into two parts; ranges must not overlap")
+        raise ValueError(f"--data.split {name} puts classes {twice} into two parts; ranges must not overlap")
     return parts
 
 

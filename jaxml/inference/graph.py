@@ -73,6 +73,6 @@ def _usearch() -> Any:
         from usearch.index import Index
     except ImportError:
         raise ImportError(
-            "approximate search needs usearch: pip install jaxml[approximate], or search exactly"
+            "approximate search needs usearch: `pip install jaxml[approximate]`, or search exactly"
         ) from None
     return Index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,7 @@ def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.
     batch = data.classes_per_batch * data.images_per_class
     if batch % count:
         raise ValueError(
-            f"the batch of {batch} cannot be divided among {count} chips: change data.classes_per_batch"
+            f"the batch of {batch} cannot be divided among {count} chips; give another --data.classes_per_batch"
         )
     learner, state = create(config, classes)
     teacher: Any = ()
@@ -68,30 +69,36 @@ def data_set(config: Config, images: int, classes: int) -> tuple[int, int]:
         ValueError: no number is given, and the size of the source is not known; or its division is not.
     """
     from jaxml.data import splits
-    from jaxml.data.sources import glyphs, in_shop, inaturalist, sop
+    from jaxml.data.sources import cub, glyphs, in_shop, inaturalist, sop
 
+    divided = {"sop": sop.COUNTS, "in_shop": in_shop.COUNTS, "inaturalist": inaturalist.COUNTS}
     known = {
         "glyphs": (len(glyphs.CHARACTERS) * glyphs.IMAGES_PER_CLASS, len(glyphs.CHARACTERS)),
-        **dict.fromkeys(("cub", "caltech_birds2011"), (11_788, 200)),
+        **dict.fromkeys(("cub", "caltech_birds2011"), (cub.IMAGES, cub.CLASSES)),
         "cars196": (16_185, 196),
-        **dict.fromkeys(("stanford_online_products", "sop"), (120_053, 22_634)),
-        "in_shop": (52_712, 7_982),
-        "inaturalist": (461_939, 8_142),
+        "stanford_online_products": _images_and_classes(sop.COUNTS),
+        **{name: _images_and_classes(counts) for name, counts in divided.items()},
     }
     found = known.get(config.data.source, (0, 0))
     if not (images or found[0]) or not (classes or found[1]):
         raise ValueError(
-            f"data.source {config.data.source}: say how large it is, with --images and --classes (all that it has)"
+            f"--data.source {config.data.source}: say how large it is, with --images and --classes (all that it has)"
         )
-    official = {"sop": sop.COUNTS, "in_shop": in_shop.COUNTS, "inaturalist": inaturalist.COUNTS}.get(
-        config.data.source
-    )
+    official = divided.get(config.data.source)
     stated = splits.ranges(official["train classes"], 0, official["test classes"]) if official else ""
     if config.data.split == splits.SOURCE and not stated:
         raise ValueError(
-            f"data.split {splits.SOURCE}: a plan reads no data set, so that it does not know what {config.data.source} "
-            f"states; give the same as ranges train/val/test such as 0-59/60-79/80-99"
+            f"--data.split {splits.SOURCE}: a plan reads no data set, so that it does not know what "
+            f"{config.data.source} states; give the same as ranges train/val/test such as 0-59/60-79/80-99"
         )
     parts = splits.split(config.data.split, classes or found[1], stated)
     learned = sum(len(parts[part]) for part in config.data.train_on.split("+"))
     return images or found[0], learned
+
+
+def _images_and_classes(counts: Mapping[str, int]) -> tuple[int, int]:
+    """Numbers of all images and of all classes of an official division, which counts both by part."""
+    images, classes = (
+        sum(count for name, count in counts.items() if name.endswith(kind)) for kind in ("images", "classes")
+    )
+    return images, classes

@@ -95,7 +95,7 @@ def _largest(plan: Plan) -> list[str]:
     if largest.classes > plan.classes:
         lines.append(
             f"  the data set has {plan.classes:,} classes to learn from: beyond {plan.classes * each:,} images "
-            f"raise data.images_per_class"
+            f"raise --data.images_per_class"
         )
     return lines
 

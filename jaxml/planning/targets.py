@@ -109,7 +109,7 @@ class Target:
         except ModuleNotFoundError:
             found = None
         if found is None:
-            raise ValueError(f"--for {self.name} needs its compiler: pip install -e .[{extra}]")
+            raise ValueError(f"--for {self.name} needs its compiler: `pip install jaxml[{extra}]`")
 
     def devices(self) -> list[Any]:
         """The chips as devices to compile for; call it in a process with `environment`.
@@ -169,9 +169,8 @@ def target(name: str) -> Target:
     if kind == "h100" and count > 8 and count % 8:
         raise ValueError(f"--for {name}: give at most 8, or a multiple of 8, the GPUs of a host")
     if kind == "cpu":
-        chip = Chip(
-            chip.title, chip.memory / count, example=chip.example
-        )  # the devices divide the host's memory
+        # The devices divide the host's memory.
+        chip = Chip(chip.title, chip.memory / count, example=chip.example)
     return Target(name, kind, chip, count)
 
 

@@ -121,7 +121,7 @@ def loss_function(config: Config, class_weights: np.ndarray | None = None) -> Lo
     """
     name, options = config.loss.name, dict(config.loss.options)
     if name not in losses.LOSSES:
-        raise ValueError(f"--loss.name is {name!r}; allowed: {', '.join(losses.LOSSES)}")
+        raise ValueError(f"--loss.name is {name!r}; it must be one of {', '.join(losses.LOSSES)}")
     function: Loss = losses.LOSSES[name]
     if config.train.mode == "input_triplets":
         function = losses.input_triplets
@@ -172,8 +172,9 @@ def _check_regularizers(config: Config, loss_params: Any) -> None:
     names, allowed = [name for name, _ in config.loss.regularizers], [*losses.REGULARIZERS]
     allowed.remove("embedding_norm")  # which is loss.norm_weight
     if wrong := [name for name in names if name not in allowed or names.count(name) > 1]:
+        own = "; embedding_norm is --loss.norm_weight" if "embedding_norm" in wrong else ""
         raise ValueError(
-            f"--loss.regularizers has {', '.join(map(repr, wrong))}; it takes {', '.join(allowed)}, each once"
+            f"--loss.regularizers has {', '.join(map(repr, wrong))}; it takes {', '.join(allowed)}, each once{own}"
         )
     if PROXIES in names and not any(leaf.ndim > 1 for leaf in jax.tree.leaves(loss_params)):
         raise ValueError(

@@ -89,7 +89,7 @@ def table(config: Config, params: Any) -> str:
         matched = {name: leaf for name, leaf in left.items() if re.fullmatch(regex, name)}
         if not matched and regex != ".*" and not any(re.fullmatch(regex, name) for name in names):
             raise ValueError(
-                f"optim.groups: {regex!r} matches no parameter; paths look like {', '.join(list(names)[:3])}"
+                f"--optim.groups: {regex!r} matches no parameter; paths look like {', '.join(list(names)[:3])}"
             )
         left = {name: leaf for name, leaf in left.items() if name not in matched}
         by_stage: dict[int | None, list[jax.Array]] = {}

@@ -235,7 +235,7 @@ def test_plans_know_the_official_divisions(source, images, train, both):
 def test_a_plan_for_a_table_needs_its_division():
     config = Config(data=Data(source="table", split="source"))
     with pytest.raises(
-        ValueError, match=r"^data\.split source: a plan reads no data set, .* what table states; give"
+        ValueError, match=r"^--data\.split source: a plan reads no data set, .* what table states; give"
     ):
         data_set(config, 100, 10)
 

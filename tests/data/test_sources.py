@@ -207,7 +207,7 @@ def test_boxes_that_no_image_can_have_are_refused(number):
 
 
 def test_an_unknown_source_is_refused():
-    message = f"--data.source 'birds' is unknown: give one of {', '.join(data.SOURCES)}"
+    message = f"--data.source is 'birds'; it must be one of {', '.join(data.SOURCES)}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         data.load(Data(source="birds"))
 

@@ -118,7 +118,7 @@ def test_a_division_by_shares_is_warned_of_where_the_table_states_one(folder):
         open_images(config)
     open_images(dataclasses.replace(config, split="0-1/2-3/4-5"))
     plain = dataclasses.replace(config, root=write_csv(folder / "unsplit.csv", rows_of()))
-    with pytest.raises(ValueError, match=r"^split 'source': the data set states no division"):
+    with pytest.raises(ValueError, match=r"^--data\.split source: the data set states no division"):
         open_images(dataclasses.replace(plain, split="source"))
 
 

@@ -49,7 +49,7 @@ def test_dimensions_that_say_nothing_are_left_out():
         (lambda x, t: (x, t, 0), "size must be a whole number"),
         (lambda x, t: (x, t[:, 1:], 5), r"learned_from must be as wide as embeddings \(12\), got 11"),
         (lambda x, t: (x[0], t, 5), "embeddings must be a non-empty array"),
-        (lambda x, t: (x, t * np.nan, 5), "learned_from hold NaN or infinity"),
+        (lambda x, t: (x, t * np.nan, 5), "learned_from must be finite, got NaN or infinity"),
     ],
 )
 def test_bad_arguments_are_named(change, message):

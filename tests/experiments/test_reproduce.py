@@ -326,7 +326,7 @@ def test_tables_hold_every_finished_row_and_no_copy_of_one(quick, tmp_path):
     ("given", "named"),
     [
         (["--only", "b_hinge", "nothing"], "--only nothing is unknown; the rows are pixels"),
-        (["--budget", "huge"], "--budget is 'huge'; allowed: small, large"),
+        (["--budget", "huge"], "--budget is 'huge'; it must be one of small, large"),
         (["--seeds", "0", "1", "0"], "--seeds is '0 1 0'; give at least one seed, and each seed once"),
         (["--seeds"], "--seeds is ''; give at least one seed"),
         (["--seeds", "-1"], "--seeds has -1; it must be at least 0"),
@@ -449,7 +449,7 @@ def test_longest_training_is_a_row_with_the_words_that_repeat_it(config, tmp_pat
     [
         (["--runs", "{0}/0", "{0}/0"], "--runs have the training seeds 0 0: each must have its own"),
         (["--runs"], "--runs names no run"),
-        (["--runs", "{0}/0", "--preset", "nothing"], "--preset is 'nothing'; allowed: "),
+        (["--runs", "{0}/0", "--preset", "nothing"], "--preset is 'nothing'; it must be one of "),
         (["--runs", "{0}/1"], "{0}/1/results.json is no JSON file"),
         (["--runs", "{0}/0", "--out", "{0}/1/results.json"], "{0}/1/results.json is no JSON file"),
     ],

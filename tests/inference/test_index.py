@@ -260,5 +260,5 @@ def test_a_damaged_graph_is_named(tmp_path):
 
 def test_an_approximate_search_needs_usearch(monkeypatch):
     monkeypatch.setitem(sys.modules, "usearch.index", None)
-    with pytest.raises(ImportError, match=r"needs usearch: pip install jaxml\[approximate\]"):
+    with pytest.raises(ImportError, match=r"needs usearch: `pip install jaxml\[approximate\]`"):
         Index(["a", "b"], np.eye(2), "model").search(np.zeros(2), approximate=True)

@@ -64,7 +64,9 @@ def test_a_cpu_device_has_its_share_of_the_memory():
 @pytest.mark.parametrize(("name", "extra"), [("v5e:2x2", "plan-tpu"), ("h100:8", "plan-gpu")])
 def test_a_missing_compiler_is_one_line(name, extra, monkeypatch):
     monkeypatch.setattr(targets.importlib.util, "find_spec", lambda module: None)
-    with pytest.raises(ValueError, match=rf"^--for {name} needs its compiler: pip install -e \.\[{extra}\]$"):
+    with pytest.raises(
+        ValueError, match=rf"^--for {name} needs its compiler: `pip install jaxml\[{extra}\]`$"
+    ):
         target(name).check_installed()
 
 

@@ -159,7 +159,7 @@ def test_frozen_parameters_do_not_move_by_a_bit():
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (Loss("triplets"), "allowed: .*triplet"),
+        (Loss("triplets"), "it must be one of .*triplet"),
         (Loss("triplet", (("margins", 1.0),)), "no margins; it takes .*margin"),
     ],
 )

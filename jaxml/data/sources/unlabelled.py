@@ -41,7 +41,7 @@ class Pictures:
         def one(i: int) -> np.ndarray | ImageError:
             name = self.names[i]
             if self.corners is not None and name not in self.corners:
-                return ImageError(f"image {printable(name)} has no box")
+                return ImageError(f"image {printable(name)} has no box; add one to the file of boxes")
             corner = None if self.corners is None else self.corners[name]
             try:
                 return decode(str(self.root / name), name, corner, size)

@@ -90,7 +90,10 @@ def _match(
     row = BACKBONES[backbone_name]
     prefix = row.classifier
     if prefix is None:
-        raise ValueError(f"--model.weights: there are no pretrained weights for {backbone_name}")
+        raise ValueError(
+            f"--model.weights: there are no pretrained weights for {backbone_name}; leave it out, or give the "
+            f"directory of a run with this backbone"
+        )
     own = ("params/pooling/",) if classifier else ("params/pooling/", "params/head/")
     fresh = sorted(path for path in wanted if path.startswith(own))
     taken: dict[str, np.ndarray] = {}
