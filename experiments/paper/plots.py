@@ -18,14 +18,8 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = "test.npz"  # file of a run with its test embeddings, their labels and the class names
 WINDOW = 21  # steps in the running mean, which is called the trend
-LOSSES = (
-    "a_random",
-    "a_hardest",
-    "a_semi_hard",
-    "a_facenet",
-    "a_kmeans",
-    "b_hinge",
-)  # rows that share one formula and one margin
+# Rows that share one formula and one margin.
+LOSSES = ("a_random", "a_hardest", "a_semi_hard", "a_facenet", "a_kmeans", "b_hinge")
 COMPARED = ("frozen", "handcrafted", "a_random", "a_hardest", "b_hinge", "multi_similarity", "proxy_anchor")
 SHOWN = ("a_random", "b_hinge", "multi_similarity")
 COLOURS = ("#2f6fde", "#e0792b", "#2f9e62", "#c9405a", "#8a5fd0", "#8c7a3d", "#2aa3b8")

@@ -22,12 +22,8 @@ from jaxml.training import records
 Line = dict[str, Any]
 MEASURED = "measured.json"
 SPACE = "\N{NO-BREAK SPACE}"
-ORIGINAL = (
-    "original_nmi",
-    "original_f1",
-    "recall@1",
-    "recall@8",
-)  # the metrics that Shah 2017 published for each row
+# The metrics that Shah 2017 published for each row.
+ORIGINAL = ("original_nmi", "original_f1", "recall@1", "recall@8")
 MAIN = {"nmi": "NMI", "f1": "F1", "recall@1": "R@1"}
 LIKE = {"original_nmi": "NMI ¹", "original_f1": "accuracy ¹", "recall@1": "R@1", "recall@8": "R@8"}
 LIKE_NOTE = (

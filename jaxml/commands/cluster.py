@@ -22,18 +22,29 @@ With --boxes and --clusters 100 the clusters are as good as `jaxml evaluate` say
 K-means seeds that it prints.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxml.commands.options import parse
+from jaxml.config.checks import options
 from jaxml.files import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxml.data.sources.unlabelled import Pictures
 
 BOXED = ("cub", "caltech_birds2011", "cars196")
 """Sources that have boxes."""
-NEAREST = 60
-"""Pictures on the page of a query."""
+NEAREST, PRINTED = 60, 10
+"""Pictures on the page of a query, and those of them that are printed as well."""
 
 
+@options
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Which run and which pictures."""
@@ -56,10 +67,8 @@ def main(words: list[str]) -> None:
     """Embed the pictures, and write their clusters or the nearest ones."""
     arguments = parse(Arguments, words, __doc__)
     from jaxml.data.sources import unlabelled
-    from jaxml.evaluation import grouping as group
     from jaxml.inference import load
     from jaxml.inference.kept import embed_folder
-    from jaxml.reports import clusters as gallery
     from jaxml.reports.output import output_folder
 
     if arguments.query and arguments.clusters is not None:
@@ -84,24 +93,49 @@ def main(words: list[str]) -> None:
         left_out = f"; {len(errors):,} files left out, listed in skipped.txt" if errors else ""
         print(f"{len(pictures):,} pictures{left_out}")
         if arguments.query:
-            near, distances = group.nearest(embeddings, asked[0], NEAREST + 1)
-            others = [query.root / query.names[0] != pictures.root / pictures.names[row] for row in near]
-            near, distances = near[others][:NEAREST], distances[others][:NEAREST]
-            gallery.write_nearest(place / "nearest.html", query, pictures, near, distances, errors=errors)
-            for row, distance in list(zip(near, distances, strict=True))[:10]:
-                print(f"{distance:8.4f}  {printable(pictures.names[row])}")
-            result = "page"
+            result = _write_nearest(place, query, asked[0], pictures, embeddings, errors)
         else:
-            number, choice = arguments.clusters, "The number of clusters was given."
-            if number is None:
-                scores = group.choose(embeddings)
-                number = max(scores, key=scores.__getitem__)
-                choice = (
-                    f"{number} clusters have the highest Bayesian information criterion of the numbers tried: "
-                    f"{', '.join(map(str, scores))}."
-                )
-                print(choice)
-            groups = group.group(embeddings, number)
-            gallery.write(place, pictures, groups, errors=errors, choice=choice)
-            result = f"{groups.count} clusters"
+            result = _write_clusters(place, arguments.clusters, pictures, embeddings, errors)
     print(f"{result}: {printable(out / f'{kind}.html')}")
+
+
+def _write_nearest(
+    place: Path,
+    query: Pictures,
+    asked: np.ndarray,
+    pictures: Pictures,
+    embeddings: np.ndarray,
+    errors: Mapping[str, str],
+) -> str:
+    """Write the page of the pictures that are nearest to a query, embedded as `asked` [D]; returns what was written."""
+    from jaxml.evaluation.grouping import nearest
+    from jaxml.reports import clusters as pages
+
+    rows, distances = nearest(embeddings, asked, NEAREST + 1)
+    others = [query.root / query.names[0] != pictures.root / pictures.names[row] for row in rows]
+    rows, distances = rows[others][:NEAREST], distances[others][:NEAREST]
+    pages.write_nearest(place / "nearest.html", query, pictures, rows, distances, errors=errors)
+    for row, distance in list(zip(rows, distances, strict=True))[:PRINTED]:
+        print(f"{distance:8.4f}  {printable(pictures.names[row])}")
+    return "page"
+
+
+def _write_clusters(
+    place: Path, number: int | None, pictures: Pictures, embeddings: np.ndarray, errors: Mapping[str, str]
+) -> str:
+    """Write the page and the table of so many clusters, a number that is chosen if None; returns what was written."""
+    from jaxml.evaluation.grouping import choose, group
+    from jaxml.reports import clusters as pages
+
+    choice = "The number of clusters was given."
+    if number is None:
+        scores = choose(embeddings)
+        number = max(scores, key=scores.__getitem__)
+        choice = (
+            f"{number} clusters have the highest Bayesian information criterion of the numbers tried: "
+            f"{', '.join(map(str, scores))}."
+        )
+        print(choice)
+    groups = group(embeddings, number)
+    pages.write(place, pictures, groups, errors=errors, choice=choice)
+    return f"{groups.count} clusters"

@@ -73,21 +73,21 @@ def spread(x: np.ndarray, count: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     points = Points(x)
     chosen = [int(rng.integers(len(x)))]
-    trials, a_round = 2 + int(np.log(count)), -(-count // ROUNDS)
+    trials, per_round = 2 + int(np.log(count)), -(-count // ROUNDS)
     distances = points.nearest(x[chosen])[1]
     while len(chosen) < count:
-        number = min(a_round, count - len(chosen))
+        number = min(per_round, count - len(chosen))
         # The greatest of log weight + Gumbel noise are a draw without replacement in proportion to the weights.
         with np.errstate(divide="ignore"):
             keys = np.log(distances) + rng.gumbel(size=len(x))
         keys[chosen] = -np.inf
         drawn = np.argsort(-keys)[: min(number * trials, len(x) - len(chosen))]
         # Rounds that draw fewer are filled up, so that all have one shape and are compiled once.
-        drawn = np.resize(drawn, (trials, a_round))
-        left = points.left(distances, x[drawn.ravel()]).reshape(drawn.shape)
-        taken = drawn[left.argmin(0), np.arange(a_round)][:number]
+        drawn = np.resize(drawn, (trials, per_round))
+        inertias = points.inertias(distances, x[drawn.ravel()]).reshape(drawn.shape)
+        taken = drawn[inertias.argmin(0), np.arange(per_round)][:number]
         chosen += taken.tolist()
-        distances = np.minimum(distances, points.nearest(x[np.resize(taken, a_round)])[1])
+        distances = np.minimum(distances, points.nearest(x[np.resize(taken, per_round)])[1])
     return x[chosen]
 
 
@@ -103,11 +103,14 @@ class Points:
         places = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec("devices"))
         self.x = jax.device_put(filled.reshape(len(devices), blocks, BLOCK, -1), places)
 
-    def left(self, distances: np.ndarray, centres: np.ndarray) -> np.ndarray:
-        """Sums float64 [C] of the distances float32 [N] with each of centres [C, D] added to those they are from."""
+    def inertias(self, distances: np.ndarray, centres: np.ndarray) -> np.ndarray:
+        """The inertia float64 [C] that each of centres [C, D] would leave, added to those that `distances` are from.
+
+        `distances` float32 [N] are the squared distances of the points from the nearest centre there is so far.
+        """
         padded = np.zeros(self.x.shape[:3], np.float32)
         padded.reshape(-1)[: self.count] = distances
-        blocks = np.asarray(_left(self.x, padded, centres), np.float64)
+        blocks = np.asarray(_inertias(self.x, padded, centres), np.float64)
         return np.asarray(blocks.reshape(-1, len(centres)).sum(0))
 
     def nearest(self, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +135,7 @@ def _nearest(x: Array, centres: Array) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _left(x: Array, distances: Array, centres: Array) -> Array:
+def _inertias(x: Array, distances: Array, centres: Array) -> Array:
     """Sums [S, blocks, C] over each block of the distances [S, blocks, b] with each of centres [C, D] added."""
 
     def of_block(block: tuple[Array, Array]) -> Array:

@@ -23,20 +23,20 @@ PARTS = ("input", "network", "loss", "update", "other")
 """Parts of a training step: the named scopes that it is traced in, and what belongs to none of them."""
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# Instructions that do nothing themselves, or that are counted where they start.
 FREE = {
-    *(
-        "parameter",
-        "constant",
-        "tuple",
-        "get-tuple-element",
-        "bitcast",
-        "after-all",
-        "partition-id",
-        "replica-id",
-    ),
-    *("opt-barrier", "add-dependency", "iota"),
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+    "add-dependency",
+    "iota",
 }
+"""Instructions that do nothing themselves, or that are counted where they start."""
 SCOPE = re.compile(rf"[/(](?:{'|'.join(PARTS[:-1])})(?=[/)])")
 
 

@@ -10,12 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-SIDES = (
-    96,
-    64,
-    48,
-    32,
-)  # of the pictures, in pixels; multiples of JPEG's blocks of 16, so that none shows its neighbour
+# Sides of the pictures, in pixels: multiples of JPEG's blocks of 16, so that no picture shows its neighbour.
+SIDES = (96, 64, 48, 32)
 SHEET = 2048  # pixels of a sheet's side; telephones decode no picture of more than 16 million
 LIMIT = 4_000_000  # bytes of all sheets; base64 makes a third more of them
 SAMPLE = 256  # images that tell the bytes of a side

@@ -15,16 +15,18 @@ from jaxml.training import history, lock, provenance
 from jaxml.training.checkpoint import Checkpoints
 
 STARTED = (
-    *(
-        "config.json",
-        "weights.json",
-        "teacher.json",
-        "seen.json",
-        "data.jsonl",
-        "metrics.jsonl",
-        "writers.json",
-    ),
-    *("checkpoints", "triplets", "profile", "tensorboard", "wandb"),
+    "config.json",
+    "weights.json",
+    "teacher.json",
+    "seen.json",
+    "data.jsonl",
+    "metrics.jsonl",
+    "writers.json",
+    "checkpoints",
+    "triplets",
+    "profile",
+    "tensorboard",
+    "wandb",
 )
 """What is in a directory whose run has saved no checkpoint yet, beside the lock."""
 FINISHED = ("damaged", "results.json", "report.html")

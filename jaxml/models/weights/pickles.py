@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import zipfile
@@ -13,7 +12,7 @@ import numpy as np
 
 from jaxml.files import printable
 from jaxml.models.weights import unpickling
-from jaxml.models.weights.readers import MAX_FILE, WeightFile, WeightFormatError, open_regular
+from jaxml.models.weights.readers import MAX_FILE, WeightFile, WeightFormatError, read_with
 from jaxml.models.weights.unpickling import Tensor
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -33,13 +32,7 @@ def read_pickle(path: Path) -> WeightFile:
         FileNotFoundError: there is no such file.
         WeightFormatError: the file is damaged, or holds something else; the message names it.
     """
-    with open_regular(path) as file:
-        try:
-            tensors, metadata = parse_pickle(file, path.stat().st_size)
-        except WeightFormatError as error:
-            raise WeightFormatError(f"{path}: {error}") from None
-        file.seek(0)
-        return WeightFile(tensors, metadata, hashlib.file_digest(file, "sha256").hexdigest())
+    return read_with(parse_pickle, path)
 
 
 def parse_pickle(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:

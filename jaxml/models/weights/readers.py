@@ -7,6 +7,7 @@ import json
 import math
 import stat
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -39,6 +40,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """The types of arrays that are read, by their names in safetensors files."""
 _ENTRY = {"dtype", "shape", "data_offsets"}
+Parse = Callable[[BinaryIO, int], tuple[dict[str, np.ndarray], dict[str, str]]]
+"""Function (file, size) -> (arrays by name, metadata) that raises a WeightFormatError without the file's name."""
 
 
 class WeightFormatError(ValueError):
@@ -72,6 +75,16 @@ def read(path: str | Path) -> WeightFile:
     parse = {".safetensors": parse_safetensors, ".npz": parse_npz}.get(path.suffix)
     if parse is None:
         raise WeightFormatError(f"{path}: weights are .safetensors or .npz files")
+    return read_with(parse, path)
+
+
+def read_with(parse: Parse, path: Path) -> WeightFile:
+    """Read a file with its parser.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightFormatError: the parser refuses it, or it is too large or not regular; the message names it.
+    """
     with open_regular(path) as file:
         try:
             tensors, metadata = parse(file, path.stat().st_size)
