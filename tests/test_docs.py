@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from jaxml import config as configs
-from jaxml import metrics
+from jaxml import losses, metrics
 from jaxml.commands import VERBS, completion
 from jaxml.commands.options import parse
 from jaxml.config.presets import PRESETS
+from jaxml.data.sources import SOURCES, tfds
+from jaxml.models import BACKBONES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if not {"_build", "generated"} & {*path.parts})
@@ -195,6 +197,19 @@ def test_the_page_of_options_says_all_of_every_option(monkeypatch):
 @pytest.mark.parametrize("name", [x for x in metrics.__all__ if x.islower()])
 def test_every_metric_has_an_example(name):
     assert ">>> " in getattr(metrics, name).__doc__
+
+
+def test_every_loss_is_on_the_page_of_losses():
+    text = (ROOT / "docs/api/losses.md").read_text(encoding="utf-8")
+    assert {*re.findall(r"^\.\. auto\w+:: (\w+)$", text, re.M)} == {*losses.__all__}
+
+
+def test_help_names_every_data_set_and_backbone():
+    words = {
+        option: re.findall(r"\w+", schema["description"]) for option, schema in configs.options().items()
+    }
+    assert {*BACKBONES} <= {*words["model.backbone"]}
+    assert {*SOURCES} <= {*words["data.source"], *tfds.LABELS}
 
 
 def test_docstrings_become_restructured_text(monkeypatch):

@@ -1,8 +1,9 @@
 """The command `jaxml`: a table of verbs, each a file of this room that is imported only when it is called.
 
-The file of a verb has a docstring, which is its help; `Arguments`, a frozen dataclass with a docstring for each option;
-and `main(words)`, which parses the words after the verb, and imports what is slow only after that. Mistakes that a user
-can mend are raised as `ValueError` or one of `jaxml.errors`, and end in one line.
+The file of a verb has a docstring, which is its help; `Arguments`, a frozen dataclass of `checks.options` with a type,
+limits and a docstring for each option; and `main(words)`, which parses the words after the verb, and imports what is
+slow only after that. Mistakes that a user can mend are raised as `ValueError` or one of `jaxml.errors`, and end in one
+line.
 """
 
 import importlib

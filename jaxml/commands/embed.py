@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxml.commands.options import parse
+from jaxml.config.checks import options
 from jaxml.files import expand, printable, replacing, write_atomically
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ LISTED = 20
 """Files that cannot be read of which the reason is printed."""
 
 
+@options
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Which network, which pictures, and where the embeddings go."""

@@ -12,10 +12,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
+from annotated_types import Ge
+
 from jaxml.commands.options import also, parse
-from jaxml.config.values import Count
+from jaxml.config.checks import options
+from jaxml.config.values import Count, Int
 
 
+@options
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Which run and which classes."""
@@ -28,16 +32,16 @@ class Arguments:
     """Folder of the data set, if it has moved since the training."""
     other_data: bool = False
     """Score other pictures than those that the run has seen."""
-    feature_size: Annotated[int, also("--eval.feature_size")] = 0
+    feature_size: Annotated[Int, Ge(0), also("--eval.feature_size")] = 0
     """Dimensions of the embedding to score, the first ones; 0 is as the run is configured."""
     ks: tuple[Count, ...] = ()
     """Numbers of neighbours at which recall and precision are taken; 1 2 4 8 16 32 by default."""
     rerank: bool = False
     """Score the nearest images ranked again by the neighbours that they share with the query as well (k-reciprocal
     re-ranking)."""
-    whiten: int = 0
+    whiten: Annotated[Int, Ge(0)] = 0
     """Score PCA with whitening to so many dimensions as well, of the whole embedding and of the frozen features of
-    pretrained weights. It is fitted to the training classes, whose images are embedded for it."""
+    pretrained weights. It is fitted to the training classes, whose images are embedded for it. 0 does not."""
 
 
 def main(words: list[str]) -> None:

@@ -18,6 +18,8 @@ from jaxml.config.presets import CATALOGUE, PRESETS
 Arguments = TypeVar("Arguments")
 REGISTRY = ConstructorRegistry()
 """How tyro shows options."""
+TRUTHS = ("true", "false", "yes", "no", "0", "1")
+"""What somebody may write after an option that is on or off and takes no value."""
 
 
 @REGISTRY.struct_rule
@@ -59,14 +61,7 @@ def _check_flags(kind: type[Any], words: list[str]) -> None:
     for word, following in pairwise([*words, ""]):
         name, equals, value = word.replace("-", "_").partition("=")
         value = value if equals else following
-        if (path := name.removeprefix("__")) in flags and value.lower() in (
-            "true",
-            "false",
-            "yes",
-            "no",
-            "0",
-            "1",
-        ):
+        if (path := name.removeprefix("__")) in flags and value.lower() in TRUTHS:
             section, dot, option = path.rpartition(".")
             other = f"--{section}{dot}no_{option}"
             raise ValueError(f"--{path} takes no value; write it alone, or {other}, in place of {value}")

@@ -23,10 +23,12 @@ import tyro
 
 from jaxml.commands.options import parse, preset, preset_name
 from jaxml.config import Config
+from jaxml.config.checks import options
 
 DOES_NOT_FIT = 3
 
 
+@options
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """What to plan, and for which chips."""

@@ -11,8 +11,10 @@ import dataclasses
 from typing import Annotated
 
 from jaxml.commands.options import also, parse
+from jaxml.config.checks import options
 
 
+@options
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Which run."""

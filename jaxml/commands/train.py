@@ -25,8 +25,10 @@ import tyro
 from jaxml import config as configs
 from jaxml.commands.options import parse, preset, preset_name, presets
 from jaxml.commands.process import program
+from jaxml.config.checks import options
 
 
+@options
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Which run, and every option of its configuration."""

@@ -61,7 +61,7 @@ class Data:
     """A regular expression on names of classes, whose first group is the category of a class: `.*[._](.+)` takes the
     last word. Batches then hold several classes of each of some categories; without one, classes are drawn alike."""
     classes_per_category: Count = 4
-    """Classes of a category in a batch, where there are data.category."""
+    """Classes of each category in a batch, where data.category is given."""
     cache: Text = "~/.cache/jaxml"
     """Folder for decoded images, converted weights and the embeddings of folders."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -179,7 +179,7 @@ class Optim:
 @checks.options
 @dataclass(frozen=True)
 class Train:
-    """How long, how often, where."""
+    """How long a run trains, how often it is recorded, validated and saved, and on which devices."""
 
     mode: Literal["batch", "input_triplets"] = "batch"
     """batch: the loss finds its pairs and triplets in a batch of P x K images; input_triplets: the batch is made of
@@ -193,7 +193,7 @@ class Train:
     eval_every: Count = 200
     """Steps between clusterings of the validation classes."""
     patience: Annotated[Int, Ge(0)] = 0
-    """Validations without a better NMI after which the run ends before train.steps; 0 never ends it."""
+    """Validations without a better NMI after which the run ends before train.steps; 0 makes all steps."""
     save_every: Count = 200
     """Steps between checkpoints."""
     steps_per_call: Count = 1
@@ -205,7 +205,8 @@ class Train:
     """Programs that get the loss, the scores and the configuration, beside metrics.jsonl; each needs the extra of its
     name."""
     chunk: Annotated[Int, Ge(0)] = 0
-    """Images of a device's batch embedded at a time: memory of the chunk, gradient of the batch; 0 is all."""
+    """Images of a device's batch that are embedded at a time, in the memory of so many; the gradient is that of the
+    whole batch. 0 embeds all at once."""
     devices: Annotated[Int, Ge(0)] = 0
     """Devices to train on; 0 takes all."""
     profile: Annotated[Int, Ge(0)] = 0
@@ -221,7 +222,9 @@ class Triplets:
     """
 
     sampling: Literal["random", "hardest", "semi_hard", "original_semi_hard", "kmeans"] = "random"
-    """Which triplets are hard: see jaxml.training.input_triplets.draw."""
+    """Which triplets are hard. hardest: of 20 times as many random ones those with the nearest negatives; semi_hard:
+    the negative is farther than the positive, by less than the margin; original_semi_hard: the negative is nearer than
+    the positive; kmeans: K-means has put the negative into a cluster of the anchor's class; random: none."""
     hard_share: Annotated[Float, Ge(0), Le(1)] = 0.6
     """Share of hard triplets; the others are random."""
     regenerate_every: Count = 100
@@ -231,7 +234,7 @@ class Triplets:
 @checks.options
 @dataclass(frozen=True)
 class Eval:
-    """Clustering and retrieval."""
+    """How images are embedded, clustered and scored."""
 
     batch_size: Count = 256
     """Images embedded at a time, over all devices."""

@@ -192,8 +192,9 @@ def evaluate(
         kmeans_seeds: number of K-means runs, with the seeds seed, seed + 1, ...
         seed: the first of them.
         ks: numbers of neighbours at which recall and precision are taken.
-        queries: int [Q], gallery: int [M], groups: int [N]: the protocol of retrieval, as in
-            `jaxml.metrics.retrieval`; all embeddings are clustered.
+        queries: int [Q], places of the queries, as in `jaxml.metrics.retrieval`; all embeddings are clustered.
+        gallery: int [M], places of the images that queries can find, as there.
+        groups: int [N], as there; no query finds an image of its own group.
 
     Returns:
         Values by name, as in `CLUSTERING`, `ORIGINAL` and `RETRIEVAL` of `jaxml.metrics`, with `queries` (see

@@ -6,9 +6,16 @@ config.json      what was asked for         weights.json     where pretrained we
 data.jsonl       which images it saw        metrics.jsonl    one line per logged step and validation
 checkpoints/     the newest two, the best   results.json     metrics of test classes
 run.lock         who trains here            report.html      all of it to look at
-teacher.json     which run it learned from, where that was asked for
-seen.json        which classes of its results earlier networks have learned, where these say so
-writers.json     under which names it goes on in the records of services, in the same way
+
+and, where there is something to keep,
+
+teacher.json     which run it learned from
+seen.json        which classes of its results earlier networks have learned
+writers.json     the names of its records at services, under which these go on when it resumes
+triplets/        the lists of triplets that it was shown (train.mode input_triplets)
+damaged/         checkpoints that were set aside
+profile/         what jax.profiler recorded
+tensorboard/     event files
 """
 
 from __future__ import annotations

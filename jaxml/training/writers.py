@@ -1,8 +1,9 @@
 """Optional records of a run for other programs: TensorBoard, Weights & Biases, MLflow.
 
-Each writer gets the configuration, what `metrics.jsonl` holds, and at the end the scores in `results.json`. Where a
-service is, and the project or experiment, their own environment variables say, such as WANDB_PROJECT and
-MLFLOW_TRACKING_URI. `writers.json` in the run's directory keeps the names under which it goes on there when it resumes.
+Each writer gets the configuration, what `metrics.jsonl` holds, and at the end the scores in `results.json`. A service's
+own environment variables, such as WANDB_PROJECT and MLFLOW_TRACKING_URI, say where it is and what the project or the
+experiment is called. `writers.json` in the run's directory keeps the names under which it goes on there when it
+resumes.
 """
 
 from __future__ import annotations
@@ -180,9 +181,8 @@ class Records(Callback):
         for name in self._names:
             try:
                 self._open[name] = WRITERS[name].open(run, first)
-            except (
-                Exception
-            ) as error:  # of a library that has its own, such as for a service that is not there
+            # Each library has errors of its own, such as for a service that is not there.
+            except Exception as error:
                 self._close()
                 raise RunError(f"--train.writers {name}: {_line(error)}") from error
 

@@ -37,7 +37,9 @@ def fnmr_at_fmr(
         embeddings: float [N, D].
         labels: int [N].
         rates: false match rates, each above 0 and below 1.
-        queries: int [Q], gallery: int [M], groups: int [N]: as in `retrieval`.
+        queries: int [Q], places of the queries, as in `retrieval`.
+        gallery: int [M], places of the images that they are compared with, as there.
+        groups: int [N], as there; no query is compared with an image of its own group.
 
     Returns:
         The rates by name, such as `fnmr@0.01`; NaN where there are no pairs of one class, or none of different ones.
