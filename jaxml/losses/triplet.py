@@ -113,6 +113,7 @@ def triplet(
     checks.choice("formula", formula, FORMULAS)
     checks.choice("mining", mining, MINING)
     checks.choice("distance", distance, DISTANCES)
+    checks.choice("swap", swap, (False, True))
     checks.choice("reduction", reduction, REDUCTIONS)
     checks.number("margin", margin, minimum=0.0)
     checks.number("quantile", quantile, minimum=0.0, maximum=1.0)
