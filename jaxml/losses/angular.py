@@ -14,8 +14,7 @@ from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.one_by_one import sum_over_positives
 from jaxml.losses.kernels.reductions import log1p_sum_exp
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def angular(

@@ -8,13 +8,12 @@ import numpy as np
 from jax import Array
 
 from jaxml.losses.kernels import checks
-from jaxml.losses.kernels.blocks import Block, Terms
+from jaxml.losses.kernels.blocks import Block, Terms, terms_of
 from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.measures import sine
-from jaxml.losses.kernels.reductions import NOTHING, count, log_sum_exp, log_sums_exp
+from jaxml.losses.kernels.reductions import NOTHING, log_sum_exp, log_sums_exp
 from jaxml.losses.kernels.relations import Masks
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def circle(
@@ -83,8 +82,7 @@ def _circle(block: Block, scale: Array, margin: Array) -> Terms:
     positives, negatives = log_sums_exp(x, block.positive, block.negative)
     valid = (positives > NOTHING) & (negatives > NOTHING)
     terms = jax.nn.softplus(jnp.where(valid, positives + negatives, 0.0))
-    number = count(valid)
-    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
+    return terms_of(terms, valid)
 
 
 def tuplet_margin(
@@ -149,5 +147,4 @@ def _tuplet(block: Block, scale: Array, margin: Array) -> Terms:
     nearer = s * jnp.cos(margin) + sine(s) * jnp.sin(margin)
     valid = block.positive & (rest > NOTHING)
     terms = jax.nn.softplus(jnp.where(valid, rest - scale * nearer, 0.0))
-    number = count(valid)
-    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
+    return terms_of(terms, valid)

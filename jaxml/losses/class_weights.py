@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -10,9 +9,7 @@ from jax import Array
 
 from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.labels import WeightedLabels, class_indices
-
-Aux = dict[str, Array]
-Loss = Callable[..., tuple[Array, Aux]]
+from jaxml.losses.kernels.types import Aux, Loss
 
 
 def weighted(loss: Loss, class_weights: Any) -> Loss:

@@ -8,9 +8,8 @@ from jax import Array
 from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.classes import classify, lowered, multiplied, no_margin, widened
 from jaxml.losses.kernels.divided_classes import DividedClasses
+from jaxml.losses.kernels.types import Aux
 from jaxml.losses.proxies import centres as _centres
-
-Aux = dict[str, Array]
 
 
 def sub_centres(key: Array, num_classes: int, feature_size: int, *, num_centres: int = 3) -> Array:

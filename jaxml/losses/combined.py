@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxml.losses.kernels import checks
+from jaxml.losses.kernels.types import Aux, Loss
 from jaxml.losses.signatures import keywords
 
-Aux = dict[str, Array]
-Loss = Callable[..., tuple[Array, Aux]]
 NONE: Mapping[str, Any] = MappingProxyType({})
 
 

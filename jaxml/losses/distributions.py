@@ -14,8 +14,7 @@ from jaxml.losses.kernels.comparison import Each, compare, mean, numbers_of_pair
 from jaxml.losses.kernels.devices import over_devices
 from jaxml.losses.kernels.histograms import shares
 from jaxml.losses.kernels.reductions import ratio
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def histogram(

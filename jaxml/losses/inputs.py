@@ -14,8 +14,7 @@ from jaxml.losses.kernels.blocks import sound
 from jaxml.losses.kernels.devices import over_devices, vary
 from jaxml.losses.kernels.formulas import FORMULAS
 from jaxml.losses.kernels.reductions import count, ratio
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def input_triplets(

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxml.losses.kernels import checks
-from jaxml.losses.kernels.blocks import Block, Terms
+from jaxml.losses.kernels.blocks import Block, Terms, terms_of
 from jaxml.losses.kernels.comparison import compare, mean
-from jaxml.losses.kernels.reductions import NOTHING, count, log_sums_exp
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.reductions import NOTHING, log_sums_exp
+from jaxml.losses.kernels.types import Aux
 
 
 def instance(
@@ -73,5 +72,4 @@ def _instances(block: Block) -> Terms:
     valid = of_own > NOTHING
     # Of the two logarithms' difference, little would be left of the loss where an image is far from all others.
     terms = jax.nn.softplus(jnp.where(valid, of_others - of_own, 0.0))
-    number = count(valid)
-    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
+    return terms_of(terms, valid)

@@ -12,8 +12,7 @@ from jaxml.losses.kernels.comparison import Each, compare, mean
 from jaxml.losses.kernels.devices import gather
 from jaxml.losses.kernels.reductions import NOTHING, count, log_sum_exp, log_sums_exp
 from jaxml.losses.kernels.relations import Masks
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def lifted(

@@ -10,13 +10,11 @@ from jax import Array
 
 from jaxml import arguments
 from jaxml.losses.kernels import checks
-from jaxml.losses.kernels.blocks import Block, Terms
+from jaxml.losses.kernels.blocks import Block, Terms, terms_of
 from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.ranks import sum_over_positives
-from jaxml.losses.kernels.reductions import count
 from jaxml.losses.kernels.relations import Masks
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def smooth_ap(
@@ -88,8 +86,7 @@ def _smooth_ap(block: Block, *, with_anchor: bool) -> Terms:
         positive, number = positive | (block.anchor_facts.ids[:, None] == ids[None, :]), number + 1.0
     precision = sum_over_positives(_precision, block.measured, (), positive, positive | block.negative)
     terms = 1.0 - precision / jnp.maximum(number, 1.0)
-    number = count(valid)
-    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
+    return terms_of(terms, valid)
 
 
 def _precision(among_positives: Array, among_candidates: Array) -> Array:
@@ -164,8 +161,7 @@ def _fast_ap(block: Block, *, num_bins: int) -> Terms:
         precision += jnp.where(some, here * positives / jnp.where(some, positives + negatives, 1.0), 0.0)
     valid = block.positive_count > 0
     terms = 1.0 - precision / jnp.maximum(block.positive_count, 1.0)
-    number = count(valid)
-    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
+    return terms_of(terms, valid)
 
 
 def recall_at_k(
@@ -238,8 +234,7 @@ def _recall_at_k(block: Block, rank_temperature: Array, *, ks: tuple[int, ...]) 
     within = partial(_within, ks=ks)
     recall = sum_over_positives(within, block.measured, (temperature, 1.0 / most), block.positive, candidate)
     valid = block.positive_count > 0
-    number = count(valid)
-    return Terms(jnp.sum(jnp.where(valid, 1.0 - recall / len(ks), 0.0)), number, number)
+    return terms_of(1.0 - recall / len(ks), valid)
 
 
 def _within(_: Array, rank: Array, temperature: Array, weights: Array, *, ks: tuple[int, ...]) -> Array:

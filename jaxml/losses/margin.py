@@ -14,8 +14,7 @@ from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.labels import WeightedLabels, of_classes
 from jaxml.losses.kernels.negatives import choose_drawn, distance_weights, draws, one_each
 from jaxml.losses.kernels.reductions import count
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def margin_beta(key: Array, num_classes: int, feature_size: int, *, beta: float = 1.2) -> Array:

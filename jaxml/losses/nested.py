@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
@@ -12,9 +12,7 @@ from jax import Array
 from jaxml import arguments
 from jaxml.distances import l2_normalize
 from jaxml.losses.kernels import checks
-
-Aux = dict[str, Array]
-Loss = Callable[..., tuple[Array, Aux]]
+from jaxml.losses.kernels.types import Aux, Loss
 
 
 def matryoshka(loss: Loss, sizes: Sequence[int], *, normalize: bool = True) -> Loss:

@@ -12,8 +12,7 @@ from jaxml.losses.kernels.blocks import Block, Sides, Terms
 from jaxml.losses.kernels.comparison import Each, compare, mean, numbers_of_pairs
 from jaxml.losses.kernels.devices import over_devices
 from jaxml.losses.kernels.reductions import count, ratio, row_count
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def intra_pair_variance(

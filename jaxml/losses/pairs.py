@@ -15,8 +15,7 @@ from jaxml.losses.kernels.comparison import Each, compare, mean, numbers_of_pair
 from jaxml.losses.kernels.devices import over_devices
 from jaxml.losses.kernels.reductions import count, log_sums_exp, ratio, row_count
 from jaxml.losses.kernels.relations import Masks
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def contrastive(

@@ -12,12 +12,11 @@ from jax import Array
 
 from jaxml.distances import l2_normalize
 from jaxml.losses.kernels import checks, sharding
-from jaxml.losses.kernels.blocks import Block, Sides, Terms
+from jaxml.losses.kernels.blocks import Block, Sides, Terms, terms_of
 from jaxml.losses.kernels.comparison import Each, compare_with_classes, mean
 from jaxml.losses.kernels.devices import number_of_devices, over_devices, vary
 from jaxml.losses.kernels.reductions import count, log1p_sum_exp, log_sum_exp, ratio
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def proxies(key: Array, num_classes: int, feature_size: int) -> Array:
@@ -90,8 +89,7 @@ def _proxy_nca(block: Block, *, own_in_sum: bool) -> Terms:
     valid = (block.positive_count > 0) & (block.negative_count > 0)
     others = block.negative | block.positive if own_in_sum else block.negative
     terms = jnp.sum(jnp.where(block.positive, d, 0.0), axis=1) + log_sum_exp(-d, others)
-    number = count(valid)
-    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
+    return terms_of(terms, valid)
 
 
 def proxy_anchor(
@@ -238,8 +236,7 @@ def _soft_triple(block: Block, scale: Array, gamma: Array, margin: Array, *, cla
     logits = scale * (by_class - jnp.where(own, margin, 0.0))
     valid = block.positive_count > 0
     terms = jax.nn.logsumexp(logits, axis=1) - jnp.sum(jnp.where(own, logits, 0.0), axis=1)
-    number = count(valid)
-    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
+    return terms_of(terms, valid)
 
 
 @partial(jax.jit, static_argnums=1)

@@ -12,8 +12,7 @@ from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.reductions import count
 from jaxml.losses.kernels.relations import Masks
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def ranked_list(

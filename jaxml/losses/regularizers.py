@@ -8,8 +8,7 @@ from jax import Array
 from jaxml.losses.kernels.blocks import Block, Sides, Terms
 from jaxml.losses.kernels.comparison import Each, compare, compare_with_classes, mean
 from jaxml.losses.kernels.reductions import count
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def embedding_norm(embeddings: Array, labels: Array, *, axis_name: str | None = None) -> tuple[Array, Aux]:

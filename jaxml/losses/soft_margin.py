@@ -17,8 +17,7 @@ from jaxml.losses.kernels.comparison import Comparison, Each, compare, mean
 from jaxml.losses.kernels.devices import gather, over_devices
 from jaxml.losses.kernels.histograms import shares, sum_below
 from jaxml.losses.kernels.reductions import count
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def dynamic_soft_margin(

@@ -10,12 +10,11 @@ from jax import Array
 
 from jaxml.distances import DISTANCES
 from jaxml.losses.kernels import checks
-from jaxml.losses.kernels.blocks import Block, Terms
+from jaxml.losses.kernels.blocks import Block, Terms, terms_of
 from jaxml.losses.kernels.comparison import compare, mean
 from jaxml.losses.kernels.reductions import count, log_sum_exp, log_sums_exp
 from jaxml.losses.kernels.relations import Masks
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def n_pairs(
@@ -218,8 +217,7 @@ def _share_equally(block: Block) -> Terms:
     average = jnp.sum(jnp.where(block.positive, s, 0.0), axis=1) / jnp.maximum(block.positive_count, 1.0)
     valid = block.positive_count > 0
     terms = log_sum_exp(s, block.positive | block.negative) - average
-    number = count(valid)
-    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
+    return terms_of(terms, valid)
 
 
 def nca(
@@ -283,5 +281,4 @@ def _share_together(block: Block) -> Terms:
     valid = block.positive_count > 0
     of_positives, of_negatives = log_sums_exp(-block.measured, block.positive, block.negative)
     terms = jax.nn.softplus(jnp.where(valid, of_negatives - of_positives, 0.0))
-    number = count(valid)
-    return Terms(jnp.sum(jnp.where(valid, terms, 0.0)), number, number)
+    return terms_of(terms, valid)

@@ -14,8 +14,7 @@ from jaxml.losses.kernels.blocks import Block, Sides, Terms, sound
 from jaxml.losses.kernels.comparison import Comparison, Each, mean
 from jaxml.losses.kernels.devices import gather
 from jaxml.losses.kernels.reductions import count
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 
 def relaxed_contrastive(

@@ -15,8 +15,7 @@ from jaxml.losses.kernels.formulas import FORMULAS, Formula, Options, swapped
 from jaxml.losses.kernels.measures import MEASURES, square_of
 from jaxml.losses.kernels.mining import MINING, Mining
 from jaxml.losses.kernels.relations import Masks, in_order
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 REDUCTIONS = {"active": "active", "all": "valid"}
 """What `mean` divides by, for each reduction."""

@@ -13,8 +13,7 @@ from jaxml.distances import dot, largest
 from jaxml.losses.kernels import checks, sharding
 from jaxml.losses.kernels.blocks import sound
 from jaxml.losses.kernels.devices import number_of_devices, over_devices
-
-Aux = dict[str, Array]
+from jaxml.losses.kernels.types import Aux
 
 ROUNDING = 32 * float(jnp.finfo(jnp.float32).eps)
 """Share of the size of a dimension below which its deviations are no more than the rounding of its mean."""

@@ -11,9 +11,8 @@ from jaxml.losses.kernels import checks
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.comparison import compare_with_classes, mean
 from jaxml.losses.kernels.reductions import count, log_sum_exp, ratio
+from jaxml.losses.kernels.types import Aux
 from jaxml.losses.triplet import triplet
-
-Aux = dict[str, Array]
 
 
 def soft_voting(

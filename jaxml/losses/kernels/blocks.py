@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxml.losses.kernels.devices import gather, vary
 from jaxml.losses.kernels.measures import MEASURES
+from jaxml.losses.kernels.reductions import count
 from jaxml.losses.kernels.relations import Anchors, Candidates, Masks, facts, pair_numbers
 
 Array = jax.Array
@@ -50,6 +51,12 @@ class Terms(NamedTuple):
     """What the loss is made of; the only one with a gradient."""
     active: Array
     valid: Array
+
+
+def terms_of(values: Array, valid: Array) -> Terms:
+    """The sums of a block whose terms, float32 [...], are all active where they are valid, bool [...]."""
+    number = count(valid)
+    return Terms(jnp.sum(jnp.where(valid, values, 0.0)), number, number)
 
 
 @jax.tree_util.register_dataclass

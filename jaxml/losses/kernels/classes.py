@@ -24,9 +24,9 @@ from jaxml.losses.kernels.devices import (
 from jaxml.losses.kernels.divided_classes import DividedClasses
 from jaxml.losses.kernels.measures import MEASURES, sine
 from jaxml.losses.kernels.reductions import count, log_sum_exp, ratio
+from jaxml.losses.kernels.types import Aux
 
 Array = jax.Array
-Aux = dict[str, Array]
 
 Target = Callable[[Array, Array], Array]
 """target(cosines to the own class [b], margin []) -> what takes their place [b]; a function of this module."""

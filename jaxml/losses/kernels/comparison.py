@@ -22,10 +22,10 @@ from jaxml.losses.kernels.labels import WeightedLabels
 from jaxml.losses.kernels.measures import MEASURES
 from jaxml.losses.kernels.reductions import ratio
 from jaxml.losses.kernels.relations import Masks, pair_numbers
+from jaxml.losses.kernels.types import Aux
 from jaxml.losses.kernels.weights import weighted_terms
 
 Array = jax.Array
-Aux = dict[str, Array]
 
 
 class Comparison(NamedTuple):
