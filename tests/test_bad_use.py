@@ -107,7 +107,6 @@ CASES = {
             "categories": [TEXT[0], TEXT[2], [0], [0.5] * 3],
         },
     ),
-    sampling.categories: ({"regex": "(.).", "names": ["a1", "b2"]}, {}),
     sampling.sample: (
         {"seed": 0, "step": 0, "table": TABLE, "classes_per_batch": 2, "images_per_class": 2},
         {

@@ -33,10 +33,10 @@ class Config:
             part = checks.checked(kind, getattr(self, name), f"{name}.")
             object.__setattr__(self, name, part)  # the class is frozen for everyone else
         self._check_sizes()
-        if self.data.category and not re.compile(self.data.category).groups:
+        if self.data.category not in ("", "source") and not re.compile(self.data.category).groups:
             raise ValueError(
-                f"--data.category is {shown(self.data.category)}; it must have a group in parentheses, which matches "
-                f"the category"
+                f"--data.category is {shown(self.data.category)}; it must be source, or have a group in parentheses, "
+                f"which matches the category"
             )
         if self.train.steps_per_call > 1:
             self._check_steps_per_call()

@@ -58,8 +58,9 @@ class Data:
     images_per_class: Annotated[Count, Le(2**20)] = 4
     """K: images of each class in a batch."""
     category: Regex = ""
-    """A regular expression on names of classes, whose first group is the category of a class: `.*[._](.+)` takes the
-    last word. Batches then hold several classes of each of some categories; without one, classes are drawn alike."""
+    """source for the categories that the data set states, or a regular expression on names of classes, whose first
+    group is the category of a class: `.*[._](.+)` takes the last word. Batches then hold several classes of each of
+    some categories; if it is empty, classes are drawn alike."""
     classes_per_category: Count = 4
     """Classes of each category in a batch, where data.category is given."""
     cache: Text = "~/.cache/jaxml"

@@ -9,8 +9,6 @@ jit, vmap and scan, and a resumed run needs only the step number.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxml import arguments
-from jaxml.files import printable
 
 Array = jax.Array
 
@@ -32,31 +29,6 @@ class ClassTable(NamedTuple):
     """int32 [C]: number of images in each class."""
     categories: Array | None = None
     """int32 [C]: the category of each class, 0 .. C - 1; None where all classes are drawn alike."""
-
-
-def categories(regex: str, names: Sequence[str]) -> np.ndarray | None:
-    """The categories int32 [C] of classes, by what the first group of an expression matches in their names.
-
-    None where the expression is empty.
-
-    Raises:
-        ValueError: the name of a class is not matched.
-
-    Example:
-        >>> from jaxml.data.sampling import categories
-        >>> categories(".*_(.+)", ["Laysan_Albatross", "Brewer_Blackbird", "Sooty_Albatross"]).tolist()
-        [0, 1, 0]
-    """
-    if not regex:
-        return None
-    found = [re.fullmatch(regex, name) for name in names]
-    if None in found:
-        raise ValueError(
-            f"--data.category {regex!r} does not match class {printable(names[found.index(None)])}; it must match the "
-            f"whole name of every class to train on"
-        )
-    _, places = np.unique([match[1] or "" for match in found if match], return_inverse=True)
-    return places.astype(np.int32)
 
 
 def class_table(labels: np.ndarray, classes: np.ndarray, categories: np.ndarray | None = None) -> ClassTable:

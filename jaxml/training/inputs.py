@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxml.data import sampling
+from jaxml.data import categories, sampling
 from jaxml.training import devices, distributed, input_triplets
 from jaxml.training.learner import Metrics, TrainState
 from jaxml.training.resident_steps import batch_shape, in_lines, resident_step, resident_steps
@@ -24,9 +24,9 @@ def stepper(run: Run, first: int) -> Advance:
     """The function that makes `train.steps_per_call` steps at a time, from step `first` on."""
     config = run.config
     classes = run.images.classes(config.data.train_on)
-    names = [run.images.index.class_names[label] for label in classes]
-    categories = sampling.categories(config.data.category, names)
-    table = sampling.class_table(run.images.index.labels, classes, categories)
+    index = run.images.index
+    of_classes = categories.of_classes(config.data.category, index, classes)
+    table = sampling.class_table(index.labels, classes, of_classes)
     if config.train.mode == "input_triplets":
         return _from_host(run, input_triplets.batches(run, first))
     if run.images.resident is None:

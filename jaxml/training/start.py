@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxml import losses
 from jaxml.config import Config
-from jaxml.data import Index, sampling
+from jaxml.data import Index, categories
 from jaxml.files import expand, printable
 from jaxml.models.weights import packages
 from jaxml.training import learner
@@ -108,7 +108,7 @@ def check_images(config: Config, index: Index, parts: Mapping[str, np.ndarray]) 
     sizes = np.bincount(index.labels, minlength=len(index.class_names))
     if config.train.mode == "batch":
         train = np.concatenate([parts[name] for name in config.data.train_on.split("+")])
-        _check_batch(config, [index.class_names[label] for label in train], sizes[train])
+        _check_batch(config, index, train, sizes[train])
     for part in ("val", "test") if config.data.train_on == "train" else ("test",):
         images, clusters = sizes[parts[part]].sum(), len(parts[part]) * config.eval.clusters_per_class
         if clusters > images:
@@ -118,9 +118,9 @@ def check_images(config: Config, index: Index, parts: Mapping[str, np.ndarray]) 
             )
 
 
-def _check_batch(config: Config, names: Sequence[str], sizes: np.ndarray) -> None:
-    """That P x K images can be drawn of the classes to train on, which have these names and int [C] images."""
-    data = config.data
+def _check_batch(config: Config, index: Index, classes: np.ndarray, sizes: np.ndarray) -> None:
+    """That P x K images can be drawn of the classes int [C] to train on, which have so many images, int [C]."""
+    data, names = config.data, [index.class_names[label] for label in classes]
     if data.classes_per_batch > len(names):
         raise ValueError(
             f"--data.classes_per_batch is {data.classes_per_batch}, but --data.split {data.split} leaves {len(names)} "
@@ -133,7 +133,7 @@ def _check_batch(config: Config, names: Sequence[str], sizes: np.ndarray) -> Non
                     f"--data.{option} is 1, but {config.loss.name} compares images within and between classes; give 2 "
                     f"or more, or a loss with proxies, such as --loss.name proxy_anchor"
                 )
-    sampling.categories(data.category, names)
+    categories.of_classes(data.category, index, classes)
     if few := np.count_nonzero(sizes < data.images_per_class):
         smallest = int(sizes.argmin())
         example = f"{printable(names[smallest])} with {sizes[smallest]}"

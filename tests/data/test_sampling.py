@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.config import Config, Data
-from jaxml.data.sampling import categories, class_table, sample
+from jaxml.data.sampling import class_table, sample
 
 SIZES = [3, 9, 5, 12, 4, 8, 6]  # classes 0 .. 6; with K = 5 two of them are too small
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(7), SIZES)).astype(np.int32)
@@ -138,19 +137,3 @@ def test_categories_are_drawn_the_same_under_jit_and_tomorrow():
 
 def test_without_categories_the_draw_is_as_before():
     assert np.array_equal(sample(3, 7, TABLE, 3, 5, 4)[0], sample(3, 7, TABLE, 3, 5)[0])
-
-
-def test_categories_are_told_by_names():
-    names = ["001.Black_footed_Albatross", "002.Least_Auklet", "003.Sooty_Albatross", "004.Cardinal"]
-    assert categories(r".*[._](.+)", names).tolist() == [0, 1, 0, 2]
-    assert categories("", names) is None
-    with pytest.raises(
-        ValueError, match=r"^--data\.category '.*_\(.*\)' does not match class 004\.Cardinal; it must"
-    ):
-        categories(".*_(.+)", names)
-    with pytest.raises(ValueError, match=r"^--data\.category is '.\+'; it must have a group in parentheses"):
-        Config(data=Data(category=".+"))
-    with pytest.raises(
-        ValueError, match=r"^--data\.category has|^--data\.category is '\('; it must be a regular exp"
-    ):
-        Config(data=Data(category="("))

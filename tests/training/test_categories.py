@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jaxml import config as configs
-from jaxml.data.sampling import categories, class_table, sample
+from jaxml.data.categories import named
+from jaxml.data.sampling import class_table, sample
 from jaxml.training import inputs, train
 from tests.training.test_run import Stop, StopAt, assert_same_run, config, pictures  # noqa: F401
 
@@ -49,7 +50,7 @@ def test_given_triplets_are_refused():
 
 def test_a_batch_of_all_categories():
     names = [f"class{c}" for c in range(5)]
-    table = class_table(np.repeat(np.arange(5), 8), np.arange(5), categories(CATEGORY, names))
+    table = class_table(np.repeat(np.arange(5), 8), np.arange(5), named(CATEGORY, names))
     for step in range(20):
         classes = np.asarray(sample(0, step, table, 4, 2, 2)[1])[::2]
         assert sorted(classes)[:2] == [0, 1], "each the only one of its category"
