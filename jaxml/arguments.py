@@ -41,8 +41,8 @@ def matrix(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"{name} must be {form}, got shape {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError(
-            f"{name} must be finite, got NaN or infinity: a network that makes them has diverged; lower its learning "
-            f"rate"
+            f"{name} must be finite, got NaN or infinity: a network that makes them has diverged; lower "
+            f"--optim.learning_rate"
         )
     return values
 

@@ -107,7 +107,7 @@ def main(words: list[str]) -> None:
     found["killed"]["kept"] = kept(arguments.model)
     found["embedded"] = timed(place / "embed.log", embed)
     found["again"] = timed(place / "again.log", embed)
-    cluster = ["cluster", "--workdir", arguments.model, "--images", str(pictures)]
+    cluster = ["cluster", "--model", arguments.model, "--images", str(pictures)]
     found["clustered"] = timed(
         place / "cluster.log",
         [*cluster, "--clusters", str(arguments.clusters), "--out", str(place / "clusters")],

@@ -127,24 +127,3 @@ def choose(embeddings: np.ndarray, *, seed: int = 0) -> dict[int, float]:
             break
         number = max(number * RATIO, k + 1)
     return scores
-
-
-def nearest(embeddings: np.ndarray, query: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The embeddings that are nearest to a query.
-
-    Args:
-        embeddings: float [N, D].
-        query: float [D].
-        count: number of embeddings.
-
-    Returns:
-        Their places int [count] in the order of their distance, and the distances float [count].
-
-    Example:
-        >>> places, distances = nearest(np.array([[0.0], [3.0], [1.0]]), np.array([0.5]), 2)
-        >>> places.tolist(), distances.tolist()
-        ([0, 2], [0.5, 0.5])
-    """
-    distances = np.linalg.norm(embeddings - query[None, :], axis=1)
-    rows = np.argsort(distances, kind="stable")[:count]
-    return rows, distances[rows]

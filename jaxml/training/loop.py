@@ -31,12 +31,9 @@ def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
     advance = inputs.stepper(run, first)
     if settings.profile and distributed.is_main():
         advance = traced(advance, settings.profile, run.workdir / "profile")
-    # Calls may queue up on an accelerator; on CPU devices that can deadlock.
-    queue_up = run.devices[0].platform != "cpu"
     validated = distributed.on_main(partial(_validated, run, first))
     loop = _Loop(run, callbacks)
     loop.ended = distributed.on_main(partial(_ended, run, first))
-    pending: tuple[int, Metrics] | None = None
     with run.signals.steps(), loop:
         if first and run.validates_at(first) and not validated:
             loop.save(first, stopping=False)  # the validation that a signal left no time for
@@ -44,24 +41,16 @@ def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
             try:
                 run.state, metrics = advance(run.state)
             except Interrupted:  # while triplets were chosen
-                if pending:
-                    loop.report(*pending)
+                loop.report_held()
                 if step not in run.checkpoints.steps():
                     loop.save(step, stopping=True)
                 break
-            if pending:
-                loop.report(*pending)
-            pending = (step, metrics)
+            loop.take(step, metrics)
             step += settings.steps_per_call
-            if not queue_up:
-                loop.report(*pending)
-                pending = None
             stopping = _stopping(run, turn=step // settings.steps_per_call)
             due = run.validates_at(step) or step % settings.save_every == 0
             if due or stopping or step >= settings.steps:
-                if pending:
-                    loop.report(*pending)
-                    pending = None
+                loop.report_held()
                 loop.save(step, stopping)
     if loop.ended:
         distributed.say(loop.ended)
@@ -98,6 +87,9 @@ class _Loop:
         self._batch = run.config.data.classes_per_batch * run.config.data.images_per_class
         mine = (Record(), ShowProgress(), health.CollapseWarning())
         self._callbacks = (*mine, *callbacks) if distributed.is_main() else ()
+        # Calls may queue up on an accelerator; on CPU devices that can deadlock.
+        self._queues = run.devices[0].platform != "cpu"
+        self._held: tuple[int, Metrics] | None = None
         self.ended = ""
 
     def __enter__(self) -> _Loop:
@@ -110,7 +102,20 @@ class _Loop:
         for callback in self._callbacks:
             callback.on_end(self._run)
 
-    def report(self, start: int, metrics: Metrics) -> None:
+    def take(self, start: int, metrics: Metrics) -> None:
+        """Report the metrics [n] of the n steps after `start`; on an accelerator once the next steps are under way."""
+        self.report_held()
+        self._held = start, metrics
+        if not self._queues:
+            self.report_held()
+
+    def report_held(self) -> None:
+        """Report the steps that were taken last, unless they are reported."""
+        if self._held:
+            self._report(*self._held)
+            self._held = None
+
+    def _report(self, start: int, metrics: Metrics) -> None:
         """Wait for the metrics [n] of the n steps after `start`, check them, and pass them on."""
         values = jax.device_get(metrics)
         squares = values.pop("grad_squares")

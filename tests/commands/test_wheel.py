@@ -215,7 +215,7 @@ def test_the_whole_session_of_a_newcomer(jaxml, tmp_path):
     assert said.endswith("108 pictures: nearest/nearest.html\n")
     assert (here / "nearest/nearest.html").read_text().count("<img") == 4
 
-    said = jaxml("cluster", "--workdir", "run", "--images", "unsorted", "--clusters", "4")
+    said = jaxml("cluster", "--model", "run", "--images", "unsorted", "--clusters", "4")
     assert said.endswith("4 clusters: run/clusters/clusters.html\n")
     with open(here / "run/clusters/clusters.csv", newline="", encoding="utf-8") as file:
         clusters = {row["file"]: row["cluster"] for row in csv.DictReader(file)}

@@ -96,6 +96,10 @@ def single(path: str | Path, among: Pictures) -> Pictures:
 
 def _boxes(path: str | Path) -> dict[str, np.ndarray]:
     path = expand(path, "--boxes")
+    if path.is_dir():
+        raise ValueError(
+            f"--boxes {printable(path)} is a folder; give a CSV file with the columns file,{','.join(BOX)}"
+        )
     return parse_boxes(path.read_bytes(), path)
 
 
