@@ -15,6 +15,11 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 
+LONGEST_WAIT = 7 * 24 * 3600
+"""Seconds for which processes on CPUs wait for one that is at work alone, as process 0 is while it scores. XLA's own
+limit, 30 minutes, is less than K-means of 100,000 images takes. A process that is gone is noticed at once all the same.
+"""
+
 
 def start() -> None:
     """Join the other processes; to be called before anything touches a device.
@@ -26,6 +31,9 @@ def start() -> None:
         ValueError: the environment does not say which processes there are.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "--xla_cpu_collective_timeout_seconds" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_timeout_seconds={LONGEST_WAIT}"
     names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     count, this = (int(os.environ[name]) if name in os.environ else None for name in names)
     try:

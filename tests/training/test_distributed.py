@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -17,6 +14,7 @@ from PIL import Image
 from jaxml import config as configs
 from jaxml.config import Config, Data, Eval, Model, Optim, Train, Triplets
 from jaxml.training import distributed, history, run, train
+from tests import processes
 
 STEPS = 20
 
@@ -44,41 +42,12 @@ def config(tmp_path_factory):
 
 
 def start(config, workdir, *words):
-    """Two processes of two devices; the second is given a directory of its own, which must not appear."""
+    """Two processes that train together; the second is given a directory of its own, which must not appear."""
     workdir.mkdir()
     configs.save(workdir / "config.json", config)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    processes = []
-    for i in range(2):
-        place = workdir if i == 0 else workdir.with_name(f"{workdir.name}-second")
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-            "JAX_COORDINATOR_ADDRESS": address,
-            "JAX_NUM_PROCESSES": "2",
-            "JAX_PROCESS_ID": str(i),
-        }
-        script = [sys.executable, "-m", "jaxml", "train", "--distributed", "--resume"]
-        command = [*script, "--workdir", str(place), *words]
-        processes.append(
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-        )
-    return processes
-
-
-def finish(processes):
-    """Exit codes, and what each has printed."""
-    try:
-        logs = [process.communicate(timeout=200)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], logs
+    train_there = ["-m", "jaxml", "train", "--distributed", "--resume", "--workdir"]
+    second = workdir.with_name(f"{workdir.name}-second")
+    return processes.start(*([*train_there, str(place), *words] for place in (workdir, second)))
 
 
 def losses(workdir):
@@ -101,6 +70,17 @@ def test_a_share_for_every_process(monkeypatch):
         monkeypatch.setattr(distributed.jax, "process_index", lambda i=i: i)
         shares.append(distributed.share(np.arange(7)).tolist())
     assert shares == [[0, 1, 2], [3, 4, 5], [6, 0, 1]]
+
+
+@pytest.mark.parametrize("flags", ["", "--xla_cpu_collective_timeout_seconds=60"])
+def test_processes_wait_long_unless_told_otherwise(flags, monkeypatch):
+    """XLA's own limit is less than scoring many images takes, for which one process is waited for."""
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr(distributed.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", lambda **_: None)
+    distributed.start()
+    seconds = 60 if flags else distributed.LONGEST_WAIT
+    assert os.environ["XLA_FLAGS"].split() == [f"--xla_cpu_collective_timeout_seconds={seconds}"]
 
 
 def streamed(config):
@@ -130,7 +110,7 @@ def test_two_processes_are_one_run_that_one_device_resumes(config, tmp_path, cha
     single = replace(config, train=replace(config.train, devices=1))
     results = train.train(single, tmp_path / "single")
     together = tmp_path / "together"
-    codes, logs = finish(start(config, together))
+    codes, logs = processes.finish(start(config, together))
     assert codes == [0, 0], logs
     assert "clusters of unseen classes" in logs[0]
     assert "clusters of unseen classes" not in logs[1]
@@ -155,12 +135,12 @@ def test_two_processes_are_one_run_that_one_device_resumes(config, tmp_path, cha
 def test_a_signal_to_one_process_saves_and_stops_all(config, tmp_path, number):
     endless = replace(config.train, steps=100_000, eval_every=100_000, save_every=100_000)
     workdir = tmp_path / "run"
-    processes = start(replace(config, train=endless), workdir)
+    started = start(replace(config, train=endless), workdir)
     while not history.read(workdir / "metrics.jsonl"):
-        assert processes[0].poll() is None
+        assert started[0].poll() is None
         time.sleep(0.1)
-    processes[1].send_signal(number)
-    codes, logs = finish(processes)
+    started[1].send_signal(number)
+    codes, logs = processes.finish(started)
     assert codes == [75, 75], logs
     assert all("--resume" in log.splitlines()[-1] for log in logs)
     assert run.load(workdir).checkpoints.steps() == [history.read(workdir / "metrics.jsonl")[-1]["step"]]
@@ -168,7 +148,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(config, tmp_path, number):
 
 def test_an_error_of_the_first_process_is_one_line_of_all(config, tmp_path):
     workdir = tmp_path / "run"
-    codes, logs = finish(start(config, workdir, "--optim.learning_rate", "0.5"))
+    codes, logs = processes.finish(start(config, workdir, "--optim.learning_rate", "0.5"))
     assert codes == [1, 1], logs
     for log in logs:
         assert "Traceback" not in log
