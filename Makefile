@@ -67,8 +67,9 @@ $(VENV)-compile/.compile: pyproject.toml | $(VENV)-compile/bin/python
 	$(VENV)-compile/bin/python -m pip install --quiet --disable-pip-version-check -e .[compile]
 	touch $@
 
-# torchvision needs the very torch build it was made for unless its dependencies are left out.
-$(VENV)/.peers: pyproject.toml | $(BIN)/python
+# torchvision needs the very torch build it was made for unless its dependencies are left out, and fastreid an old torch;
+# of that a single file is run.
+$(VENV)/.peers: pyproject.toml Makefile | $(BIN)/python
 	$(PIP) -e .[test,peers]
-	$(PIP) --no-deps torchvision==0.28.0
+	$(PIP) --no-deps torchvision==0.28.0 fastreid==1.4.0
 	touch $@

@@ -1,6 +1,9 @@
-"""Retrieval with queries, gallery and groups: against loops, Market-1501's rule, and pytorch-metric-learning."""
+"""Retrieval with queries, gallery and groups: against loops, Market-1501's rule, and others' code for both."""
 
+import importlib.metadata
 import math
+import runpy
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -195,3 +198,39 @@ def test_agrees_with_pytorch_metric_learning(tied, same):
     got = metrics.retrieval(embeddings, labels, FULL, queries=queries, gallery=gallery, depth=len(gallery))
     for name, their in names.items():
         assert got[name] == pytest.approx(theirs[their], abs=1e-6), name
+
+
+@pytest.fixture(scope="module")
+def fast_reid():
+    """fast-reid's `eval_market1501`, which it has from torchreid.
+
+    Its file is run by itself, as the package imports much that is not needed here. It warns that it was not compiled.
+    """
+    path = importlib.metadata.distribution("fastreid").locate_file("fastreid/evaluation/rank.py")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return runpy.run_path(str(path))["eval_market1501"]
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("large", [0, neighbours.LARGE])
+@pytest.mark.parametrize(("seed", "people", "cameras"), [(6, 100, 2), (7, 30, 6), (8, 150, 3), (9, 5, 4)])
+def test_agrees_with_fast_reid(seed, people, cameras, large, fast_reid, monkeypatch):
+    """Every rank up to 50 and MAP; where there are many people, some queries have nothing to find."""
+    monkeypatch.setattr(neighbours, "LARGE", large)
+    embeddings, labels, own, order = scene(seed, count=400, classes=people, cameras=cameras)
+    queries, gallery = order[:100], order[100:]
+    distances = np.linalg.norm(embeddings[queries][:, None] - embeddings[gallery][None], axis=-1)
+    assert all(len(np.unique(row)) == len(row) for row in distances)
+    ranks, precisions, _ = fast_reid(
+        distances, labels[queries], labels[gallery], own[queries], own[gallery], max_rank=50
+    )
+    _, groups = np.unique(np.stack([labels, own]), axis=1, return_inverse=True)
+    places = {"queries": queries, "gallery": gallery, "groups": groups}
+    at_ranks = metrics.retrieval(embeddings, labels, metrics.at(range(1, 51)), depth=50, **places)
+    got = metrics.retrieval(embeddings, labels, FULL, depth=len(gallery), **places)
+    assert [at_ranks[f"recall@{k}"] for k in range(1, 51)] == pytest.approx(ranks, abs=1e-6)
+    assert got["map"] == pytest.approx(np.mean(precisions), abs=1e-6)
+    assert got["queries"] == len(precisions)
+    assert (len(precisions) < len(queries)) == (people >= 100)
+    assert 0.01 < got["map"] < 0.99
