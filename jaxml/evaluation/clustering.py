@@ -183,7 +183,8 @@ def evaluate(
     K-means sees no labels: it begins with k-means++, keeps the best of 10 starts (with more than MANY clusters see
     `engine`), and makes classes x clusters_per_class clusters. Clustering metrics are means over its seeds.
     `original_nmi` and `original_f1` start from true labels (see `jaxml.metrics`). Retrieval metrics, such as `recall@1`
-    and `map@r`, need no K-means.
+    and `map@r`, need no K-means. Among several processes, each one that calls this computes all of it on its own
+    devices, with the same values for the same arrays.
 
     Args:
         embeddings: float [N, D].

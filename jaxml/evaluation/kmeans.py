@@ -1,7 +1,8 @@
-"""K-means of many points into many clusters: distances on the devices there are, everything else on the host.
+"""K-means of many points into many clusters: distances on the devices of this process, everything else on the host.
 
 Which cluster a point belongs to is computed in float32 in blocks of one size, and centres are means that the host takes
-in float64, so that the clusters do not depend on how many devices there are.
+in float64, so that the clusters do not depend on how many devices there are. Devices of other processes take no part,
+so that a process may cluster alone.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def spread(x: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 class Points:
-    """Points float32 [N, D], divided over the devices in blocks."""
+    """Points float32 [N, D], divided over the devices of this process in blocks."""
 
     def __init__(self, x: np.ndarray):
         devices = jax.local_devices()

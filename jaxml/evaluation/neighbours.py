@@ -39,7 +39,7 @@ def neighbours(
     """The k nearest images of each query, block by block.
 
     Distances are Euclidean, computed from differences in float64, and equal ones go by index. No square overflows,
-    however large the embeddings are.
+    however large the embeddings are. Among several processes each searches alone, on its own devices.
 
     Args:
         embeddings: float [N, D], those of queries and of the gallery.

@@ -1,7 +1,8 @@
-"""Squared distances of many queries to many points, block by block, on the devices there are.
+"""Squared distances of many queries to many points, block by block, on the devices of this process.
 
-The points are divided over the devices and everything is computed in float32, with products at the highest precision.
-Where the device is a CPU and faiss is installed, its flat index is searched instead, which is quicker there.
+The points are divided over these devices and everything is computed in float32, with products at the highest precision.
+Devices of other processes take no part, so that a process may search alone. Where the device is a CPU and faiss is
+installed, its flat index is searched instead, which is quicker there.
 """
 
 from __future__ import annotations
