@@ -38,10 +38,18 @@ def start(first, second):
 
 
 def finish(processes):
-    """Exit codes, and what each has printed."""
+    """Exit codes, and what each has printed until it ended or took too long."""
     try:
-        logs = [process.communicate(timeout=200)[0] for process in processes]
+        logs = [_printed(process) for process in processes]
     finally:
         for process in processes:
             process.kill()
     return [process.returncode for process in processes], logs
+
+
+def _printed(process):
+    try:
+        return process.communicate(timeout=400)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()[0]
