@@ -9,7 +9,7 @@ from jaxml import distances, losses
 
 FUNCTIONS = {
     f"{module.__name__}.{name}": function
-    for module, names in ((losses, losses.__all__), (distances, vars(distances)))
+    for module, names in ((losses, losses.__all__), (distances, distances.__all__))
     for name in names
     if callable(function := getattr(module, name))
     and not inspect.isclass(function)
