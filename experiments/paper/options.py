@@ -6,7 +6,9 @@
 Each trial is the preset cub_lite0 with a shorter training and what the trial changes; where it is of another trial,
 nothing is trained, and the network of that one embeds in another way. Finished trials are skipped and stopped ones go
 on, so that the same command can be given again. Writes options.json and options.md into WORKDIR after every trial. No
-image of the species 101 to 200 is read. A trial takes five minutes on two CPU cores.
+image of the species 101 to 200 is read. A trial takes five to fifteen minutes on two CPU cores. What was found is kept:
+
+    cp runs/options/options.json experiments/results/ && python -m experiments.paper.readme
 """
 
 from __future__ import annotations
@@ -133,10 +135,14 @@ def table(lines: list[dict[str, Any]]) -> str:
     ]
     rows = []
     for line in lines:
-        scores = " | ".join(f"{line[key][0]:.3f} ± {line[key][1]:.3f}" for key in METRICS)
+        scores = " | ".join(_number(*line[key], seeds=len(line["seeds"])) for key in METRICS)
         difference = ", ".join(f"{line[key][0] - lines[0][key][0]:+.3f}" for key in METRICS)
         rows.append(f"| {line['title']} (`{line['trial']}`) | {scores} | {difference} |")
     return "\n".join([*head, *rows, ""])
+
+
+def _number(mean: float, deviation: float, seeds: int) -> str:
+    return f"{mean:.3f} ± {deviation:.3f}" if seeds > 1 else f"{mean:.3f}"
 
 
 def _measured(name: str, seed: int, workdir: Path, data_root: str, trial: Trial) -> dict[str, float]:

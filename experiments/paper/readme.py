@@ -1,4 +1,4 @@
-"""Writes the tables of experiments/results/ into README.md and docs/results.md, between two markers in each.
+"""Writes the tables of experiments/results/ into README.md and pages of docs/, between two markers in each.
 
     cp runs/reproduce/results.json experiments/results/ && python -m experiments.paper.readme
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from experiments.paper import tables
+from experiments.paper import options, tables
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
@@ -53,7 +53,16 @@ def full() -> str:
     return "\n".join(parts)
 
 
-DOCUMENTS = {ROOT / "README.md": summary, ROOT / "docs" / "results.md": full}
+def compared() -> str:
+    """The table of docs/few_dimensions.md: what each option gives."""
+    return options.table(results("options"))
+
+
+DOCUMENTS = {
+    ROOT / "README.md": summary,
+    ROOT / "docs" / "results.md": full,
+    ROOT / "docs" / "few_dimensions.md": compared,
+}
 
 
 def stability(lines: list[tables.Line]) -> str:

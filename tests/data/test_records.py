@@ -156,7 +156,9 @@ def test_other_parts_are_no_division(both, parts):
     write(folder, made(parts, each=1))
     index = data.SOURCES[source](str(folder))
     assert (index.split, index.class_names) == ("", CLASSES)
-    with pytest.raises(ValueError, match=r"^--data\.split source: the data set states no division of its classes"):
+    with pytest.raises(
+        ValueError, match=r"^--data\.split source: the data set states no division of its classes"
+    ):
         open_images(config_of(source, folder, split="source"))
 
 
