@@ -1,7 +1,7 @@
 """What each option gives on birds: short runs that learn from the species 1 to 80, scored on the species 81 to 100.
 
     python -m experiments.paper.options --data_root CUB_200_2011
-    python -m experiments.paper.options --data_root CUB_200_2011 --only base gem --seeds 0 1 2
+    python -m experiments.paper.options --data_root CUB_200_2011 --only base avg --seeds 0 1 2
 
 Each trial is the preset cub_lite0 with a shorter training and what the trial changes; where it is of another trial,
 nothing is trained, and the network of that one embeds in another way. Finished trials are skipped and stopped ones go

@@ -26,6 +26,7 @@ from jaxml.training import weights as weights_of_run
 from jaxml.training.learner import create, loss_function
 from tests.experiments.test_stress import run as run_script
 from tests.experiments.test_tune import other_pictures
+from tests.spread import spread
 from tests.training.test_run import StopAt, config, pictures  # noqa: F401
 
 
@@ -52,7 +53,8 @@ def test_rows_are_configurations_that_see_as_many_images(budget):
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in ROWS if "optim.groups" in row.changes], ids=lambda row: row.name
+    "row",
+    spread((row for row in ROWS if "optim.groups" in row.changes), of=4, label=lambda row: row.name),
 )
 def test_learning_rate_groups_match_parameters(row):
     found = configs.override(preset(PRESET), changes(row, "small"))

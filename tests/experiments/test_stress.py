@@ -14,7 +14,8 @@ from jaxml.commands import VERBS, process
 from jaxml.commands.train import parse_train
 
 # Those that are slow take minutes; tests/training has parts of them, such as the lock of a directory.
-STOPPED = ("killed", "interrupted", "signals")
+INTERRUPTED = ("interrupted",)
+STOPPED = ("killed", "signals")
 HURT = ("disk_full", "devices", "numbers", "memory")
 FILES = ("checkpoints", "images", "weights", "archives")
 TOGETHER = ("concurrent", "readers", "other_user")
@@ -24,13 +25,14 @@ PICTURES = ("pictures",)
 @pytest.mark.parametrize(
     "checks",
     [
-        STOPPED,
+        INTERRUPTED,
+        pytest.param(STOPPED, marks=pytest.mark.slow),
         pytest.param(HURT, marks=pytest.mark.slow),
         FILES,
         pytest.param(TOGETHER, marks=pytest.mark.slow),
         PICTURES,
     ],
-    ids=["stopped", "hurt", "files", "together", "pictures"],
+    ids=["interrupted", "stopped", "hurt", "files", "together", "pictures"],
 )
 def test_stress(checks, tmp_path):
     command = [

@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxml import config, models
 from jaxml.inference.model import Model
+from tests.spread import spread
 
 WITHOUT_JAXML = """
 import json, sys
@@ -114,7 +115,7 @@ def test_forms_that_there_are_not_are_refused(model, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("backbone", models.BACKBONES)
+@pytest.mark.parametrize("backbone", spread(models.BACKBONES, of=3))
 def test_every_backbone_is_exported_for_every_platform(backbone, tmp_path):
     size = 75 if backbone == "inception_v3" else 32
     chosen = config.Config(

@@ -44,7 +44,7 @@ def followed(found):
     return wanted
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 4])
 def test_averages_follow_their_formula_on_any_number_of_devices(single, devices):
     found = single if devices == 1 else run_steps(CONFIG, devices, STEPS)
     assert found.traces == 1

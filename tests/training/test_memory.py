@@ -82,6 +82,7 @@ def test_device_counts_agree(single, devices):
     assert equal(theirs[1:], ours[1:])
 
 
+@pytest.mark.slow  # in make test, tests/training/test_step.py has it of the step without a memory
 def test_chunks_and_many_steps_in_a_call_agree(single):
     frozen = replace(CONFIG, model=replace(CONFIG.model, batch_norm="frozen"))
     whole = run_steps(frozen, 1, 2)

@@ -30,7 +30,8 @@ def test_every_size_has_its_own_proxies():
     )
 
 
-@pytest.mark.parametrize(("devices", "chunk"), [(2, 0), pytest.param(1, 4, marks=pytest.mark.slow)])
+@pytest.mark.slow  # in make test, tests/losses/test_nested.py has it of the loss
+@pytest.mark.parametrize(("devices", "chunk"), [(2, 0), (1, 4)])
 def test_devices_and_chunks_agree(devices, chunk):
     want = run_steps(NESTED, devices=1, steps=1)
     found = run_steps(replace(NESTED, train=replace(NESTED.train, chunk=chunk)), devices, steps=1)

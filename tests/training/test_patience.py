@@ -36,7 +36,10 @@ def validated(workdir):
     return [row["step"] for row in rows(workdir) if "val_nmi" in row]
 
 
-@pytest.mark.parametrize(("count", "last"), [(1, 6), (2, 8), (3, 12), (0, 12)])
+@pytest.mark.parametrize(
+    ("count", "last"),
+    [(1, 6), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 8), (3, 12))), (0, 12)],
+)
 def test_a_run_ends_after_so_many_validations_without_a_better_one(judged, tmp_path, capsys, count, last):
     config, _ = judged
     found = train.train(patient(config, count), tmp_path / "run")
@@ -52,7 +55,7 @@ def test_a_run_ends_after_so_many_validations_without_a_better_one(judged, tmp_p
     assert (tmp_path / "run/report.html").exists()
 
 
-@pytest.mark.parametrize("stop", [3, 7, 8])
+@pytest.mark.parametrize("stop", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8))])
 def test_a_stopped_run_ends_where_it_would_have_ended(judged, tmp_path, stop):
     """Stopped before or after a validation, whose score comes again where its step was not saved."""
     config, found = judged

@@ -82,16 +82,19 @@ def in_another_class(root):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (
+        pytest.param(
             one_more,
             "80 images of 10 classes then, 81 images of 10 classes now, first of all class3/8.png is new",
+            marks=pytest.mark.slow,
         ),
         (
             one_less,
             "80 images of 10 classes then, 79 images of 10 classes now, first of all class3/4.png is missing",
         ),
         (another, "80 images of 10 classes now, first of all class3/4.png is another one"),
-        (in_another_class, "80 images of 10 classes now, with other classes"),
+        pytest.param(
+            in_another_class, "80 images of 10 classes now, with other classes", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_other_pictures_are_refused_and_named(config, pictures, tmp_path, change, named):

@@ -93,7 +93,7 @@ def test_a_saved_network_gives_the_same_as_its_run(first, second, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "fresh"),
     [
-        ({"feature_size": 9}, ["head/bias", "head/kernel"]),
+        pytest.param({"feature_size": 9}, ["head/bias", "head/kernel"], marks=pytest.mark.slow),
         ({"head": "conv", "pooling": "gem"}, ["head/bias", "head/kernel", "pooling/p"]),
         ({"dropout": 0.5, "pooling": "avg+max"}, []),
     ],
