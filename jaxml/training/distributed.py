@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 T = TypeVar("T")
 
@@ -42,6 +44,19 @@ def start() -> None:
         raise ValueError(
             f"--distributed found no cluster: set JAX_COORDINATOR_ADDRESS, {' and '.join(names)} ({error})"
         ) from error
+    _connect()
+
+
+def _connect() -> None:
+    """Connect devices now, while all processes are here.
+
+    CPUs are connected by the first program in which they exchange something, and it fails if one process is 30 seconds
+    late, as one is that has something to do alone or compiles for longer.
+    """
+    multihost_utils.sync_global_devices("start")  # those that stand for their process
+    every = NamedSharding(Mesh(np.array(jax.devices()), ("all",)), PartitionSpec("all"))
+    ones = jax.make_array_from_callback((jax.device_count(),), every, lambda _: np.ones(1))
+    jax.block_until_ready(jax.jit(jnp.sum)(ones))
 
 
 def is_main() -> bool:

@@ -78,9 +78,31 @@ def test_processes_wait_long_unless_told_otherwise(flags, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", flags)
     monkeypatch.setattr(distributed.jax.config, "update", lambda *_: None)
     monkeypatch.setattr(distributed.jax.distributed, "initialize", lambda **_: None)
+    monkeypatch.setattr(distributed, "_connect", lambda: None)
     distributed.start()
     seconds = 60 if flags else distributed.LONGEST_WAIT
     assert os.environ["XLA_FLAGS"].split() == [f"--xla_cpu_collective_timeout_seconds={seconds}"]
+
+
+LATE = """
+import sys, time
+import jax, numpy as np
+from jaxml.training import distributed
+distributed.start()
+print(distributed.on_main(lambda: [time.sleep(35), "done"][1]), file=sys.stderr)
+time.sleep(35 * distributed.is_main())
+print(jax.pmap(lambda x: jax.lax.psum(x, "all"), "all")(np.ones(2))[0], file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_the_first_exchange_waits_for_a_process_that_is_late():
+    """Unless they are connected by then, it fails after 30 seconds."""
+    codes, logs = processes.finish(processes.start(["-c", LATE], ["-c", LATE]))
+    assert codes == [0, 0], logs
+    for log in logs:
+        assert "done" in log
+        assert "4.0" in log
 
 
 def streamed(config):
