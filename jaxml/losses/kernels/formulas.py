@@ -22,8 +22,8 @@ class Formula(NamedTuple):
     """value(d_ap - d_an), with the margin added where it `has_margin`; of three distances value(d_ap, d_an, d_pn,
     margin)."""
     slope: Callable[..., Any]
-    """The derivative of the value; of three distances slope(d_ap, d_an, d_pn, margin), along d_ap and along -d_an, of
-    which the first is the sum of that along -d_an and that along -d_pn."""
+    """The derivative of the value; of three distances slope(d_ap, d_an, d_pn, margin): along d_ap, one number if it is
+    the same for all triplets, and along -d_an. The first is the sum of those along -d_an and along -d_pn."""
     kind: Literal["hinge", "smooth"]
     """hinge: the slope is 1 above zero and 0 below, so that numbers of triplets are the gradient, and the triplets
     above zero are the active ones. smooth: any other function."""
@@ -104,11 +104,10 @@ def _soft(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> Array:
     return d_ap + margin - jnp.minimum(d_an, d_pn) + log1p(jnp.exp(-jnp.abs(d_an - d_pn)))
 
 
-def _soft_slope(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> tuple[Array, Array]:
+def _soft_slope(d_ap: Array, d_an: Array, d_pn: Array, margin: Array) -> tuple[float, Array]:
     """1 and e^{-d_an} / (e^{-d_an} + e^{-d_pn})."""
     e = jnp.exp(-jnp.abs(d_an - d_pn))
-    share = jnp.where(d_an < d_pn, 1.0, e) / (1.0 + e)
-    return jnp.ones_like(share), share
+    return 1.0, jnp.where(d_an < d_pn, 1.0, e) / (1.0 + e)
 
 
 @cache

@@ -216,13 +216,15 @@ def _of_three_forward(
             d_pn, pullback = jax.vjp(d_from_positives, candidates)
         inside = _inside(far, window(Near(d_ap, d_ap, d_ap), margin), use[:, None])
         values = jnp.where(inside, formula.value(d_ap, distances, d_pn, margin), 0.0)
-        of_ap, of_an = (jnp.where(inside, s, 0.0) for s in formula.slope(d_ap, distances, d_pn, margin))
-        of_anchor = jnp.sum(of_ap, axis=1)
+        of_ap, of_an = formula.slope(d_ap, distances, d_pn, margin)
+        of_ap_inside, of_an = (jnp.where(inside, slope, 0.0) for slope in (of_ap, of_an))
+        numbers = row_count(inside).astype(jnp.float32)
+        of_anchor = jnp.sum(of_ap_inside, axis=1) if jnp.ndim(of_ap) else of_ap * numbers
         gradient = (gradient - (2.0 if symmetric else 1.0) * of_an).at[row, column].add(of_anchor)
         if not symmetric:
-            (more,) = pullback(of_an - of_ap)
+            (more,) = pullback(of_an - of_ap_inside)
             of_candidates = of_candidates + more
-        mined = jnp.sum(row_count(inside).astype(jnp.float32))
+        mined = jnp.sum(numbers)
         active = count(values > 0) if formula.kind == "hinge" else mined
         sums = jax.tree.map(jnp.add, sums, Terms(jnp.sum(values), active, mined))
         return sums, of_margin + jnp.sum(of_anchor), gradient, of_candidates
