@@ -33,6 +33,7 @@ OTHERS = [
     ("triplet", {"formula": "soft", "mining": "all", "margin": 0.3, "distance": "snr"}),
     ("triplet", {"formula": "hinge", "mining": "local", "margin": 0.3, "quantile": 0.3}),
     ("triplet", {"formula": "hinge", "mining": "all", "margin": 0.3, "swap": True}),
+    ("triplet", {"formula": "hinge", "mining": "all", "margin": 0.3, "swap": True, "distance": "snr"}),
     ("triplet", {"formula": "squared_hinge", "mining": "semi_hard", "margin": 0.3, "swap": True}),
     ("triplet", {"formula": "softplus_margin", "mining": "hardest", "margin": 0.3, "swap": True}),
     ("triplet", {"formula": "ratio", "mining": "distance_weighted", "swap": True, "distance": "snr"}),

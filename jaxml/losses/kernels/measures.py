@@ -33,6 +33,8 @@ class Measure(NamedTuple):
     """float32 [b, D] and [M, D] -> []: a number that no entry exceeds, not finite where an embedding is not."""
     metric: Metric | None = None
     """The same for the sorted sweep, which takes rows of unit length where the distance is cosine; None: not for it."""
+    symmetric: bool = True
+    """Whether x is as near to y as y is to x."""
 
 
 def _distance(name: str, metric: Metric | None = None) -> Measure:
@@ -52,12 +54,12 @@ MEASURES: dict[str, Measure] = {
     "squared": _distance("squared", Metric(lambda s: s, lambda s: jnp.where(s > 0, 2.0, 0.0))),
     # Of rows of unit length, 1 - x . y is half of |x - y|^2.
     "cosine": _distance("cosine", Metric(lambda s: s / 2, lambda s: jnp.where(s > 0, 1.0, 0.0))),
-    "snr": _distance("snr"),
+    "snr": _distance("snr")._replace(symmetric=False),
     "manhattan": _distance("manhattan"),
     "dot": _distance("dot"),
     "squared, squared": _square("squared", Metric(lambda s: s * s, lambda s: 4.0 * s)),
     "cosine, squared": _square("cosine", Metric(lambda s: s * s / 4, lambda s: s)),
-    "snr, squared": _square("snr"),
+    "snr, squared": _square("snr")._replace(symmetric=False),
     "manhattan, squared": _square("manhattan"),
     "squared, of unit vectors": Measure(
         lambda x, y: pairwise(l2_normalize(x), l2_normalize(y), "squared"),

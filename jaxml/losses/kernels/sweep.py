@@ -18,6 +18,7 @@ from jaxml.distances import pairwise
 from jaxml.losses.kernels.blocks import Block, Terms
 from jaxml.losses.kernels.devices import zeros_like
 from jaxml.losses.kernels.formulas import Formula, Options
+from jaxml.losses.kernels.measures import MEASURES
 from jaxml.losses.kernels.reductions import count, row_count, row_counts
 from jaxml.losses.kernels.relations import column_of_positive
 from jaxml.losses.kernels.windows import Limits, Near, Window, anywhere
@@ -41,7 +42,10 @@ def terms(window: Window, formula: Formula, distances: Array, block: Block, opti
     if formula.of_three:
         # Where (a, p, n) is mined, so is (p, a, n): in a batch compared with itself by labels, and nothing left out.
         of_itself = block.candidate_facts.ids is not None and block.anchor_facts.given is None
-        symmetric = of_itself and block.all_positives and window is anywhere
+        # Both cost the same if d_ap is d_pa.
+        symmetric = (
+            of_itself and block.all_positives and window is anywhere and MEASURES[block.measure].symmetric
+        )
         return _of_three(formula, window, symmetric, distances, block.candidates, options.margin, block)
     return _of_differences(formula, window, distances, options.margin, block)
 
