@@ -48,12 +48,19 @@ def test_distances_without_a_form_for_sorted_rows():
     assert {d for d in squares if MEASURES[square_of(d)].metric is None} == {"snr", "manhattan"}
 
 
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_says_whether_it_is_symmetric(name):
+    x = np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32)
+    matrix = MEASURES[name].between(x, x + 0)
+    assert np.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-4) == MEASURES[name].symmetric
+
+
 @pytest.mark.parametrize(
     "name", sorted(name for name, measure in MEASURES.items() if measure.metric is not None)
 )
 def test_both_forms_of_a_distance_agree(name):
     x, y = np.random.default_rng(1).normal(size=(2, 6, 4)).astype(np.float32)
-    between, bound, metric = MEASURES[name]
+    between, bound, metric, _ = MEASURES[name]
     want = between(x, y)
     assert want.max() <= bound(x, y)
     if name.startswith("cosine"):
