@@ -22,6 +22,7 @@ def test_the_table_holds_differences_from_the_first_trial():
     line = {
         "trial": "base",
         "title": "the preset",
+        "seeds": (0, 1),
         "nmi": (0.5, 0.01),
         "f1": (0.25, 0.0),
         "recall@1": (0.75, 0.0),
@@ -33,3 +34,9 @@ def test_the_table_holds_differences_from_the_first_trial():
         == "| the preset (`base`) | 0.500 ± 0.010 | 0.250 ± 0.000 | 0.750 ± 0.000 | +0.000, +0.000, +0.000 |"
     )
     assert rows[3].endswith("| 0.625 ± 0.000 | 0.250 ± 0.000 | 0.750 ± 0.000 | +0.125, +0.000, +0.000 |")
+
+
+def test_a_single_seed_has_no_deviation():
+    line = {"trial": "base", "title": "the preset", "seeds": [0], "nmi": (0.5, 0.0), "f1": (0.25, 0.0)}
+    (row,) = options.table([{**line, "recall@1": (0.75, 0.0)}]).splitlines()[2:]
+    assert row == "| the preset (`base`) | 0.500 | 0.250 | 0.750 | +0.000, +0.000, +0.000 |"
