@@ -16,7 +16,7 @@ from annotated_types import Ge
 
 from jaxml.commands.options import also, parse
 from jaxml.config.checks import options
-from jaxml.config.values import Count, Int
+from jaxml.config.values import Category, Count, Int
 
 
 @options
@@ -39,6 +39,9 @@ class Arguments:
     rerank: bool = False
     """Score the nearest images ranked again by the neighbours that they share with the query as well (k-reciprocal
     re-ranking)."""
+    category: Annotated[Category, also("--data.category")] = ""
+    """Score the nearest images by a category of the classes as well, and the ranking by both levels: source for what
+    the data set states, or a regular expression on names of classes, whose first group is the category."""
     whiten: Annotated[Int, Ge(0)] = 0
     """Score PCA with whitening to so many dimensions as well, of the whole embedding and of the frozen features of
     pretrained weights. It is fitted to the training classes, whose images are embedded for it. 0 does not."""
@@ -68,6 +71,9 @@ def main(words: list[str]) -> None:
     if arguments.rerank:
         print("with k-reciprocal re-ranking:")
         _print(results.reranked_scores(opened, embeddings, rows, arguments.ks or KS))
+    if arguments.category:
+        print("by category, and by class and category as levels (h_ap, ndcg, asi):")
+        _print(results.category_scores(opened, embeddings, rows, arguments.category, arguments.ks or KS))
     if arguments.whiten:
         print(results.table(results.whitened(opened, rows, arguments.whiten)))
 

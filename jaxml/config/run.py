@@ -1,6 +1,5 @@
 """The configuration of a run: all its options, and which of their values fit together."""
 
-import re
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
@@ -33,11 +32,6 @@ class Config:
             part = checks.checked(kind, getattr(self, name), f"{name}.")
             object.__setattr__(self, name, part)  # the class is frozen for everyone else
         self._check_sizes()
-        if self.data.category not in ("", "source") and not re.compile(self.data.category).groups:
-            raise ValueError(
-                f"--data.category is {shown(self.data.category)}; it must be source, or have a group in parentheses, "
-                f"which matches the category"
-            )
         if self.train.steps_per_call > 1:
             self._check_steps_per_call()
         if self.train.patience and self.data.train_on != "train":

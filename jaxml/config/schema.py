@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from jaxml.config import checks
 from jaxml.config.values import (
     Bool,
+    Category,
     Count,
     Float,
     Int,
@@ -57,7 +58,7 @@ class Data:
     """P: classes in a batch."""
     images_per_class: Annotated[Count, Le(2**20)] = 4
     """K: images of each class in a batch."""
-    category: Regex = ""
+    category: Category = ""
     """source for the categories that the data set states, or a regular expression on names of classes, whose first
     group is the category of a class: `.*[._](.+)` takes the last word. Batches then hold several classes of each of
     some categories; if it is empty, classes are drawn alike."""

@@ -45,6 +45,15 @@ def _check_regex(text: str) -> str:
     return text
 
 
+def _check_category(text: str) -> str:
+    """The text, if it says how to tell the category of a class."""
+    if text not in ("", "source") and not re.compile(_check_regex(text)).groups:
+        raise ValueError(
+            "source, or a regular expression with a group in parentheses, which matches the category"
+        )
+    return text
+
+
 def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
     """The bounds, if the first is not the greater one."""
     if bounds[0] > bounds[1]:
@@ -60,5 +69,7 @@ def _check_some(shares: tuple[float, ...]) -> tuple[float, ...]:
 
 
 Regex = Annotated[Text, AfterValidator(_check_regex)]
+Category = Annotated[Text, AfterValidator(_check_category)]
+"""Where the categories of classes come from, see `data.categories.of_classes`."""
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_check_order)]
 Shares = Annotated[tuple[Share, ...], AfterValidator(_check_some)]

@@ -12,19 +12,17 @@ from jaxml.data.splits import SOURCE
 from jaxml.files import printable
 
 
-def of_classes(category: str, index: Index, classes: np.ndarray) -> np.ndarray | None:
-    """The categories int32 [C] of the `classes` int [C] of a data set; None where `category` is empty.
+def of_classes(category: str, index: Index, classes: np.ndarray) -> np.ndarray:
+    """The categories int32 [C] of the `classes` int [C] of a data set.
 
     Args:
         category: `data.category`: "source" for what the data set states, else an expression, see `named`.
         index: the data set.
-        classes: those to train on.
+        classes: those whose categories are wanted.
 
     Raises:
         ValueError: a class has no category, or several.
     """
-    if not category:
-        return None
     if category == SOURCE:
         return _stated(index, classes)
     return named(category, [index.class_names[label] for label in classes])
@@ -45,7 +43,7 @@ def named(expression: str, names: Sequence[str]) -> np.ndarray:
     if None in found:
         raise ValueError(
             f"--data.category {expression!r} does not match class {printable(names[found.index(None)])}; it must match "
-            f"the whole name of every class to train on"
+            f"the whole name of every class"
         )
     return _numbered([match[1] or "" for match in found if match])
 

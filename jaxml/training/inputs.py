@@ -25,7 +25,8 @@ def stepper(run: Run, first: int) -> Advance:
     config = run.config
     classes = run.images.classes(config.data.train_on)
     index = run.images.index
-    of_classes = categories.of_classes(config.data.category, index, classes)
+    category = config.data.category
+    of_classes = categories.of_classes(category, index, classes) if category else None
     table = sampling.class_table(index.labels, classes, of_classes)
     if config.train.mode == "input_triplets":
         return _from_host(run, input_triplets.batches(run, first))

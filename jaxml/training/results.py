@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from jaxml import config as configs
+from jaxml.data.categories import of_classes
 from jaxml.errors import RunError
 from jaxml.evaluation.clustering import STARTS, cluster, engine, evaluate
-from jaxml.evaluation.metrics import KS, at, retrieval
+from jaxml.evaluation.metrics import KS, at, hierarchical, retrieval
 from jaxml.evaluation.reranking import reranked
 from jaxml.evaluation.whitening import whiten
 from jaxml.files import parse_json, write_json
@@ -49,6 +50,24 @@ def reranked_scores(
     index = run.images.index
     protocol = index.retrieval.take(rows).protocol()
     return retrieval(embeddings, index.labels[rows], at(ks), search=reranked(), depth=max(ks), **protocol)
+
+
+def category_scores(
+    run: Run, embeddings: np.ndarray, rows: np.ndarray, category: str, ks: Sequence[int] = KS
+) -> dict[str, float]:
+    """The metrics of retrieval by categories of classes, and those of classes and categories as two levels.
+
+    `category` is as `data.category` of the configuration.
+
+    Raises:
+        ValueError: a class has no category, or several.
+    """
+    index = run.images.index
+    labels, protocol = index.labels[rows], index.retrieval.take(rows).protocol()
+    classes, places = np.unique(labels, return_inverse=True)
+    categories = of_classes(category, index, classes)[places]
+    found = retrieval(embeddings, categories, at(ks), depth=max(ks), **protocol)
+    return {**found, **hierarchical(embeddings, [labels, categories], **protocol)}
 
 
 def by_kmeans(run: Run, rows: np.ndarray) -> str:

@@ -133,7 +133,8 @@ def _check_batch(config: Config, index: Index, classes: np.ndarray, sizes: np.nd
                     f"--data.{option} is 1, but {config.loss.name} compares images within and between classes; give 2 "
                     f"or more, or a loss with proxies, such as --loss.name proxy_anchor"
                 )
-    categories.of_classes(data.category, index, classes)
+    if data.category:
+        categories.of_classes(data.category, index, classes)
     if few := np.count_nonzero(sizes < data.images_per_class):
         smallest = int(sizes.argmin())
         example = f"{printable(names[smallest])} with {sizes[smallest]}"

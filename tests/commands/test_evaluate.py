@@ -70,3 +70,25 @@ def test_neighbours_are_ranked_again(config, tmp_path, capsys):  # noqa: F811
             assert float(re.search(rf"{name} +(\S+)", text)[1]) == pytest.approx(scores[name], abs=1e-4)
     assert "nmi" in first
     assert "nmi" not in again
+
+
+def test_ranked_by_category_as_well(config, tmp_path, capsys):  # noqa: F811
+    untrained(config, tmp_path / "run", [3])
+    opened = run.load(tmp_path / "run")
+    rows = opened.images.rows("test")
+    x, labels = opened.embed(rows), opened.images.index.labels[rows]
+    names = [opened.images.index.class_names[label] for label in np.unique(labels)]
+    expression = f"({names[0]}|).*"
+    main("--workdir", tmp_path / "run", "--category", expression, "--ks", 1, 3)
+    text = capsys.readouterr().out.split(
+        "by category, and by class and category as levels (h_ap, ndcg, asi):\n"
+    )[1]
+    categories = (labels == labels.min()).astype(int)
+    scores = metrics.retrieval(x, categories, metrics.at([1, 3]))
+    scores |= metrics.hierarchical(x, [labels, categories])
+    for name in ("recall@1", "precision@3", "map@r", "h_ap", "ndcg", "asi"):
+        assert float(re.search(rf"{name} +(\S+)", text)[1]) == pytest.approx(scores[name], abs=1e-4)
+    with pytest.raises(
+        ValueError, match=r"^--category is 'class'; it must be source, or a regular expression with"
+    ):
+        main("--workdir", tmp_path / "run", "--category", "class")

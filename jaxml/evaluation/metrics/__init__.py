@@ -13,6 +13,7 @@ from jaxml.evaluation.metrics.clusters import (
     pairwise_f1,
     purity,
 )
+from jaxml.evaluation.metrics.hierarchical import HIERARCHICAL, asi, h_ap, hierarchical, ndcg
 from jaxml.evaluation.metrics.retrieval import (
     KS,
     RETRIEVAL,
@@ -31,18 +32,23 @@ from jaxml.evaluation.metrics.verification import RATES, fnmr_at_fmr
 
 __all__ = [
     "CLUSTERING",
+    "HIERARCHICAL",
     "KS",
     "ORIGINAL",
     "RATES",
     "RETRIEVAL",
     "ami",
     "ari",
+    "asi",
     "at",
     "average_precision",
     "contingency",
     "fnmr_at_fmr",
+    "h_ap",
+    "hierarchical",
     "majority_class",
     "map_at_r",
+    "ndcg",
     "nmi",
     "original_f1",
     "original_nmi",
