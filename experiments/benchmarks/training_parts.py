@@ -25,7 +25,7 @@ from jaxml.training import inputs, resident_steps
 from jaxml.training import step as training
 from jaxml.training.devices import AXIS, divide, lower, parallel, replicate
 from jaxml.training.learner import Learner, create
-from jaxml.training.resident_steps import in_lines
+from jaxml.training.resident_steps import divided
 from jaxml.training.run import Run
 
 INPUT, NETWORK, LOSS = "input", "network", "loss"
@@ -83,8 +83,9 @@ def parts(learner: Learner, state: Any, images: Images, devices: list) -> dict[s
     batch = data.classes_per_batch * data.images_per_class
     rng = np.random.default_rng(0)
     params = {name: value for name, value in state.params.items() if name != "loss"}
-    pixels = replicate(in_lines(np.asarray(images.resident)), devices)
-    drawn_from = replicate(class_table(images.index.labels, images.classes(data.train_on)), devices)
+    rows = images.rows(data.train_on)
+    pixels = divided(images.resident, rows, devices)
+    drawn_from = replicate(class_table(images.index.labels[rows], images.classes(data.train_on)), devices)
     inputs = rng.normal(size=(batch, data.size, data.size, 3)).astype(np.float32)
     seeds = np.arange(batch, dtype=np.uint32)
     outputs = rng.normal(size=(batch, config.model.feature_size)).astype(np.float32)
@@ -92,8 +93,6 @@ def parts(learner: Learner, state: Any, images: Images, devices: list) -> dict[s
 
     def draw(pixels, drawn_from, seeds):
         indices, _ = sample(0, 0, drawn_from, data.classes_per_batch, data.images_per_class)
-        share = batch // lax.axis_size(AXIS)
-        indices = lax.dynamic_slice_in_dim(indices, lax.axis_index(AXIS) * share, share)
         look = {"size": data.size, "mean": backbone.mean, "std": backbone.std}
         look |= {"crop_area": data.crop_area, "flip": data.flip, "jitter": data.jitter}
         return augment(
@@ -123,7 +122,7 @@ def parts(learner: Learner, state: Any, images: Images, devices: list) -> dict[s
     replicated = partial(replicate, devices=devices)
     shares = [divide(array, devices) for array in (inputs, seeds, outputs, labels)]
     return {
-        INPUT: (draw, (None, None, 0), (pixels, drawn_from, shares[1])),
+        INPUT: (draw, (0, None, 0), (pixels, drawn_from, shares[1])),
         NETWORK: (
             network,
             (None, None, 0, 0),

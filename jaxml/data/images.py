@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxml import data
@@ -55,7 +56,8 @@ def open_images(
 
     Args:
         config: the data set, its split and its input path.
-        devices: those that each hold the whole data set, if it is resident.
+        devices: those of this process among which the images to learn from are divided, if they are resident;
+            none if nothing is learned.
         check: called before anything is decoded.
 
     Raises:
@@ -76,7 +78,10 @@ def open_images(
     check(index, parts)
     _warn_of_copies(index, parts)
     if config.input == "resident":
-        resident.check_fits(index, config, devices)  # before decoding, which may take an hour
+        if devices:  # before decoding, which may take an hour
+            learned = np.concatenate([parts[part] for part in config.train_on.split("+")])
+            count = int(np.isin(index.labels, learned).sum())
+            resident.check_fits(count, config, devices, jax.process_count())
         pixels = resident.load(index, config)
         return Images(index, parts, lambda batches: (pixels[rows] for rows in batches), pixels)
     from jaxml.data import streamed  # imports tensorflow

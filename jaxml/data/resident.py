@@ -36,13 +36,13 @@ def fingerprint(index: Index, config: Data) -> str:
     return digest.hexdigest()
 
 
-def check_fits(index: Index, config: Data, devices: Sequence[Any]) -> None:
-    """Check that the decoded data set fits into the memory that is free on each of the devices.
+def check_fits(count: int, config: Data, devices: Sequence[Any], processes: int = 1) -> None:
+    """Check that so many decoded images fit into free memory, divided among these devices and those of other processes.
 
     Raises:
         ValueError: it does not; the message names the device and says what to do.
     """
-    size = len(index.items) * config.stored_size**2 * 3
+    size = -(-count // (len(devices) * processes)) * config.stored_size**2 * 3
     for device in devices:
         stats = device.memory_stats()
         if stats:
@@ -51,9 +51,9 @@ def check_fits(index: Index, config: Data, devices: Sequence[Any]) -> None:
             free, place = host_memory() // len(devices), f"each of {len(devices)} CPU device(s)"
         if size > free:
             raise ValueError(
-                f"{len(index.items)} images of {config.stored_size} x {config.stored_size} pixels take "
-                f"{size / 1e9:.2f} GB, but {place} has {free / 1e9:.2f} GB free: stream them with --data.input "
-                f"tf_data, or lower --data.stored_size"
+                f"{count} images to learn from, of {config.stored_size} x {config.stored_size} pixels, take "
+                f"{size / 1e9:.2f} GB on each device, but {place} has {free / 1e9:.2f} GB free: stream them with "
+                f"--data.input tf_data, or lower --data.stored_size"
             )
 
 

@@ -23,7 +23,7 @@ Shape = jax.ShapeDtypeStruct
 
 
 def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.stages.Lowered:
-    """One step of the run, as the training loop calls it, on a data set of this many images and classes to learn from.
+    """One step of the run, as the training loop calls it, with so many images and classes to learn from.
 
     `train.steps_per_call` changes nothing here, for the body of its loop is this step.
 
@@ -52,9 +52,9 @@ def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.
             if devices[0].platform == "cpu"
             else partial(resident_steps, learner, 1)
         )
-        call = on_devices.parallel(step, in_axes=(None, None, None, None), devices=devices)
-        lines = -(-math.prod(pixels) // LINE)
-        arguments: tuple = (state, Shape((images, lines, LINE), jnp.uint8), table, teacher)
+        call = on_devices.parallel(step, in_axes=(None, 0, None, None), devices=devices)
+        held = (count, -(-images // count), -(-math.prod(pixels) // LINE), LINE)
+        arguments: tuple = (state, Shape(held, jnp.uint8), table, teacher)
     else:
         call = on_devices.parallel(partial(train_step, learner), in_axes=(None, 0, 0, None), devices=devices)
         share = (count, batch // count)
@@ -63,7 +63,9 @@ def lower(config: Config, devices: list[Any], images: int, classes: int) -> jax.
 
 
 def data_set(config: Config, images: int, classes: int) -> tuple[int, int]:
-    """Numbers of images of the data set and of classes to learn from: those given, else those of a known source.
+    """Numbers of images and of classes to learn from, where all classes have as many images.
+
+    The data set has the numbers given, else those of a known source.
 
     Raises:
         ValueError: no number is given, and the size of the source is not known; or its division is not.
@@ -91,9 +93,10 @@ def data_set(config: Config, images: int, classes: int) -> tuple[int, int]:
             f"--data.split {splits.SOURCE}: a plan reads no data set, so that it does not know what "
             f"{config.data.source} states; give the same as ranges train/val/test such as 0-59/60-79/80-99"
         )
-    parts = splits.split(config.data.split, classes or found[1], stated)
+    images, classes = images or found[0], classes or found[1]
+    parts = splits.split(config.data.split, classes, stated)
     learned = sum(len(parts[part]) for part in config.data.train_on.split("+"))
-    return images or found[0], learned
+    return images * learned // classes, learned
 
 
 def _images_and_classes(counts: Mapping[str, int]) -> tuple[int, int]:

@@ -40,7 +40,7 @@ def summary(plan: Plan) -> list[str]:
 def advice(plan: Plan) -> list[str]:
     """What to change if the batch does not fit, the least costly change first."""
     config, found, memory = plan.config, [], plan.target.chip.memory
-    pixels = plan.images * config.data.stored_size**2 * 3
+    pixels = plan.images * config.data.stored_size**2 * 3 / plan.target.count
     if config.data.input == "resident" and pixels > memory / 4:
         found.append(
             f"--data.input tf_data: the {plan.images:,} images stay on disk, {_size(pixels)} of a chip"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxml.data import categories, sampling
 from jaxml.training import devices, distributed, input_triplets
 from jaxml.training.learner import Metrics, TrainState
-from jaxml.training.resident_steps import batch_shape, in_lines, resident_step, resident_steps
+from jaxml.training.resident_steps import batch_shape, divided, resident_step, resident_steps
 from jaxml.training.run import Run
 from jaxml.training.step import train_step
 
@@ -27,19 +27,20 @@ def stepper(run: Run, first: int) -> Advance:
     index = run.images.index
     category = config.data.category
     of_classes = categories.of_classes(category, index, classes) if category else None
-    table = sampling.class_table(index.labels, classes, of_classes)
+    rows = run.images.rows(config.data.train_on)
+    table = sampling.class_table(index.labels[rows], classes, of_classes)
     if config.train.mode == "input_triplets":
         return _from_host(run, input_triplets.batches(run, first))
     if run.images.resident is None:
-        return _from_host(run, _streamed(run, first, table))
-    return _on_device(run, run.images.resident, table)
+        return _from_host(run, _streamed(run, first, rows, table))
+    return _on_device(run, divided(run.images.resident, rows, run.devices), table)
 
 
-def _on_device(run: Run, images: np.ndarray, table: sampling.ClassTable) -> Advance:
-    """Steps on batches drawn on the devices, each of which holds all images uint8 [N, S, S, 3]."""
-    data = devices.replicate((in_lines(np.asarray(images)), table, _teacher(run)), run.devices)
+def _on_device(run: Run, images: jax.Array, table: sampling.ClassTable) -> Advance:
+    """Steps on batches drawn on the devices, from images that are `divided` among them."""
+    data = (images, *devices.replicate((table, _teacher(run)), run.devices))
     count = run.config.train.steps_per_call
-    parallel = partial(devices.parallel, in_axes=(None, None, None, None), devices=run.devices)
+    parallel = partial(devices.parallel, in_axes=(None, 0, None, None), devices=run.devices)
     if run.devices[0].platform != "cpu":
         call = parallel(partial(resident_steps, run.learner, count))
         return lambda state: call(state, *data)
@@ -76,19 +77,21 @@ def _teacher(run: Run) -> Any:
     return run.teacher.variables if run.teacher else ()
 
 
-def _streamed(run: Run, first: int, table: sampling.ClassTable) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches (pixels uint8 [b, S, S, 3], labels int [b]) of the steps from `first` on."""
+def _streamed(
+    run: Run, first: int, rows: np.ndarray, table: sampling.ClassTable
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches (pixels uint8 [b, S, S, 3], labels int [b]) of the steps from `first` on, of images in `rows` int [R]."""
     config = run.config
     shape = batch_shape(config.data)
     draw = jax.jit(lambda step: sampling.sample(config.train.seed, step, table, *shape))
     drawn: list[np.ndarray] = []
 
-    def rows() -> Iterator[np.ndarray]:
+    def batches() -> Iterator[np.ndarray]:
         for step in range(first, config.train.steps):
             indices, labels = map(distributed.share, jax.device_get(draw(step)))
             drawn.append(labels)
-            yield indices
+            yield rows[indices]
 
     # Pixels are read ahead of the steps, so that several batches of labels may wait for theirs.
-    for pixels in run.images.read(rows()):
+    for pixels in run.images.read(batches()):
         yield pixels, drawn.pop(0)

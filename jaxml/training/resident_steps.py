@@ -1,7 +1,8 @@
-"""Training steps on batches that are drawn on the device, from images that stay in its memory."""
+"""Training steps on batches that are drawn on the devices, among whose memories the images are divided."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,8 @@ from jax import lax
 
 from jaxml.config import Data
 from jaxml.data.sampling import ClassTable, sample
-from jaxml.training.devices import AXIS
+from jaxml.training import distributed
+from jaxml.training.devices import AXIS, divide
 from jaxml.training.learner import Array, Learner, Metrics, TrainState
 from jaxml.training.step import train_step
 
@@ -23,14 +25,15 @@ LINE = 128
 def resident_step(
     learner: Learner, state: TrainState, images: Array, table: ClassTable, teacher: Any = ()
 ) -> tuple[TrainState, Metrics]:
-    """One step on a batch drawn on the device from all images, `in_lines` [N, n, LINE]; `teacher`: see `train_step`."""
+    """One step on a batch that is drawn from all images, `divided`; `teacher`: see `train_step`.
+
+    The images are this device's part of them, [m, n, LINE].
+    """
     config = learner.config
     with jax.named_scope("input"):
         indices, labels = sample(config.train.seed, state.step, table, *batch_shape(config.data))
-        share = indices.shape[0] // lax.axis_size(AXIS)
-        start = lax.axis_index(AXIS) * share
-        indices, labels = (lax.dynamic_slice_in_dim(x, start, share) for x in (indices, labels))
         drawn = draw(images, indices, config.data.stored_size)
+        labels = lax.dynamic_slice_in_dim(labels, lax.axis_index(AXIS) * len(drawn), len(drawn))
     return train_step(learner, state, drawn, labels, teacher)
 
 
@@ -70,7 +73,30 @@ def in_lines(images: np.ndarray) -> np.ndarray:
     return flat.reshape(len(flat), -1, LINE)
 
 
+def divided(images: np.ndarray, rows: np.ndarray, devices: Sequence[Any]) -> jax.Array:
+    """The images of some rows int [R], of uint8 [N, S, S, 3], divided among the devices: [devices, m, n, LINE].
+
+    Each of the devices of all processes holds m of them, and this process reads those of its own `devices` alone. The
+    last may repeat the first ones, where R is no multiple of the number of devices.
+    """
+    count = len(distributed.everywhere(devices))
+    own = distributed.share(np.resize(rows, -(-len(rows) // count) * count))
+    return divide(in_lines(images[own]), devices)
+
+
 def draw(lines: Array, indices: Array, side: int) -> Array:
-    """The images of some indices [b], uint8 [b, side, side, 3], from all of them `in_lines`."""
-    flat = lines[indices].reshape(indices.shape[0], -1)
-    return flat[:, : side * side * 3].reshape(-1, side, side, 3)
+    """This device's part of a batch of images, uint8 [B / devices, side, side, 3].
+
+    Each device lays those of its images that are in the batch into their places, and their sum over the devices, in
+    which everything else is zero, is divided among them. That takes the memory and the traffic of the batch's pixels.
+
+    Args:
+        lines: the images that this device holds, [m, n, LINE], see `divided`.
+        indices: places int [B] of the batch's images among all that are divided, the same on all devices.
+        side: S.
+    """
+    place = indices - lax.axis_index(AXIS) * len(lines)
+    here = (place >= 0) & (place < len(lines))
+    found = jnp.where(here[:, None, None], lines[jnp.clip(place, 0, len(lines) - 1)], jnp.uint8(0))
+    own = lax.psum_scatter(found, AXIS, tiled=True)
+    return own.reshape(len(own), -1)[:, : side * side * 3].reshape(-1, side, side, 3)

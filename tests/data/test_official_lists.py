@@ -222,14 +222,17 @@ def test_a_class_in_two_parts_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "images", "train", "both"),
-    [("sop", 120_053, 11_318 - 2_263, 11_318), ("in_shop", 52_712, 3_997 - 799, 3_997)],
+    ("source", "images", "classes", "train", "both"),
+    [
+        ("sop", 120_053, 11_318 + 11_316, 11_318 - 2_263, 11_318),
+        ("in_shop", 52_712, 3_997 + 3_985, 3_997 - 799, 3_997),
+    ],
 )
-def test_plans_know_the_official_divisions(source, images, train, both):
+def test_plans_know_the_official_divisions(source, images, classes, train, both):
     config = Config(data=Data(source=source, split="source"))
-    assert data_set(config, 0, 0) == (images, train)
+    assert data_set(config, 0, 0) == (images * train // classes, train)
     config = Config(data=Data(source=source, split="source", train_on="train+val"))
-    assert data_set(config, 0, 0) == (images, both)
+    assert data_set(config, 0, 0) == (images * both // classes, both)
 
 
 def test_a_plan_for_a_table_needs_its_division():

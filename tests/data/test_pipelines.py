@@ -460,7 +460,6 @@ def test_a_full_disk_is_noticed_before_decoding(config, monkeypatch):
     ],
 )
 def test_what_does_not_fit_on_a_device_is_refused_with_the_numbers(config, monkeypatch, stats, ram, place):
-    index = data.load(config)  # 12 images
     roomy = SimpleNamespace(memory_stats=lambda: stats and {"bytes_limit": 10**9, "bytes_in_use": 0})
 
     class Device(SimpleNamespace):
@@ -469,15 +468,17 @@ def test_what_does_not_fit_on_a_device_is_refused_with_the_numbers(config, monke
 
     devices = [roomy, Device(memory_stats=lambda: stats)]
     monkeypatch.setattr(resident, "host_memory", lambda: ram)
-    config = dataclasses.replace(config, stored_size=1000)  # 36 MB, all that is free
-    resident.check_fits(index, config, devices)
+    config = dataclasses.replace(config, stored_size=1000)  # 12 images take 36 MB, all that is free
+    resident.check_fits(24, config, devices)
+    resident.check_fits(48, config, devices, processes=2)
     config = dataclasses.replace(config, stored_size=1001)
     with pytest.raises(
-        ValueError, match=rf"12 images of 1001 x 1001 .*0\.04 GB, but {place}.*--data\.input tf_data"
+        ValueError,
+        match=rf"24 images to learn from, of 1001 x 1001 .*0\.04 GB on each device, but {place}.*--data\.input tf_data",
     ):
-        resident.check_fits(index, config, devices)
+        resident.check_fits(24, config, devices)
     with pytest.raises(ValueError, match=r"--data\.input tf_data"):
-        open_images(dataclasses.replace(config, split="0-0/1-1/2-2"), devices)
+        open_images(dataclasses.replace(config, stored_size=3000, split="0-0/1-1/2-2"), devices)
     assert not list(Path(config.cache).glob("*/")), "decoded before it was refused"
 
 

@@ -202,9 +202,9 @@ def test_plans_are_plain_values():
 
 
 def test_sizes_of_data_sets():
-    assert data_set(PRESETS["cub_best"], 0, 0) == (11_788, 100)
-    assert data_set(PRESETS["cub_squeezenet"], 0, 0) == (11_788, 80)
-    assert data_set(PRESETS["cub_best"], 500, 20) == (500, 10)
+    assert data_set(PRESETS["cub_best"], 0, 0) == (5_894, 100)
+    assert data_set(PRESETS["cub_squeezenet"], 0, 0) == (4_715, 80)
+    assert data_set(PRESETS["cub_best"], 500, 20) == (250, 10)
     with pytest.raises(ValueError, match="say how large it is, with --images and --classes"):
         data_set(small(), 0, 20)
 
@@ -260,9 +260,9 @@ def test_plan_from_end_to_end(tmp_path):
     assert "cpu:2: 2 x CPU, 128 images a step, 64 on each chip, 48 px, simple in float32" in done.stdout
     found = json.loads((out / "plan.json").read_text())
     assert (out / "plan.png").read_bytes().startswith(b"\x89PNG")
-    assert (found["fits"], found["chips"], found["images"], found["classes"]) == (True, 2, 10_000, 80)
-    # The data set is resident, and every device has its own copy.
-    assert found["memory"]["images"] == 10_000 * 64 * 64 * 3
+    assert (found["fits"], found["chips"], found["images"], found["classes"]) == (True, 2, 4_000, 80)
+    # The images to learn from are resident, each device holds half of them.
+    assert found["memory"]["images"] == 2_000 * 64 * 64 * 3
     # The gradients of 872,007 parameters, and a few numbers, are averaged over both devices.
     assert found["collectives"]["all-reduce"]["result_bytes"] > 4 * 800_000
     assert found["operations"]["network"]["float32"] > found["operations"]["loss"]["float32_highest"] > 0
@@ -292,12 +292,14 @@ def test_the_step_is_the_one_that_training_calls(platform, source, monkeypatch):
 
     monkeypatch.setattr(on_devices, "parallel", parallel)
     monkeypatch.setattr(on_devices, "replicate", lambda tree, devices: tree)
+    monkeypatch.setattr(inputs, "divided", lambda images, rows, devices: images)
     config = dataclasses.replace(PRESETS["glyphs_simple"], data=dataclasses.replace(Data(), input=source))
     devices = [SimpleNamespace(platform=platform)]
     labels = np.repeat(np.arange(20), 4)
     images = SimpleNamespace(
         index=SimpleNamespace(labels=labels, class_names=[*map(str, range(20))]),
         classes=lambda part: np.arange(20),
+        rows=lambda part: np.arange(80),
         resident=np.zeros((80, 64, 64, 3), np.uint8) if source == "resident" else None,
     )
     learner, _ = create(config, 20)

@@ -19,7 +19,7 @@ from jaxml.training.callbacks import Callback
 from jaxml.training.checkpoint import Checkpoints, flatten
 from jaxml.training.devices import parallel, replicate
 from jaxml.training.learner import create
-from jaxml.training.resident_steps import in_lines, resident_step, resident_steps
+from jaxml.training.resident_steps import divided, resident_step, resident_steps
 from jaxml.training.step import features, guidance
 from jaxml.training.teacher import open_teacher
 from tests import loops
@@ -69,9 +69,10 @@ def steps(config, devices, count=1, per_call=None):  # noqa: F811
         state, metrics = resident_step(learner, *args)
         return state, jax.tree.map(lambda x: x[None], metrics)
 
-    call, rows = parallel(step, in_axes=(None,) * 4, devices=used), []
-    arrays = state, in_lines(IMAGES), class_table(LABELS, np.arange(10)), teacher.variables
+    call, rows = parallel(step, in_axes=(None, 0, None, None), devices=used), []
+    arrays = state, class_table(LABELS, np.arange(10)), teacher.variables
     state, *data = replicate(arrays, used)
+    data = divided(IMAGES, np.arange(len(IMAGES)), used), *data
     for _ in range(0, count, per_call or 1):
         state, metrics = call(state, *data)
         rows.append(jax.device_get(metrics))

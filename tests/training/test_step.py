@@ -13,7 +13,7 @@ from jaxml.data.sampling import class_table
 from jaxml.training import step as training
 from jaxml.training.devices import parallel, replicate
 from jaxml.training.learner import TrainState, create
-from jaxml.training.resident_steps import draw, in_lines, resident_step, resident_steps
+from jaxml.training.resident_steps import divided, draw, resident_step, resident_steps
 
 CONFIG = Config(
     data=Data(stored_size=32, size=28, classes_per_batch=4, images_per_class=4, jitter=0.2),
@@ -47,9 +47,9 @@ def run_steps(config, devices, steps, per_call=None):
         state, metrics = resident_step(learner, *args)
         return state, jax.tree.map(lambda x: x[None], metrics)
 
-    call = parallel(counted, in_axes=(None, None, None), devices=used)
-    pixels, table = in_lines(IMAGES), class_table(LABELS, np.arange(10))
-    state, pixels, table = replicate((state, pixels, table), used)
+    call = parallel(counted, in_axes=(None, 0, None), devices=used)
+    pixels = divided(IMAGES, np.arange(len(IMAGES)), used)
+    state, table = replicate((state, class_table(LABELS, np.arange(10))), used)
     states, rows = [], []
     for _ in range(0, steps, per_call or 1):
         state, metrics = call(state, pixels, table)
@@ -209,10 +209,15 @@ def test_networks_with_one_input_size_refuse_another():
         create(replace(CONFIG, eval=Eval(size=40)), 10)
 
 
+@pytest.mark.parametrize("devices", [1, 2, 4])
 @pytest.mark.parametrize("side", [16, 20])  # the first fills whole lines
-def test_images_are_drawn_as_they_were_put_in_lines(side):
-    images = np.random.default_rng(1).integers(0, 256, (7, side, side, 3), np.uint8)
-    lines = in_lines(images)
-    assert lines.shape == (7, -(-side * side * 3 // 128), 128)
-    found = draw(lines, np.array([6, 0, 6]), side)
-    np.testing.assert_array_equal(found, images[[6, 0, 6]])
+def test_a_batch_of_images_that_are_divided_among_devices(side, devices):
+    """Seven of nine images, with one of the seven twice in the batch."""
+    used = jax.devices()[:devices]
+    images = np.random.default_rng(1).integers(0, 256, (9, side, side, 3), np.uint8)
+    rows, batch = np.array([8, 1, 3, 4, 0, 7, 5]), np.array([6, 0, 2, 6])
+    lines = divided(images, rows, used)
+    assert lines.shape == (devices, -(-7 // devices), -(-side * side * 3 // 128), 128)
+    call = parallel(lambda x, indices: draw(x, indices, side), (0, None), used, out_axes=0)
+    found = np.asarray(call(lines, batch)).reshape(4, side, side, 3)
+    np.testing.assert_array_equal(found, images[rows[batch]])
