@@ -87,8 +87,9 @@ def divided(images: np.ndarray, rows: np.ndarray, devices: Sequence[Any]) -> jax
 def draw(lines: Array, indices: Array, side: int) -> Array:
     """This device's part of a batch of images, uint8 [B / devices, side, side, 3].
 
-    Each device lays those of its images that are in the batch into their places, and their sum over the devices, in
-    which everything else is zero, is divided among them. That takes the memory and the traffic of the batch's pixels.
+    Each device lays those of its images that are in the batch into their places, among zeros, and sends every other
+    device the part that it asks for. A device then has the memory and the traffic of the whole batch's pixels, which a
+    TPU halves against dividing their sum: it adds integers everywhere before it divides them.
 
     Args:
         lines: the images that this device holds, [m, n, LINE], see `divided`.
@@ -98,5 +99,6 @@ def draw(lines: Array, indices: Array, side: int) -> Array:
     place = indices - lax.axis_index(AXIS) * len(lines)
     here = (place >= 0) & (place < len(lines))
     found = jnp.where(here[:, None, None], lines[jnp.clip(place, 0, len(lines) - 1)], jnp.uint8(0))
-    own = lax.psum_scatter(found, AXIS, tiled=True)
+    sent = lax.all_to_all(found, AXIS, 0, 0, tiled=True)
+    own = sent.reshape(lax.axis_size(AXIS), -1, *lines.shape[1:]).max(0)
     return own.reshape(len(own), -1)[:, : side * side * 3].reshape(-1, side, side, 3)
