@@ -41,7 +41,8 @@ class Data:
     train_on: Literal["train", "train+val"] = "train"
     """Classes to learn from. With train+val no classes are left to choose the best step by, so the last one is used."""
     input: Literal["resident", "tf_data"] = "resident"
-    """resident: decoded once and kept in device memory; tf_data: streamed from disk by tensorflow."""
+    """resident: decoded once and kept in device memory, divided among all devices; tf_data: streamed from disk by
+    tensorflow."""
     crop_to_box: Bool = True
     """Crop to the bounding box where the source has one."""
     stored_size: Pixels = 64
