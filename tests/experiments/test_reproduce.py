@@ -24,8 +24,8 @@ from jaxml.training import history, run, train
 from jaxml.training import optimizer as optim
 from jaxml.training import weights as weights_of_run
 from jaxml.training.learner import create, loss_function
+from tests.commands.test_tune import other_pictures
 from tests.experiments.test_stress import run as run_script
-from tests.experiments.test_tune import other_pictures
 from tests.spread import spread
 from tests.training.test_run import StopAt, config, pictures  # noqa: F401
 

@@ -14,13 +14,7 @@ from jaxml.config import Model as ModelConfig
 from jaxml.files import write_json
 from jaxml.training import provenance, run
 from jaxml.training.checkpoint import Checkpoints
-
-
-def draw(rng, classes, each):
-    """Pictures uint8 [classes * each, 24, 24, 3] of classes that differ in their colours."""
-    base = rng.uniform(0, 255, (classes, 1, 4, 4, 3)).repeat(6, 2).repeat(6, 3)
-    noisy = base + rng.normal(0, 25, (classes, each, 24, 24, 3))
-    return np.clip(noisy, 0, 255).astype(np.uint8).reshape(-1, 24, 24, 3)
+from tests.made_up_pictures import draw
 
 
 @pytest.fixture(scope="session")

@@ -20,15 +20,9 @@ from jaxml.evaluation import grouping as group
 from jaxml.evaluation import metrics
 from jaxml.reports import clusters as gallery
 from jaxml.training import run, train
+from tests.made_up_pictures import draw
 
 CLASSES, EACH = 4, 9
-
-
-def draw(rng, classes, each):
-    """Pictures uint8 [classes * each, 24, 24, 3] of classes that differ in their colours."""
-    base = rng.uniform(0, 255, (classes, 1, 4, 4, 3)).repeat(6, 2).repeat(6, 3)
-    noisy = base + rng.normal(0, 25, (classes, each, 24, 24, 3))
-    return np.clip(noisy, 0, 255).astype(np.uint8).reshape(-1, 24, 24, 3)
 
 
 @pytest.fixture(scope="module")
