@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
     from jaxml.data.sources.unlabelled import Pictures
 
-BOXED = ("cub", "caltech_birds2011", "cars196")
-"""Sources that have boxes."""
-
 
 @options
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +61,7 @@ def main(words: list[str]) -> None:
     """Embed the pictures, and write their clusters."""
     arguments = parse(Arguments, words, __doc__)
     from jaxml.data.sources import unlabelled
+    from jaxml.data.sources.known import KNOWN
     from jaxml.inference import load
     from jaxml.inference.kept import embed_folder
     from jaxml.reports.output import output_folder
@@ -76,7 +74,8 @@ def main(words: list[str]) -> None:
         )
     model = load(arguments.model)
     data = model.config.data
-    if data.crop_to_box and data.source in BOXED and not arguments.boxes:
+    boxed = data.crop_to_box and data.source in KNOWN and KNOWN[data.source].boxes
+    if boxed and not arguments.boxes:
         print("the run learned from pictures cropped to their boxes; give --boxes if these are not cropped")
     with output_folder(out, "clusters", apart={"--images": arguments.images}) as place:
         embeddings, rows, errors = embed_folder(model, pictures)

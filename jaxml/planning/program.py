@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -71,37 +70,19 @@ def data_set(config: Config, images: int, classes: int) -> tuple[int, int]:
         ValueError: no number is given, and the size of the source is not known; or its division is not.
     """
     from jaxml.data import splits
-    from jaxml.data.sources import cub, glyphs, in_shop, inaturalist, sop
+    from jaxml.data.sources.known import KNOWN, Known
 
-    divided = {"sop": sop.COUNTS, "in_shop": in_shop.COUNTS, "inaturalist": inaturalist.COUNTS}
-    known = {
-        "glyphs": (len(glyphs.CHARACTERS) * glyphs.IMAGES_PER_CLASS, len(glyphs.CHARACTERS)),
-        **dict.fromkeys(("cub", "caltech_birds2011"), (cub.IMAGES, cub.CLASSES)),
-        "cars196": (16_185, 196),
-        "stanford_online_products": _images_and_classes(sop.COUNTS),
-        **{name: _images_and_classes(counts) for name, counts in divided.items()},
-    }
-    found = known.get(config.data.source, (0, 0))
-    if not (images or found[0]) or not (classes or found[1]):
+    known = KNOWN.get(config.data.source, Known(0, 0))
+    images, classes = images or known.images, classes or known.classes
+    if not images or not classes:
         raise ValueError(
             f"--data.source {config.data.source}: say how large it is, with --images and --classes (all that it has)"
         )
-    official = divided.get(config.data.source)
-    stated = splits.ranges(official["train classes"], 0, official["test classes"]) if official else ""
-    if config.data.split == splits.SOURCE and not stated:
+    if config.data.split == splits.SOURCE and not known.division:
         raise ValueError(
             f"--data.split {splits.SOURCE}: a plan reads no data set, so that it does not know what "
             f"{config.data.source} states; give the same as ranges train/val/test such as 0-59/60-79/80-99"
         )
-    images, classes = images or found[0], classes or found[1]
-    parts = splits.split(config.data.split, classes, stated)
+    parts = splits.split(config.data.split, classes, known.division)
     learned = sum(len(parts[part]) for part in config.data.train_on.split("+"))
     return images * learned // classes, learned
-
-
-def _images_and_classes(counts: Mapping[str, int]) -> tuple[int, int]:
-    """Numbers of all images and of all classes of an official division, which counts both by part."""
-    images, classes = (
-        sum(count for name, count in counts.items() if name.endswith(kind)) for kind in ("images", "classes")
-    )
-    return images, classes
