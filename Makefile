@@ -12,11 +12,8 @@ quickstart: $(VENV)/.base
 	$(BIN)/python -m jaxml train --preset glyphs_simple --workdir runs/quickstart \
 		$(if $(wildcard runs/quickstart/config.json),--resume)
 
-# Most of the time goes into compiling small programs, so XLA's CPU compiler tries less here; `make test-slow` and
-# `make test-peers` check the programs that users get.
 test: $(VENV)/.test
-	XLA_FLAGS="--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true \
-		--xla_cpu_parallel_codegen_split_count=1" $(PYTEST) -m "not peers and not slow and not compile"
+	$(PYTEST) -m "not peers and not slow and not compile"
 
 test-slow: $(VENV)/.test
 	$(PYTEST) -m "slow and not compile"

@@ -5,7 +5,11 @@ import signal
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+# Programs are compiled in one part: two workers leave no threads for the others that XLA would cut them into.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Tests, their workers and the processes that they start compile the same programs over and over.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

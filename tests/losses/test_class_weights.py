@@ -13,6 +13,8 @@ from tests.losses.test_contract import CLASSES, KEY, VARIANTS, D, batch, close, 
 from tests.losses.test_sharding import over_devices
 from tests.spread import spread
 
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
+
 WEIGHTS = np.array([0.3, 2.0, 1.1], np.float32)
 FORMS = [v for v in VARIANTS if not v[1] or v[1].get("mining") in ("local_class", "distance_weighted")]
 FORMS.append(("triplet", {"formula": "soft"}))

@@ -163,6 +163,7 @@ def test_bfloat16_inputs(name):
     np.testing.assert_allclose(value, loss(x.astype(jnp.float32), y, *p)[0], rtol=1e-6)
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize("variant", spread(VARIANTS, of=3, turn=1, label=label))
 def test_float32_where_jax_has_64_bits(variant):
     name, options = variant
@@ -237,11 +238,13 @@ def on_devices(place, n, how):
     return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P()))(w, p, x, y)
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize("place", spread(range(len(VARIANTS)), of=5, label=lambda i: label(VARIANTS[i])))
 def test_same_on_two_devices(place):
     close(on_devices(place, 2, "pmap"), on_devices(place, 0, "jit"))
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize(("formula", "how"), spread(["hinge", "soft"], ["pmap", "shard_map"]))
 def test_triplets_on_four_devices(formula, how):
     options = {} if formula == "hinge" else {"formula": formula, "mining": "all"}

@@ -92,11 +92,13 @@ def close(got, want):
         np.testing.assert_allclose(g, v, rtol=1e-5, atol=1e-5 * max(float(np.abs(v).max()), 1e-3))
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize(("name", "how"), spread(NAMES, HOW))
 def test_same_as_undivided(name, how):
     close(divided(name, 4, how), undivided(name))
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize(
     ("n", "how"), [(1, "pmap"), (2, "pmap"), (1, "shard_map"), (2, "shard_map, unchecked")]
 )
@@ -104,6 +106,7 @@ def test_on_fewer_devices(n, how):
     close(divided("arcface", n, how), undivided("arcface"))
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize("name", NAMES)
 def test_agrees_with_loop(name):
     w, (x, y, p, weights) = arrays(name)
@@ -156,6 +159,7 @@ def test_one_number_spoils_all_devices(value):
         assert not np.isfinite(of_p).any()
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize(("name", "how"), spread(["cosface", "subcenter_arcface"], HOW))
 def test_drawn_classes(name, how):
     """The loss and its gradients are those of the drawn classes alone, which the gradient shows."""

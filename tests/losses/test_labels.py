@@ -15,6 +15,8 @@ from jaxml.losses.kernels.labels import class_indices, keys
 from tests import loops
 from tests.spread import spread
 
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
+
 B, M, D, CLASSES = 8, 6, 3, 3
 TYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 EVERY_TYPE = (

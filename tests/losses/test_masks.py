@@ -15,6 +15,8 @@ from tests.losses.test_contract import KEY, NAMES, B, D, batch, close, label
 from tests.losses.test_sharding import over_devices
 from tests.spread import spread
 
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
+
 TAKE_MASKS = [
     n for n in NAMES if "Masks" in str(inspect.signature(losses.LOSSES[n]).parameters["labels"].annotation)
 ]

@@ -10,6 +10,8 @@ import pytest
 from jaxml import losses
 from tests.spread import spread
 
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
+
 B, D = 6, 3
 TAKE_REFERENCES = [n for n, f in losses.LOSSES.items() if "references" in inspect.signature(f).parameters]
 

@@ -72,6 +72,7 @@ def test_weights_are_traced():
     assert values_at[1] > values_at[0]
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize("how", ["pmap", "explicit"])
 def test_same_on_four_devices(how):
     w, p = jnp.eye(D) + 0.1 * jax.random.normal(KEY, (D, D)), values()

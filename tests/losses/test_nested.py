@@ -13,6 +13,8 @@ from tests.losses.test_contract import KEY, NAMES, close
 from tests.losses.test_sharding import over_devices
 from tests.spread import spread
 
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
+
 B, D, CLASSES = 12, 6, 3
 SIZES = (2, 4)
 

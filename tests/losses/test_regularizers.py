@@ -87,6 +87,7 @@ def test_agrees_with_pytorch_metric_learning():
         np.testing.assert_allclose(found, leaf.grad.numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize(("name", "how"), spread(CASES, ["pmap", "shard_map", "explicit"]))
 def test_same_on_four_devices(name, how):
     w = jnp.eye(4) + 0.1 * jax.random.normal(KEY, (4, 4))

@@ -13,6 +13,8 @@ from jaxml import losses
 from tests.losses.test_contract import KEY, NAMES, VARIANTS, B, D, batch, label, parameters
 from tests.spread import spread
 
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
+
 N = 4
 AXIS = "batch"
 HOW = ["explicit", "auto", "pmap", "shard_map", "shard_map, unchecked"]

@@ -77,6 +77,7 @@ def test_no_gradient_passes_through_it():
     assert not np.any(of_state)
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize("how", HOW)
 def test_same_on_four_devices(how):
     start = losses.margin_distribution(jnp.zeros(R), *batch(seed=1))

@@ -205,6 +205,7 @@ def test_a_single_image_has_no_pair():
     assert not np.any(gradient)
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize(("how", "block_size"), spread(HOW, [None, 2]))
 def test_same_on_four_devices(how, block_size):
     """Gradients of weights before the embeddings; the teacher's are divided as the batch is."""

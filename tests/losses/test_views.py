@@ -219,6 +219,7 @@ def test_a_single_image(name):
     assert all(np.isfinite(g).all() for g in gradients)
 
 
+@pytest.mark.usefixtures("hardly_optimized")
 @pytest.mark.parametrize(("how", "name"), spread(HOW, NAMES))
 def test_same_on_four_devices(name, how):
     """Statistics are those of all devices; gradients of weights before both views."""

@@ -16,6 +16,8 @@ from jaxml.losses.kernels.mining import MINING
 from tests import loops
 from tests.spread import spread
 
+pytestmark = pytest.mark.usefixtures("hardly_optimized")
+
 # Classes of one, of two, and one of more rows than a sweep takes slots at a time.
 SIZES = (1, 2, 5, 19, 3)
 WIDTH = 5
