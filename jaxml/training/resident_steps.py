@@ -88,8 +88,8 @@ def draw(lines: Array, indices: Array, side: int) -> Array:
     """This device's part of a batch of images, uint8 [B / devices, side, side, 3].
 
     Each device lays those of its images that are in the batch into their places, among zeros, and sends every other
-    device the part that it asks for. A device then has the memory and the traffic of the whole batch's pixels, which a
-    TPU halves against dividing their sum: it adds integers everywhere before it divides them.
+    device its part of the batch. A device then has the memory and the traffic of the whole batch's pixels. The sum that
+    `psum_scatter` divides would be the same, but a TPU adds integers on all devices first, with twice the traffic.
 
     Args:
         lines: the images that this device holds, [m, n, LINE], see `divided`.

@@ -20,7 +20,7 @@ from jaxml.evaluation import grouping as group
 from jaxml.evaluation import metrics
 from jaxml.reports import clusters as gallery
 from jaxml.training import run, train
-from tests.made_up_pictures import draw
+from tests.made_up_pictures import draw, write_classes
 
 CLASSES, EACH = 4, 9
 
@@ -29,11 +29,7 @@ CLASSES, EACH = 4, 9
 def trained(tmp_path_factory):
     """A run's directory, the pixels of its data set and their embeddings; the data set itself is deleted."""
     root = tmp_path_factory.mktemp("trained")
-    pixels = draw(np.random.default_rng(0), 10, 6)
-    for i, image in enumerate(pixels):
-        path = root / f"pictures/class{i // 6}/{i % 6}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+    pixels = write_classes(root / "pictures")
     config = Config(
         data=Data(
             source="folder",

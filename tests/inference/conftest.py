@@ -5,7 +5,6 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 import jaxml
 from jaxml import config as configs
@@ -14,18 +13,14 @@ from jaxml.config import Model as ModelConfig
 from jaxml.files import write_json
 from jaxml.training import provenance, run
 from jaxml.training.checkpoint import Checkpoints
-from tests.made_up_pictures import draw
+from tests.made_up_pictures import write_classes
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A run's directory, pixels of its data set and what its network made of them."""
     root = tmp_path_factory.mktemp("trained")
-    pixels = draw(np.random.default_rng(0), 10, 6)
-    for i, image in enumerate(pixels):
-        path = root / f"pictures/class{i // 6}/{i % 6}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+    pixels = write_classes(root / "pictures")
     data = Data(
         source="folder",
         root=str(root / "pictures"),
