@@ -2,13 +2,15 @@
 
     python -m experiments.benchmarks.backbones --backbones squeezenet1_1 resnet50 --batch 32 --size 128
 
-Columns: images/s (the median of runs in alternation with PyTorch's in the same process), XLA's FLOP count per
-image, and the FLOP rate as a share of the device's rate for matrix products, which is measured first. With torch and
-torchvision installed, and for EfficientNet-Lite efficientnet-lite-pytorch (extra `peers`), the same network is measured
-in both of PyTorch's memory layouts: eager on CPU, with `torch.compile` and, for bfloat16, autocast on a GPU. On two CPU
-cores SqueezeNet, ResNet-50 and Inception v3 take about five minutes, and `--quick` (SqueezeNet 1.1 alone; on
-accelerators ResNet-50 too) takes one. Expect SqueezeNet 1.1 to train at 0.9 times the speed of PyTorch's default layout
-or better.
+Columns: images/s (the median over three rows of calls, each beside a row of PyTorch's in the same process), XLA's FLOP
+count per image, and the FLOP rate as a share of the device's rate for matrix products, which is measured first. With
+torch and torchvision installed, and for EfficientNet-Lite efficientnet-lite-pytorch (extra `peers`), the same network
+is measured in both of PyTorch's memory layouts: eager on CPU, with `torch.compile` and, for bfloat16, autocast on a
+GPU. On two CPU cores a backbone takes one to three minutes, and `--quick` (SqueezeNet 1.1 alone; on accelerators
+ResNet-50 too) takes one. Expect SqueezeNet 1.1 to train at 0.9 times the speed of PyTorch's default layout or better.
+
+A program is called several times in a row, as in a training. In single turns each gives its memory back to the system
+while another runs and has to ask for it anew, which on a CPU costs one with large activations up to half its speed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 import jax
 import tyro
 
-from experiments.benchmarks.timing import Row, flops, in_turn, matmul_rate, ratio, table, write
+from experiments.benchmarks.timing import Row, alternating, flops, matmul_rate, ratio, table, write
 from jaxml import config, models
 
 LAYOUTS = ("default layout", "channels last")
@@ -41,8 +43,8 @@ class Arguments:
     """Side of the images in pixels; 0 is each backbone's own size."""
     dtypes: tuple[str, ...] = ("float32",)
     """float32 or bfloat16."""
-    seconds: float = 10.0
-    """Seconds for each backbone and pass."""
+    seconds: float = 30.0
+    """Seconds for each backbone and pass, at least; 54 calls or more are made."""
     quick: bool = False
     """Fewer backbones and smaller batches, about a minute."""
     peers: bool = True
@@ -164,7 +166,7 @@ def measure(name: str, batch: int, size: int, dtype: str, arguments: Arguments, 
     rows: list[Row] = []
     for label, (run, count) in jax_programs(name, batch, size, dtype).items():
         programs = {"jaxml": run, **{layout: found[label] for layout, found in peers.items()}}
-        times = in_turn(programs, arguments.seconds)
+        times = alternating(programs, arguments.seconds, ahead=3, passes=3)
         second = median(times["jaxml"])
         row: Row = {"backbone": name, "px": size, "batch": batch, "dtype": dtype, "pass": label}
         row["GFLOP/image"] = f"{count / batch / 1e9:.2f}"

@@ -55,7 +55,7 @@ def scaling(config: Config, limit: float, quick: bool) -> list[Row]:
     # (devices, batch)
     cases = [(n, n * share) for n in counts] + [(1, n * share) for n in counts[1:]]
     programs = {
-        (n, batch): part.fixed_step(learner, state, np.asarray(images.resident[:batch]), devices[:n])
+        (n, batch): part.fixed_step(learner, state, *images.read([np.arange(batch)]), devices[:n])
         for n, batch in cases
     }
     times = in_turn(programs, limit)

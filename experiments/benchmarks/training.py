@@ -50,6 +50,7 @@ from experiments.benchmarks.training_parts import Program
 from jaxml import models
 from jaxml.commands.process import command
 from jaxml.config import Config, Data, Train
+from jaxml.data import resident
 from jaxml.data.images import Images, open_images
 
 US, THEM = "jaxml", "PyTorch"
@@ -90,7 +91,7 @@ def theirs(config: Config, images: Images) -> tuple[dict[str, Program], dict[str
         print(f"PyTorch is left out: {error}")
         return {}, {}
     rows = images.rows(config.data.train_on)
-    file, labels = Path(images.resident.filename), images.index.labels[rows]
+    file, labels = Path(resident.load(images.index, config.data).filename), images.index.labels[rows]
     pictures = torch_loop.Pictures(file, rows, labels, config.data, models.BACKBONES[config.model.backbone])
     calls = torch_loop.programs(config, pictures)
     timed = partial(Program, burst=part.burst(), wait=lambda _: torch_loop.finish())

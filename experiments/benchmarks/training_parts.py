@@ -84,7 +84,7 @@ def parts(learner: Learner, state: Any, images: Images, devices: list) -> dict[s
     rng = np.random.default_rng(0)
     params = {name: value for name, value in state.params.items() if name != "loss"}
     rows = images.rows(data.train_on)
-    pixels = divided(images.resident, rows, devices)
+    pixels = divided(images.read, rows, devices)
     drawn_from = replicate(class_table(images.index.labels[rows], images.classes(data.train_on)), devices)
     inputs = rng.normal(size=(batch, data.size, data.size, 3)).astype(np.float32)
     seeds = np.arange(batch, dtype=np.uint32)
@@ -155,7 +155,7 @@ def ours(config: Config, images: Images, devices: list) -> tuple[dict[str, Progr
         call = partial(executable, *program.args, *arguments)
         found[name] = Program(call, burst=burst(), flops=flops(executable))
     batch = config.data.classes_per_batch * config.data.images_per_class
-    fixed = fixed_step(learner, state, np.asarray(images.resident[:batch]), devices)
+    fixed = fixed_step(learner, state, *images.read([np.arange(batch)]), devices)
 
     def as_in_a_run(config: Config, images: Images) -> Program:
         run = Run(Path(), replace(learner, config=config), state, images, devices, None)

@@ -53,8 +53,9 @@ def main(words: list[str], callbacks: Sequence[Any] = ()) -> None:
     """Train, and print the results."""
     arguments = parse_train(words)
     # Imported after parsing, so that --help and wrong options answer at once.
+    from jaxml import distributed
     from jaxml.reports import run as report
-    from jaxml.training import distributed, results, train
+    from jaxml.training import results, train
 
     if arguments.distributed:
         distributed.start()

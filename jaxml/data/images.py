@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxml import data
+from jaxml import data, distributed
 from jaxml.config import Data
 from jaxml.data import resident, splits
 from jaxml.files import printable
@@ -26,8 +26,8 @@ class Images:
     """Class ids int [C] of the parts train, val and test."""
     read: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
     """Vectors of row numbers int [b] to pixels uint8 [b, S, S, 3], in the same order."""
-    resident: np.ndarray | None
-    """All pixels uint8 [N, S, S, 3] if the input is resident, else None."""
+    resident: bool
+    """Whether pixels are decoded already, so that reading them costs nothing."""
 
     def classes(self, part: str) -> np.ndarray:
         """Class ids int [C] of a part; `train+val` joins two."""
@@ -82,11 +82,20 @@ def open_images(
             learned = np.concatenate([parts[part] for part in config.train_on.split("+")])
             count = int(np.isin(index.labels, learned).sum())
             resident.check_fits(count, config, devices, jax.process_count())
-        pixels = resident.load(index, config)
-        return Images(index, parts, lambda batches: (pixels[rows] for rows in batches), pixels)
+        return Images(index, parts, resident.Pixels(index, config, _own(index, config, parts)).read, True)
     from jaxml.data import streamed  # imports tensorflow
 
-    return Images(index, parts, partial(streamed.batches, index, config), None)
+    return Images(index, parts, partial(streamed.batches, index, config), False)
+
+
+def _own(index: data.Index, config: Data, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Rows int [n] of the images that this process learns from and embeds: all, if there is no other."""
+    if jax.process_count() == 1:
+        return np.arange(len(index.labels))
+    learned = config.train_on.split("+")
+    groups = [[parts[name] for name in learned], *([parts[name]] for name in parts if name not in learned)]
+    rows = [np.flatnonzero(np.isin(index.labels, np.concatenate(group))) for group in groups]
+    return np.unique(np.concatenate([distributed.share(own) for own in rows if len(own)]))
 
 
 def _warn_of_copies(index: data.Index, parts: dict[str, np.ndarray]) -> None:

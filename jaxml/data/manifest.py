@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxml import distributed
 from jaxml.config import Data
 from jaxml.data.decode import decode, parallel, read
 from jaxml.data.index import ImageError, Index
@@ -50,10 +51,11 @@ def check(index: Index, config: Data) -> Index:
 
     Images that the manifest does not list yet, at first all, are also decoded, and then added to it. An image fails if
     it is missing, cannot be decoded, or has other bytes than before. With `config.on_error` "skip", failures are left
-    out of the index returned, counted in a warning, and listed in a file beside the manifest.
+    out of the index returned, counted in a warning, and listed in a file beside the manifest. Of several processes each
+    reads its share of the images, and all return the same.
 
     Raises:
-        ImageError: images fail and `config.on_error` is "raise", or all of them fail.
+        ImageError: images fail and `config.on_error` is "raise", or all of them fail, or processes find different ones.
         ValueError: the manifest is damaged.
     """
     path = file(config)
@@ -76,7 +78,15 @@ def check(index: Index, config: Data) -> Index:
             return "", f"{place}{error}"
         return digest, ""
 
-    results = list(parallel(one, len(index.items), "checking images"))
+    listed = hashlib.sha256("\0".join(index.names).encode(errors="surrogateescape")).hexdigest()
+    if len({*distributed.everyones([listed])}) > 1:
+        raise ImageError(
+            f"{config.source} {printable(config.root)} has other images on one machine than on another; every machine "
+            f"needs the same data set"
+        )
+    own = distributed.share(np.arange(len(index.items)))
+    checked = list(parallel(lambda i: one(own[i]), len(own), "checking images"))
+    results = distributed.everyones(checked)[: len(index.items)]
     here = set(index.names)
     failures = {index.names[i]: wrong for i, (_, wrong) in enumerate(results) if wrong}
     gone = [name for name in known if name not in here]

@@ -1,4 +1,7 @@
-"""The resident input path: a data set decoded once to uint8 and kept on disk as one memory-mapped array."""
+"""The resident input path: a data set decoded once to uint8 and kept on disk as one memory-mapped array.
+
+Of several processes each decodes and keeps the images that it needs.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxml.config import Data
-from jaxml.data.decode import corners, decode_all, parallel, read
+from jaxml.data.decode import Decoder, corners, decode_all, parallel, read
 from jaxml.data.index import Index
 from jaxml.files import expand, is_ours, move_into_place, parse_json, printable, unfinished_folder
 
@@ -64,6 +67,35 @@ def host_memory() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+class Pixels:
+    """The decoded images of a data set by row; some are kept, and any other is decoded whenever it is asked for.
+
+    Args:
+        index: all images.
+        config: how they are decoded, and where those that are kept go.
+        rows: int [n], ascending, of the images to keep.
+
+    Raises:
+        ImageError: an image cannot be decoded; by `read` too.
+        OSError: as `load`.
+    """
+
+    def __init__(self, index: Index, config: Data, rows: np.ndarray) -> None:
+        self._kept = load(index if len(rows) == len(index.items) else index.take(rows), config)
+        self._place = np.full(len(index.items), -1)
+        self._place[rows] = np.arange(len(rows))
+        self._decode = Decoder(index, size=config.stored_size, crop_to_box=config.crop_to_box)
+
+    def read(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Vectors of row numbers int [b] to pixels uint8 [b, S, S, 3], in the same order."""
+        for rows in batches:
+            places = self._place[rows]
+            pixels = self._kept[places]
+            for i in np.flatnonzero(places < 0):
+                pixels[i] = self._decode(rows[i])
+            yield pixels
 
 
 def load(index: Index, config: Data) -> np.memmap:

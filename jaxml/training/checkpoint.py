@@ -36,7 +36,7 @@ class Checkpoints:
     moment, for it is written under another name, and renamed before it is deleted; so any number of processes may read
     while one saves. Reading changes nothing on disk, but for the `writer`, the process that trains: it moves what is
     damaged to `damaged/` beside the folder. Of several processes of one run only the first may use it (see
-    `jaxml.training.distributed`).
+    `jaxml.distributed`).
     """
 
     def __init__(self, directory: str | Path, *, writer: bool = False):

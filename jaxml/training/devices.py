@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxml.training import distributed
+from jaxml import distributed
 
 AXIS = "batch"
 """Name of the mapped axis that a batch is divided over."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from jaxml import config as configs
+from jaxml import distributed
 from jaxml.config import Config
 from jaxml.evaluation.whitening import principal_axes
 from jaxml.files import parse_json
 from jaxml.models import BACKBONES
-from jaxml.training import distributed
 from jaxml.training.learner import TrainState, create
 from jaxml.training.run import Run
 from jaxml.training.weights import load_weights

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxml import distributed
 from jaxml.errors import CheckpointError
 from jaxml.evaluation import metrics
 from jaxml.evaluation.clustering import cluster
 from jaxml.files import replacing
 from jaxml.models.weights import readers
-from jaxml.training import distributed
 from jaxml.training.run import Run
 
 CANDIDATES = 20

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxml import distributed
 from jaxml.data import categories, sampling
-from jaxml.training import devices, distributed, input_triplets
+from jaxml.training import devices, input_triplets
 from jaxml.training.learner import Metrics, TrainState
 from jaxml.training.resident_steps import batch_shape, divided, resident_step, resident_steps
 from jaxml.training.run import Run
@@ -31,9 +32,9 @@ def stepper(run: Run, first: int) -> Advance:
     table = sampling.class_table(index.labels[rows], classes, of_classes)
     if config.train.mode == "input_triplets":
         return _from_host(run, input_triplets.batches(run, first))
-    if run.images.resident is None:
+    if not run.images.resident:
         return _from_host(run, _streamed(run, first, rows, table))
-    return _on_device(run, divided(run.images.resident, rows, run.devices), table)
+    return _on_device(run, divided(run.images.read, rows, run.devices), table)
 
 
 def _on_device(run: Run, images: jax.Array, table: sampling.ClassTable) -> Advance:

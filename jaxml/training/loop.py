@@ -9,9 +9,10 @@ from functools import partial
 import jax
 import numpy as np
 
+from jaxml import distributed
 from jaxml.errors import Interrupted, Preempted
 from jaxml.evaluation.clustering import validate
-from jaxml.training import devices, distributed, health, history, inputs, optimizer, patience
+from jaxml.training import devices, health, history, inputs, optimizer, patience
 from jaxml.training.callbacks import Callback, Record, ShowProgress
 from jaxml.training.learner import Metrics
 from jaxml.training.profiling import traced

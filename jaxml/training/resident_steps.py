@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxml import distributed
 from jaxml.config import Data
 from jaxml.data.sampling import ClassTable, sample
-from jaxml.training import distributed
 from jaxml.training.devices import AXIS, divide
 from jaxml.training.learner import Array, Learner, Metrics, TrainState
 from jaxml.training.step import train_step
@@ -73,15 +73,18 @@ def in_lines(images: np.ndarray) -> np.ndarray:
     return flat.reshape(len(flat), -1, LINE)
 
 
-def divided(images: np.ndarray, rows: np.ndarray, devices: Sequence[Any]) -> jax.Array:
-    """The images of some rows int [R], of uint8 [N, S, S, 3], divided among the devices: [devices, m, n, LINE].
+def divided(
+    read: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]], rows: np.ndarray, devices: Sequence[Any]
+) -> jax.Array:
+    """The images of some rows int [R], as `read` returns them, divided among the devices: [devices, m, n, LINE].
 
     Each of the devices of all processes holds m of them, and this process reads those of its own `devices` alone. The
     last may repeat the first ones, where R is no multiple of the number of devices.
     """
     count = len(distributed.everywhere(devices))
     own = distributed.share(np.resize(rows, -(-len(rows) // count) * count))
-    return divide(in_lines(images[own]), devices)
+    (images,) = read([own])
+    return divide(in_lines(images), devices)
 
 
 def draw(lines: Array, indices: Array, side: int) -> Array:

@@ -30,11 +30,12 @@ import jax
 import numpy as np
 
 from jaxml import config as configs
+from jaxml import distributed
 from jaxml.config import Config
 from jaxml.data.images import Images, open_images
 from jaxml.errors import Interrupted, RunError
 from jaxml.progress import Progress
-from jaxml.training import class_weights, distributed, provenance, saved, start
+from jaxml.training import class_weights, provenance, saved, start
 from jaxml.training.checkpoint import Check, Checkpoints
 from jaxml.training.devices import parallel
 from jaxml.training.learner import Learner, Network, TrainState, create

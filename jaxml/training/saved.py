@@ -9,10 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxml import config as configs
-from jaxml import models
+from jaxml import distributed, models
 from jaxml.config import Config
 from jaxml.errors import RunError
-from jaxml.training import distributed, provenance
+from jaxml.training import provenance
 from jaxml.training.checkpoint import Checkpoints
 from jaxml.training.learner import Network, TrainState
 

@@ -15,10 +15,11 @@ import jax
 import numpy as np
 
 from jaxml import config as configs
+from jaxml import distributed
 from jaxml.config import Config
 from jaxml.errors import CheckpointError, RunError
 from jaxml.files import expand
-from jaxml.training import distributed, saved
+from jaxml.training import saved
 from jaxml.training.checkpoint import flatten
 from jaxml.training.learner import Network, TrainState
 

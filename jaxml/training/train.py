@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 
+from jaxml import distributed
 from jaxml.config import Config
 from jaxml.files import write_json
-from jaxml.training import distributed, health, history, learner, optimizer, saved, start, writers
+from jaxml.training import health, history, learner, optimizer, saved, start, writers
 from jaxml.training.callbacks import Callback
 from jaxml.training.directory import Directory
 from jaxml.training.features import WEIGHTS, begin_head, frozen_features

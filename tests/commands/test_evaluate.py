@@ -30,7 +30,8 @@ def test_pca_is_fitted_to_the_training_classes(config, tmp_path, capsys, monkeyp
     untrained(config, tmp_path / "run", [3])
     opened = run.load(tmp_path / "run", feature_size=8)
     test, train = (opened.images.rows(part) for part in ("test", "train"))
-    pixels = results.pixels_as_features(opened.images.resident)
+    every = np.arange(len(opened.images.index.labels))
+    pixels = results.pixels_as_features(next(opened.images.read([every])))
     monkeypatch.setattr(results, "frozen_features", lambda run, rows: pixels[rows])
     main("--workdir", tmp_path / "run", "--whiten", 4)
     text = capsys.readouterr().out

@@ -360,6 +360,26 @@ def test_decoded_once_and_again_only_if_something_changed(config, monkeypatch):
     assert len(calls) == 6
 
 
+def test_what_is_not_kept_is_decoded_when_it_is_asked_for(config, monkeypatch):
+    index = with_boxes(data.load(config))
+    whole = np.array(resident.load(index, config))
+    part = resident.Pixels(index, config, np.array([1, 4, 5]))
+    monkeypatch.setattr(resident, "decode_all", None)
+    batches = [np.array([5, 0, 1, 7, 0]), np.array([4]), np.array([], int)]
+    for rows, pixels in zip(batches, part.read(batches), strict=True):
+        assert np.array_equal(pixels, whole[rows])
+    Path(index.items[7]).write_bytes(Path(index.items[4]).read_bytes())
+    with pytest.raises(ImageError, match="has changed since"):
+        next(part.read([np.array([1, 7])]))
+
+
+def test_every_process_must_list_the_same_images(config, monkeypatch):
+    monkeypatch.setattr(manifest.distributed, "everyones", lambda own: [*own, "digest of another list"])
+    with pytest.raises(ImageError, match="has other images on one machine than on another"):
+        data.load(config)
+    assert not manifest.file(config).exists()
+
+
 @pytest.mark.parametrize("damage", ["bit", "cut", "no manifest", "no array"])
 def test_a_damaged_cache_is_noticed_and_made_again(config, damage):
     index = data.load(config)

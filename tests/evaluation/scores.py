@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxml import evaluate, metrics
+from jaxml import distributed, evaluate, metrics
 from jaxml.evaluation import clustering, neighbours, products
-from jaxml.training import distributed
 
 
 def everything():

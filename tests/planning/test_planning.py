@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxml import distributed
 from jaxml.config import Config, Data, Loss, Model
 from jaxml.config.presets import PRESETS
 from jaxml.errors import RunError
@@ -23,7 +24,7 @@ from jaxml.planning.program import data_set
 from jaxml.planning.summary import advice, summary
 from jaxml.planning.targets import target
 from jaxml.training import devices as on_devices
-from jaxml.training import distributed, inputs
+from jaxml.training import inputs
 from jaxml.training.learner import create
 
 MIB = 2**20
@@ -292,7 +293,7 @@ def test_the_step_is_the_one_that_training_calls(platform, source, monkeypatch):
 
     monkeypatch.setattr(on_devices, "parallel", parallel)
     monkeypatch.setattr(on_devices, "replicate", lambda tree, devices: tree)
-    monkeypatch.setattr(inputs, "divided", lambda images, rows, devices: images)
+    monkeypatch.setattr(inputs, "divided", lambda read, rows, devices: np.zeros(1))
     config = dataclasses.replace(PRESETS["glyphs_simple"], data=dataclasses.replace(Data(), input=source))
     devices = [SimpleNamespace(platform=platform)]
     labels = np.repeat(np.arange(20), 4)
@@ -300,7 +301,8 @@ def test_the_step_is_the_one_that_training_calls(platform, source, monkeypatch):
         index=SimpleNamespace(labels=labels, class_names=[*map(str, range(20))]),
         classes=lambda part: np.arange(20),
         rows=lambda part: np.arange(80),
-        resident=np.zeros((80, 64, 64, 3), np.uint8) if source == "resident" else None,
+        read=None,
+        resident=source == "resident",
     )
     learner, _ = create(config, 20)
     run = SimpleNamespace(config=config, devices=devices, images=images, learner=learner, teacher=None)

@@ -24,7 +24,7 @@ from jaxml.training.step import features, guidance
 from jaxml.training.teacher import open_teacher
 from tests import loops
 from tests.training.test_run import Stop, StopAt, assert_same_run, config, pictures, untrained  # noqa: F401
-from tests.training.test_step import CONFIG, IMAGES, LABELS, difference, moments
+from tests.training.test_step import CONFIG, IMAGES, LABELS, difference, moments, reader
 
 FROZEN = {"model.batch_norm": "frozen"}
 
@@ -72,7 +72,7 @@ def steps(config, devices, count=1, per_call=None):  # noqa: F811
     call, rows = parallel(step, in_axes=(None, 0, None, None), devices=used), []
     arrays = state, class_table(LABELS, np.arange(10)), teacher.variables
     state, *data = replicate(arrays, used)
-    data = divided(IMAGES, np.arange(len(IMAGES)), used), *data
+    data = divided(reader(IMAGES), np.arange(len(IMAGES)), used), *data
     for _ in range(0, count, per_call or 1):
         state, metrics = call(state, *data)
         rows.append(jax.device_get(metrics))

@@ -31,6 +31,11 @@ IMAGES = np.clip(
 ).astype(np.uint8)
 
 
+def reader(images):
+    """The function that reads these images, as a data set's `read` does."""
+    return lambda batches: (images[rows] for rows in batches)
+
+
 def run_steps(config, devices, steps, per_call=None):
     """States after each call of some resident steps, metrics [steps], and how often it was traced.
 
@@ -48,7 +53,7 @@ def run_steps(config, devices, steps, per_call=None):
         return state, jax.tree.map(lambda x: x[None], metrics)
 
     call = parallel(counted, in_axes=(None, 0, None), devices=used)
-    pixels = divided(IMAGES, np.arange(len(IMAGES)), used)
+    pixels = divided(reader(IMAGES), np.arange(len(IMAGES)), used)
     state, table = replicate((state, class_table(LABELS, np.arange(10))), used)
     states, rows = [], []
     for _ in range(0, steps, per_call or 1):
@@ -216,7 +221,7 @@ def test_a_batch_of_images_that_are_divided_among_devices(side, devices):
     used = jax.devices()[:devices]
     images = np.random.default_rng(1).integers(0, 256, (9, side, side, 3), np.uint8)
     rows, batch = np.array([8, 1, 3, 4, 0, 7, 5]), np.array([6, 0, 2, 6])
-    lines = divided(images, rows, used)
+    lines = divided(reader(images), rows, used)
     assert lines.shape == (devices, -(-7 // devices), -(-side * side * 3 // 128), 128)
     call = parallel(lambda x, indices: draw(x, indices, side), (0, None), used, out_axes=0)
     found = np.asarray(call(lines, batch)).reshape(4, side, side, 3)

@@ -1,5 +1,7 @@
 """Several processes as one run: every process trains, process 0 alone reads and writes the run's directory.
 
+Each process has the whole data set within reach, and checks, decodes and keeps its share of it.
+
 The directory need not be shared: what process 0 finds there, and its errors, are sent to the others. Without `start`
 all of this is a run of one process.
 """
@@ -90,6 +92,16 @@ def share(rows: np.ndarray) -> np.ndarray:
 def gather(parts: np.ndarray, count: int) -> np.ndarray:
     """The results [count, ...] for all rows, on every process, from those [m, ...] for each one's `share`."""
     return np.asarray(multihost_utils.process_allgather(parts, tiled=True))[:count]
+
+
+def everyones(own: Sequence[T]) -> list[T]:
+    """What all processes have, one process after the other, on every process."""
+    if jax.process_count() == 1:
+        return list(own)
+    data = np.frombuffer(pickle.dumps(list(own)), np.uint8)
+    longest = multihost_utils.process_allgather(np.int32(len(data))).max()
+    parts = multihost_utils.process_allgather(np.pad(data, (0, longest - len(data))))
+    return [item for part in parts for item in pickle.loads(part.tobytes())]
 
 
 def on_main(function: Callable[[], T]) -> T:
