@@ -16,6 +16,15 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
 START, END = "<!-- written by experiments/paper/readme.py -->\n", "<!-- end -->\n"
 UNSTABLE, STABLE = ("a_random", "a_hardest", "a_semi_hard", "a_facenet", "a_kmeans"), "b_hinge"
+PROTOCOLS = {
+    "cropped": ("**Longest training**, another budget:\n", tables.markdown),
+    "whole": ("The same of whole images:\n", tables.markdown),
+    "poster": (
+        "The same on the poster's split, cropped, counted without labels and in his way:\n",
+        tables.both_ways,
+    ),
+}
+"""How the longest trainings are divided and cropped; rows of different ones stand in different tables."""
 SHORT = ("pixels", "frozen", "b_hinge", "multi_similarity")
 """Rows of results.json that README shows."""
 
@@ -31,7 +40,7 @@ def summary() -> str:
     lines = [line for line in results("results") if line["clusters"] == 1 and line["row"] in SHORT]
     lines = sorted(lines, key=lambda line: SHORT.index(line["row"]))
     text = "| | NMI | pairwise F1 | Recall@1 |\n|---|---|---|---|\n"
-    for line in [*lines, *longest(whole=False)]:
+    for line in [*lines, *longest("cropped")]:
         numbers = [tables.number(line, name) for name in ("nmi", "f1", "recall@1")]
         text += f"| {line['title']} | {' | '.join(numbers)} |\n"
     return text
@@ -47,19 +56,22 @@ def full() -> str:
         tables.poster_markdown(lines),
         stability(lines),
     ]
-    for whole, heading in (
-        (False, "**Longest training**, another budget:\n"),
-        (True, "The same of whole images:\n"),
-    ):
-        if found := longest(whole):
-            parts += [heading, tables.markdown(found)]
+    for protocol, (heading, table) in PROTOCOLS.items():
+        if found := longest(protocol):
+            parts += [heading, table(found)]
             parts += [f"{line['title']}: `{line['train']}`, seeds {line['seeds']}.\n" for line in found]
     return "\n".join(parts)
 
 
-def longest(whole: bool) -> list[tables.Line]:
-    """The longest trainings of one protocol: of whole images, or of images that are cropped to boxes."""
-    return [line for line in results("longest") if ("--data.no_crop_to_box" in line["train"]) == whole]
+def longest(protocol: str) -> list[tables.Line]:
+    """The longest trainings of one of `PROTOCOLS`."""
+    return [line for line in results("longest") if _protocol(line) == protocol]
+
+
+def _protocol(line: tables.Line) -> str:
+    if "--data.split poster" in line["train"]:
+        return "poster"
+    return "whole" if "--data.no_crop_to_box" in line["train"] else "cropped"
 
 
 def compared() -> str:

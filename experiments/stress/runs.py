@@ -202,21 +202,20 @@ def logged(workdir: Path) -> int:
 
 
 def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    """All arrays of a checkpoint: parameters, statistics, optimiser."""
-    from jaxml.training.checkpoint import Checkpoints, flatten
-    from jaxml.training.run import load
+    """All arrays of a checkpoint by name: parameters, statistics, optimiser."""
+    from jaxml.training import checkpoint_folder
 
-    run = load(workdir)
-    state, _ = Checkpoints(workdir / "checkpoints").restore(run.state, step)
-    return {name: np.asarray(x) for name, x in flatten(state).items()}
+    folder = workdir / "checkpoints" / str(step)
+    return checkpoint_folder.read_arrays(folder, checkpoint_folder.read_meta(folder)["arrays"])
 
 
 def differences(a: Path, b: Path, step: int) -> list[str]:
     """Differences between two finished runs, bit by bit; columns of the record that hold times are left out."""
-    found = []
-    for name, x in arrays(a, step).items():
-        if arrays(b, step)[name].tobytes() != x.tobytes():
-            found.append(name)
+    ours, theirs = (
+        {name: (x.dtype, x.shape, x.tobytes()) for name, x in arrays(workdir, step).items()}
+        for workdir in (a, b)
+    )
+    found = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if rows(a) != rows(b):
         found.append("metrics.jsonl")
     if (a / "results.json").read_bytes() != (b / "results.json").read_bytes():
