@@ -1,7 +1,7 @@
 """Run the rows of rows.py, or some of them, under one budget, and write the table of all that are finished.
 
     python -m experiments.paper.reproduce --data_root CUB_200_2011 --weights squeezenet1_1.safetensors
-    python -m experiments.paper.reproduce --data_root ... --weights ... --only b_hinge --budget large --seeds 0 1 2
+    python -m experiments.paper.reproduce --data_root CUB_200_2011 --only b_hinge --budget large --seeds 0 1 2
 
 Each row and seed is a run of train.py in WORKDIR/ROW/SEED, with the options that the table shows. Finished rows are
 skipped and stopped ones continue from their last checkpoint, so the same command can be given again at any time. Writes
@@ -45,7 +45,7 @@ class Arguments:
     data_root: Annotated[str, also("--data.root")] = ""
     """Folder of the data set."""
     weights: Annotated[str, also("--model.weights")] = ""
-    """Pretrained weights of the backbone (safetensors)."""
+    """Pretrained weights of the backbone (safetensors), where the budget does not bring them."""
     only: tuple[str, ...] = ()
     """Names of rows; all by default."""
     budget: str = "small"
@@ -104,7 +104,8 @@ def _asked(arguments: Arguments) -> list[Row]:
     if not arguments.workdir:
         raise ValueError("--workdir is empty; name a folder, or leave the option out")
     rows = [row for row in ROWS if row.name in (arguments.only or names)]
-    if not arguments.weights and any(row.features == "frozen" for row in rows):
+    brings_weights = "model.weights" in BUDGETS[arguments.budget]
+    if not (arguments.weights or brings_weights) and any(row.features == "frozen" for row in rows):
         raise ValueError("--weights is missing; the row frozen needs pretrained weights")
     return rows
 

