@@ -43,7 +43,7 @@ class Arguments:
     """Number of pictures."""
     clusters: int = 200
     """Number of clusters."""
-    kill_after: float = 60.0
+    kill_after: float = 30.0
     """Seconds after which the first embedding is killed."""
     workdir: Path = Path("runs/folder")
     """Folder for pictures and results."""
