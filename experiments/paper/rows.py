@@ -22,7 +22,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "train.log_every": 1,
         "optim.warmup_steps": 15,
     },
-    # 96,000 images, which take ten to fifteen minutes for each row on two CPU cores.
+    # 96,000 images, which a CPU can learn from because most stages are frozen.
     "large": {
         "model.backbone": "efficientnet_lite0",
         "model.weights": "auto",

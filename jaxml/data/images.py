@@ -27,7 +27,7 @@ class Images:
     read: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
     """Vectors of row numbers int [b] to pixels uint8 [b, S, S, 3], in the same order."""
     resident: bool
-    """Whether pixels are decoded already, so that reading them costs nothing."""
+    """Whether pixels are decoded before the run begins, not while batches are read."""
 
     def classes(self, part: str) -> np.ndarray:
         """Class ids int [C] of a part; `train+val` joins two."""
