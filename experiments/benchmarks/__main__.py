@@ -3,8 +3,8 @@
     make benchmark
     python -m experiments.benchmarks --out benchmarks
 
-Runs kernels.py and then every benchmark with --quick, one after the other, each in its own process and for at
-most `--limit` seconds. Their output, CSV files, plots and tables go into one folder, which is new or that of an earlier
+Runs kernels.py and then every benchmark with --quick, one after the other, each in its own process and for at most
+`--limit` seconds. Their output, JSON files, plots and tables go into one folder, which is new or that of an earlier
 call, with a summary.md of all tables, the device, versions and commit. Takes three minutes on two idle CPU cores, and
 never more than ten. Needs neither tensorflow nor a network, and compares with PyTorch if it is installed. Ends with an
 error if any benchmark failed.

@@ -50,7 +50,7 @@ class Arguments:
     peers: bool = True
     """Measure PyTorch too, where it is installed."""
     out: Path = Path("benchmarks")
-    """Folder for backbones.csv and .md."""
+    """Folder for backbones.json and .md."""
 
 
 def finish(program: Callable[..., object], *inputs: object) -> None:

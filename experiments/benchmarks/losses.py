@@ -77,7 +77,7 @@ class Arguments:
     memory: float = 16.0
     """GiB of address space of the process."""
     out: Path = Path("benchmarks")
-    """Folder for losses.csv and .md."""
+    """Folder for losses.json and .md."""
 
 
 def ours(name: str, x: np.ndarray, y: np.ndarray, classes: int) -> Callable[[], object]:

@@ -9,13 +9,12 @@ Expect (--quick, 2 CPU cores, hinge over all triplets): at least 30x the faster 
 K=4, 3x at B=256 K=2 and B=64 K=16; at most 3x the floor from B=1024 on.
 
 Peers (extra `peers`, optional): pytorch-metric-learning and sentence-transformers, run in this process; where one
-would run out of memory, the table says so. Writes mining.csv, .md and .png.
+would run out of memory, the table says so. Writes mining.json, .md and .png.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
 import statistics
 import time
@@ -29,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.mining_peers import MARGIN, needed, peers
-from experiments.benchmarks.timing import memory, reset_peak
+from experiments.benchmarks.timing import memory, reset_peak, write
 from jaxml import losses
 from jaxml.losses.kernels import mining
 from jaxml.losses.kernels.block_loop import block_rows
@@ -233,15 +232,8 @@ def main() -> None:
     rows = run(QUICK if args.quick else cases, seconds, not args.no_peers, end)
     device = jax.devices()[0]
     where = f"{device.device_kind} ({platform.machine()}, jax {jax.__version__})"
-    args.out.mkdir(parents=True, exist_ok=True)
-    with open(args.out / "mining.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
-    table = markdown(rows, where)
-    (args.out / "mining.md").write_text(table)
+    write(args.out, "mining", rows, markdown(rows, where))
     plot(rows, args.out / "mining.png")
-    print(f"\n{table}\nwritten to {args.out}")
 
 
 if __name__ == "__main__":

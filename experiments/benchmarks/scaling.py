@@ -40,7 +40,7 @@ class Arguments:
     seconds: float = 40.0
     """Seconds for all numbers of devices together."""
     out: Path = Path("benchmarks")
-    """Folder for scaling.csv and .md."""
+    """Folder for scaling.json and .md."""
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: DEFAULT)
 
 

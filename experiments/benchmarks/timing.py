@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gc
 import importlib.metadata
 import os
@@ -19,6 +18,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import jax.numpy as jnp
+
+from experiments.benchmarks.notes import markdown
+from jaxml.files import write_json
 
 Row = dict[str, Any]
 Key = TypeVar("Key", bound=Hashable)
@@ -136,19 +138,20 @@ def commit() -> str:
 
 def table(rows: list[Row]) -> str:
     """A Markdown table, with columns in the order in which the rows first name them."""
+    return markdown(*_columns(rows))
+
+
+def _columns(rows: list[Row]) -> tuple[list[str], list[list[Any]]]:
+    """The names of all columns, and the cells of each row in their order."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    lines += [f"| {' | '.join(str(row.get(name, '')) for name in columns)} |" for row in rows]
-    return "\n".join(lines) + "\n"
+    return columns, [[row.get(name, "") for name in columns] for row in rows]
 
 
 def write(out: Path, name: str, rows: list[Row], text: str) -> None:
-    """`name`.csv and `name`.md in the folder `out`; prints the latter."""
+    """`name`.json, as `notes` reads it, and `name`.md in the folder `out`; prints the latter."""
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / f"{name}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+    columns, cells = _columns(rows)
+    write_json(out / f"{name}.json", {"about": where(), "columns": columns, "rows": cells})
     (out / f"{name}.md").write_text(f"{text}\n{where()}\n")
     print(f"\n{text}\nwritten to {out}")
 

@@ -75,7 +75,7 @@ class Arguments:
     peers: bool = True
     """Measure PyTorch too, where it is installed."""
     out: Path = Path("benchmarks")
-    """Folder for training.csv, .md and .png."""
+    """Folder for training.json, .md and .png."""
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: DEFAULT)
 
 

@@ -40,6 +40,10 @@ BUDGETS: dict[str, dict[str, Any]] = {
 """Options that all rows share. The checkpoints of both validations are kept, so that one training can serve several
 numbers of clusters."""
 
+LARGE_RATES = {"a_": 3e-4, "b_hinge": 1e-4, "b_square": 3e-4, "b_soft": 1e-4}
+"""Learning rates of the budget large, by the beginning of the row's name: those of `rates.py`, which chose them on
+validation classes. All other rows have that of the preset."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -65,6 +69,9 @@ class Row:
 def changes(row: Row, budget: str) -> dict[str, Any]:
     """The options in which a row differs from `PRESET` under a budget, without seed and paths."""
     found = {**BUDGETS[budget], **row.changes}
+    rates = [rate for start, rate in LARGE_RATES.items() if row.name.startswith(start)]
+    if budget == "large" and rates:
+        (found["optim.learning_rate"],) = rates
     if row.batch > 1:
         found["data.classes_per_batch"] *= row.batch
         for name in ("train.steps", "train.eval_every", "train.save_every", "optim.warmup_steps"):

@@ -37,6 +37,7 @@ def triplet(
     key: Array | None = None,
     block_size: int | None = None,
     axis_name: str | None = None,
+    ring: bool = False,
     references: Array | None = None,
     reference_labels: Array | None = None,
     reference_mask: Array | None = None,
@@ -81,6 +82,10 @@ def triplet(
         key: random key of distance_weighted.
         block_size: anchors at a time; chosen for the device if None.
         axis_name: mapped axis the batch is divided over; gradients are then to be averaged (pmean).
+        ring: pass the embeddings round the devices that the batch is divided over, where gathering all of them would
+            take too much memory: each of n devices holds O(B D / n) at a time. The result is the same, and NaN where a
+            class has more than B / n + 1 images. Only where no negative is chosen singly, for formulas other than
+            soft and distances other than snr, manhattan and dot, and without swap, masks, weights and references.
         references: float [M, D], compared with in place of the batch; equal on all devices.
         reference_labels: int [M].
         reference_mask: bool [M], which references are there; all if None.
@@ -113,6 +118,7 @@ def triplet(
     checks.choice("mining", mining, MINING)
     checks.choice("distance", distance, DISTANCES)
     checks.choice("swap", swap, (False, True))
+    checks.choice("ring", ring, (False, True))
     checks.choice("reduction", reduction, REDUCTIONS)
     checks.number("margin", margin, minimum=0.0)
     checks.number("quantile", quantile, minimum=0.0, maximum=1.0)
@@ -137,6 +143,17 @@ def triplet(
             f"distance must not be {distance} for formula {formula}: it is no length to be squared"
         )
     sortable = chosen_mining.has_sorted_form and MEASURES[measure].metric is not None and not swap
+    if ring and not (
+        sortable
+        and not chosen_formula.of_three
+        and batch.references is None
+        and batch.class_weights is None
+        and not isinstance(labels, Masks)
+    ):
+        raise ValueError(
+            f"ring must be False for formula {formula}, mining {mining} and distance {distance}, "
+            "with swap, with masks or weights of classes, and with references"
+        )
     return mean(
         _triplets,
         batch,
@@ -146,6 +163,7 @@ def triplet(
         key=key if chosen_mining.negatives.drawn else None,
         prepare=chosen_mining.positives.prepare,
         whole=sorted_sweep.terms if sortable else None,
+        ring=ring,
         formula=chosen_formula,
         mining=chosen_mining,
     )

@@ -183,13 +183,25 @@ def _devices(config: Config, to_train: bool) -> list[Any]:
     count = config.train.devices or len(devices)
     if count > len(devices):
         raise RunError(f"--train.devices is {count}, but this machine has {len(devices)}")
-    batch = config.data.classes_per_batch * config.data.images_per_class
-    if to_train and batch % (whole := count * jax.process_count()):
+    if to_train:
+        _check_division(config, count * jax.process_count())
+    return devices[:count]
+
+
+def _check_division(config: Config, devices: int) -> None:
+    """That so many devices can divide the batch."""
+    images = config.data.images_per_class
+    batch = config.data.classes_per_batch * images
+    if batch % devices:
         raise RunError(
-            f"the batch of {batch} cannot be divided among {whole} devices; set --train.devices to a number that "
+            f"the batch of {batch} cannot be divided among {devices} devices; set --train.devices to a number that "
             f"divides it"
         )
-    return devices[:count]
+    if dict(config.loss.options).get("ring") and images > (most := batch // devices + 1):
+        raise RunError(
+            f"--loss.options ring takes at most {most} images of a class where {devices} devices divide a batch of "
+            f"{batch}, but --data.images_per_class is {images}; give fewer, or fewer --train.devices"
+        )
 
 
 def load(workdir: str | Path, *, data_root: str = "", other_data: bool = False, feature_size: int = 0) -> Run:

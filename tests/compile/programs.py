@@ -29,7 +29,7 @@ IN_CI = {
         *("triplet hardest B=1024", "contrastive B=1024", "generalized_lifted B=1024"),
         *("supervised_contrastive B=1024", "soft_triple B=1024", "smooth_ap B=1024"),
     ),
-    "v5e:2x2": ("triplet all B=1024", "step glyphs_simple"),
+    "v5e:2x2": ("triplet all B=1024", "triplet ring B=1024", "step glyphs_simple"),
     "h100": ("triplet all B=1024", "triplet soft B=1024", "proxy_anchor B=1024"),
 }
 """Programs of each kernel and kind that compile in seconds; the others, which take minutes together, are slow."""
@@ -56,7 +56,9 @@ class Program:
         return self.target, self.name
 
 
-def loss(name: str, batch: int, options: dict[str, Any], devices: list[Any]) -> jax.stages.Lowered:
+def loss(
+    name: str, batch: int, options: dict[str, Any], devices: list[Any], width: int = WIDTH
+) -> jax.stages.Lowered:
     """Value and gradient of a loss on one chip, or divided among several."""
     function = losses.LOSSES[name]
     if MINING[options.get("mining", "all")].negatives.drawn:
@@ -72,17 +74,17 @@ def loss(name: str, batch: int, options: dict[str, Any], devices: list[Any]) -> 
     parameters = []
     if name in losses.PARAMETERS:
         made = jax.eval_shape(
-            partial(losses.PARAMETERS[name], num_classes=CLASSES, feature_size=WIDTH), jax.random.key(0)
+            partial(losses.PARAMETERS[name], num_classes=CLASSES, feature_size=width), jax.random.key(0)
         )
         parameters = [Shape(made.shape, made.dtype)]
     if axis is None:
         here = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
         call = jax.jit(value_and_gradients, in_shardings=here, out_shardings=here)
-        return call.lower(Shape((batch, WIDTH), jnp.float32), Shape((batch,), jnp.int32), *parameters)
+        return call.lower(Shape((batch, width), jnp.float32), Shape((batch,), jnp.int32), *parameters)
     share = (len(devices), batch // len(devices))
     in_axes = (0, 0, *(None for _ in parameters))
     call = parallel(value_and_gradients, in_axes, devices, out_axes=0)
-    return lower(call, Shape((*share, WIDTH), jnp.float32), Shape(share, jnp.int32), *parameters)
+    return lower(call, Shape((*share, width), jnp.float32), Shape(share, jnp.int32), *parameters)
 
 
 def views(name: str, devices: list[Any]) -> jax.stages.Lowered:
@@ -132,6 +134,12 @@ PROGRAMS = [
     *(Program("v5e", f"{name} B=1024", partial(views, name)) for name in ("vicreg", "barlow_twins")),
     _loss("v5e", "triplet", 4096, mining="all"),
     *(_loss("v5e:2x2", "triplet", 1024, mining=mining) for mining in ("all", "batch_hard")),
+    Program("v5e:2x2", "triplet ring B=1024", partial(loss, "triplet", 1024, {"ring": True})),
+    Program(
+        "v5e:16x16",
+        "triplet ring B=1048576 D=512",
+        partial(loss, "triplet", 2**20, {"ring": True}, width=512),
+    ),
     *(_loss("v5e:2x2", name, 1024) for name in ("multi_similarity", "proxy_anchor")),
     *(
         _loss("h100", "triplet", 1024, mining=mining)

@@ -1,13 +1,13 @@
 """What the benchmarks share: timing in alternation, ratios, tables, and a check of the kernels that can fail."""
 
-import csv
+import json
 import time
 
 import numpy as np
 import pytest
 
 from experiments.benchmarks import __main__ as benchmark
-from experiments.benchmarks import kernels, timing
+from experiments.benchmarks import kernels, notes, timing
 from jaxml import losses
 from jaxml.losses.kernels import mining
 
@@ -37,14 +37,31 @@ def test_rows_of_calls_leave_out_what_was_read_ahead():
     assert second > 0.009
 
 
-def test_table_and_csv_have_every_column(tmp_path, capsys):
+def test_table_and_file_have_every_column(tmp_path, capsys):
     rows = [{"a": 1, "b": 2}, {"a": 3, "c": 4}]
     text = timing.table(rows)
-    assert text.splitlines() == ["| a | b | c |", "|---|---|---|", "| 1 | 2 |  |", "| 3 |  | 4 |"]
+    assert text.splitlines() == ["| a | b | c |", "|---|---|---|", "| 1 | 2 | |", "| 3 | | 4 |"]
     timing.write(tmp_path, "x", rows, text)
-    with open(tmp_path / "x.csv") as file:
-        assert list(csv.DictReader(file)) == [{"a": "1", "b": "2", "c": ""}, {"a": "3", "b": "", "c": "4"}]
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert (found["columns"], found["rows"]) == (["a", "b", "c"], [[1, 2, ""], [3, "", 4]])
+    assert "jax" in found["about"]
     assert "jax" in (tmp_path / "x.md").read_text()
+
+
+def test_the_notes_hold_what_the_files_of_measurements_do():
+    text = notes.NOTES.read_text(encoding="utf-8")
+    assert notes.inserted(text) == text, "run python -m experiments.benchmarks.notes"
+    written = [found[1] for found in notes.MARKED.finditer(text)]
+    assert sorted(written) == sorted(path.name for path in notes.FOLDER.iterdir())
+
+
+def test_what_stands_between_the_markers_is_written_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(notes, "FOLDER", tmp_path)
+    timing.write(tmp_path, "x", [{"a": 1, "b": None}], "")
+    text = "before\n<!-- x.json -->\nold\n<!-- end -->\nafter <!-- y -->\n"
+    head, table = notes.inserted(text).split("\n\n")
+    assert head.startswith("before\n<!-- x.json -->\nMeasured on ")
+    assert table == "| a | b |\n|---|---|\n| 1 | None |\n<!-- end -->\nafter <!-- y -->\n"
 
 
 def test_a_summary_replaces_that_of_an_earlier_call_and_no_other_file(tmp_path, monkeypatch):

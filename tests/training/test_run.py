@@ -219,6 +219,21 @@ def test_modes_follow_the_umask(config, tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
 
 
+def test_a_ring_takes_no_more_images_of_a_class_than_neighbours_hold(config, tmp_path):
+    config = configs.override(
+        config,
+        {
+            "loss.name": "triplet",
+            "loss.options": (("ring", True),),
+            "data.classes_per_batch": 2,
+            "data.images_per_class": 8,
+            "train.devices": 4,
+        },
+    )
+    with pytest.raises(RunError, match=r"takes at most 5 images .* 4 devices .* 16, but .*_per_class is 8"):
+        train.train(config, tmp_path / "run")
+
+
 def test_scoring_needs_no_batch_that_divides_among_the_devices(config, tmp_path):
     config = replace(config, data=replace(config.data, classes_per_batch=3))
     untrained(config, tmp_path / "run", [3])

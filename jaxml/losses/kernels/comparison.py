@@ -153,6 +153,7 @@ def mean(
     prepare: Prepare | None = None,
     turned: bool = False,
     whole: Callable[..., Terms] | None = None,
+    ring: bool = False,
     **static: Any,
 ) -> tuple[Array, Aux]:
     """Add up the terms of all anchors of all devices, and divide by a number of them.
@@ -175,6 +176,7 @@ def mean(
             whole(embeddings, labels, references, *options, measure, block_size, axis_name, **static) -> Terms. Not
             together with `scale`, `own`, `key` and `turned`, which it does not take; nor with weights of classes
             or masks, for which `terms` are computed on all platforms.
+        ring: compute `whole` on all platforms, and let it pass the candidates round the devices.
         static: for `terms`; hashable, and compiled for each value.
 
     Returns:
@@ -188,6 +190,7 @@ def mean(
         prepare,
         turned,
         whole if c.class_weights is None and not isinstance(c.labels, Masks) else None,
+        ring,
         c.block_size,
         tuple(sorted(static.items(), key=itemgetter(0))),
     )
@@ -204,6 +207,7 @@ class _Plan(NamedTuple):
     prepare: Prepare | None
     turned: bool
     whole: Callable[..., Terms] | None
+    ring: bool
     block_size: int | None
     static: tuple[tuple[str, Any], ...]
 
@@ -216,10 +220,12 @@ def _mean(*arrays: Any, plan: _Plan, axis_name: str | None) -> tuple[Array, Aux]
     options, scale = jax.tree.map(lambda o: jnp.asarray(o, jnp.float32), (options, scale))
     arrays = x, labels, own, references, options, scale, key, class_weights
     in_blocks = partial(_in_blocks, plan=plan, axis_name=axis_name)
+    at_once = partial(_at_once, plan=plan, axis_name=axis_name)
     if plan.whole is None:
         sums = in_blocks(*arrays)
+    elif plan.ring and axis_name is not None:
+        sums = at_once(*arrays)
     else:
-        at_once = partial(_at_once, plan=plan, axis_name=axis_name)
         sums = jax.lax.platform_dependent(*arrays, cpu=in_blocks, default=at_once)
     devices = number_of_devices(axis_name)
     anchors = x.shape[0] * devices
@@ -238,6 +244,8 @@ def _at_once(*arrays: Any, plan: _Plan, axis_name: str | None) -> Terms:
     assert plan.whole is not None
     x, labels, _, references, options, *_ = arrays
     static = {"measure": plan.measure, "block_size": plan.block_size, **dict(plan.static)}
+    if plan.ring:
+        static["ring"] = True
     return plan.whole(x, labels, references, *options, axis_name=axis_name, **static)
 
 

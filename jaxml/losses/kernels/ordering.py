@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxml.losses.kernels.rolled import Rolled, neighbours
+
 Array = jax.Array
 
 CHUNK = 16
@@ -24,7 +26,7 @@ TOGETHER = 4
 
 
 class Rows(NamedTuple):
-    """L rows sorted by label."""
+    """L rows sorted by label: all of them or, in a ring of devices, this device's part."""
 
     x: Array
     """float32 [D, L]: rows lie along the last axis, which a TPU fills up to a multiple of 128."""
@@ -44,6 +46,11 @@ class Rows(NamedTuple):
     """bool [L]: which rows are anchors; all, if None."""
     candidate: Array | None
     """bool [L]: which rows may be positives and negatives; all, if None."""
+    place: Array
+    """int32 [L]: places of the rows among all sorted rows."""
+    ring: str | None
+    """Mapped axis of the devices that hold a part each; None if these are all rows. In a ring no class may have more
+    than L + 1 rows."""
 
 
 class Slots(NamedTuple):
@@ -83,12 +90,18 @@ def order(labels: Array) -> tuple[Array, Array, Array, Array]:
 
 def over_classes(counts: Array, rows: Rows) -> Array:
     """Sums of counts, int32 [L] and none negative, over the rows of each class, at each of its rows: int32 [L]."""
+    total = counts.shape[0]
+    start, end, place = rows.start, rows.end, rows.place
+    if rows.ring is not None:
+        counts, start, end, place = (
+            jnp.concatenate(neighbours(a, rows.ring)) for a in (counts, start, end, place)
+        )
     through = jnp.cumsum(counts)
-    place = jnp.arange(counts.shape[0], dtype=jnp.int32)
     # Running sums do not decrease, so that running extremes carry the first and the last one through a class.
-    before = lax.cummax(jnp.where(place == rows.start, through - counts, 0))
-    last = jnp.where(place == rows.end - 1, through, jnp.iinfo(jnp.int32).max)
-    return lax.cummin(last, reverse=True) - before
+    before = lax.cummax(jnp.where(place == start, through - counts, 0))
+    last = jnp.where(place == end - 1, through, jnp.iinfo(jnp.int32).max)
+    sums = lax.cummin(last, reverse=True) - before
+    return sums if rows.ring is None else sums[total:-total]
 
 
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
@@ -99,8 +112,7 @@ def zeros(shape: tuple[int, ...], like: Array) -> Array:
 
 def slots(rows: Rows, first: Array, count: int) -> Slots:
     """The slots from `first`, int32 [], to `first + count - 1` of all rows."""
-    place = jnp.arange(rows.size.shape[0], dtype=jnp.int32)
-    K, doubled = rows.largest, _Doubled(rows)
+    K, place, rolled = rows.largest, rows.place, _RolledRows(rows)
 
     def slot(t: Array) -> tuple[Array, ...]:
         j = first + t
@@ -109,7 +121,7 @@ def slots(rows: Rows, first: Array, count: int) -> Slots:
         down = (place - (K - j) >= rows.start) & exists & ~up
 
         def held(name: str) -> Array:
-            above, below = doubled(name, j), doubled(name, j - K)
+            above, below = rolled(name, j), rolled(name, j - K)
             return jnp.where(up if above.ndim == 1 else up[None, :], above, below)
 
         difference = rows.x - held("x")
@@ -117,7 +129,7 @@ def slots(rows: Rows, first: Array, count: int) -> Slots:
         if rows.blank is not None:
             square = square + rows.blank + held("blank")
         if rows.candidate is not None:
-            up, down = up & doubled("candidate", j), down & doubled("candidate", j - K)
+            up, down = up & rolled("candidate", j), down & rolled("candidate", j - K)
         if rows.anchor is not None:
             up, down = up & rows.anchor, down & rows.anchor
         return square, rows.size + held("size"), up, down
@@ -127,12 +139,9 @@ def slots(rows: Rows, first: Array, count: int) -> Slots:
 
 def of_held(rows: Rows, first: Array, held: Slots, a: Array) -> Array:
     """The entries of an array [L] for the row in each slot, [T, L]; arbitrary ones where the slot is empty."""
-    doubled, count = _doubled(a), held.up.shape[0]
+    rolled, count = Rolled(a, rows.ring), held.up.shape[0]
     return jnp.stack(
-        [
-            jnp.where(held.up[t], _shifted(doubled, first + t), _shifted(doubled, first + t - rows.largest))
-            for t in range(count)
-        ]
+        [jnp.where(held.up[t], rolled(first + t), rolled(first + t - rows.largest)) for t in range(count)]
     )
 
 
@@ -148,7 +157,7 @@ def pull(rows: Rows, first: Array, held: Slots, weights: Array) -> Array:
     Returns:
         float32 [D, L].
     """
-    K, doubled = rows.largest, _Doubled(rows)
+    K, rolled = rows.largest, _RolledRows(rows)
     count = weights.shape[0]
     together = min(TOGETHER, count)
 
@@ -161,10 +170,10 @@ def pull(rows: Rows, first: Array, held: Slots, weights: Array) -> Array:
         w = of_slot(weights)
         up, down = jnp.where(of_slot(held.up), w, 0.0), jnp.where(of_slot(held.down), w, 0.0)
         # The weights that a row has as the positive of others.
-        from_below, from_above = _shifted(_doubled(up), -j), _shifted(_doubled(down), K - j)
+        from_below, from_above = Rolled(up, rows.ring)(-j), Rolled(down, rows.ring)(K - j)
         total = (up + down + from_below + from_above)[None, :] * rows.x
-        total -= up[None, :] * doubled("x", j) + down[None, :] * doubled("x", j - K)
-        return total - from_below[None, :] * doubled("x", -j) - from_above[None, :] * doubled("x", K - j)
+        total -= up[None, :] * rolled("x", j) + down[None, :] * rolled("x", j - K)
+        return total - from_below[None, :] * rolled("x", -j) - from_above[None, :] * rolled("x", K - j)
 
     def some(i: Array) -> Array:
         return sum((slot(i * together + t) for t in range(together)), start=jnp.float32(0.0))
@@ -234,28 +243,18 @@ def _moves(own: Array, total: int) -> list[tuple[int, Array]]:
     return moves
 
 
-class _Doubled:
-    """The arrays [..., L] of `Rows`, each twice in a row, [..., 2 L], from which rolled ones are cut."""
+class _RolledRows:
+    """The arrays [..., L] of `Rows`, by name and rolled."""
 
     def __init__(self, rows: Rows):
         self._arrays = {
-            name: _doubled(a)
+            name: Rolled(a, rows.ring)
             for name in ("x", "size", "blank", "candidate")
             if (a := getattr(rows, name)) is not None
         }
 
     def __call__(self, name: str, by: Array) -> Array:
-        return _shifted(self._arrays[name], by)
-
-
-def _doubled(a: Array) -> Array:
-    return jnp.concatenate([a, a], axis=-1)
-
-
-def _shifted(doubled: Array, by: Array) -> Array:
-    """Entry i + by at i, [..., 2 L] -> [..., L], counted around the ends, where entries are not used."""
-    count = doubled.shape[-1] // 2
-    return lax.dynamic_slice_in_dim(doubled, jnp.where(by < 0, count + by, by), count, doubled.ndim - 1)
+        return self._arrays[name](by)
 
 
 def _by_slots(function: Callable[[Array], tuple[Array, ...]], count: int, used: Array) -> tuple[Array, ...]:

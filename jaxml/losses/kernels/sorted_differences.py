@@ -11,7 +11,9 @@ from jax import lax
 
 from jaxml.losses.kernels import tiles, tiles_tpu
 from jaxml.losses.kernels.blocks import Terms
+from jaxml.losses.kernels.devices import over_devices
 from jaxml.losses.kernels.ordering import CHUNK, Own, over_classes, pull, slots, zeros
+from jaxml.losses.kernels.ring import once_round
 from jaxml.losses.kernels.sorted_rows import ENTRIES, Facts, Plan, limits_of, mined_slots, rows_of
 from jaxml.losses.kernels.tiles import Limits, Side
 
@@ -40,7 +42,8 @@ def compute(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) 
     candidates = Side(rows.x.T, rows.size, jnp.where(candidate, rows.group, -1))
     mine = facts.own
     anchors = candidates if own.all else Side(candidates.x[mine], rows.size[mine], rows.group[mine])
-    negatives = jnp.sum(candidate) - own.take(over_classes(candidate.astype(jnp.int32), rows))
+    negatives = over_devices(jnp.sum(candidate), plan.ring)
+    negatives -= own.take(over_classes(candidate.astype(jnp.int32), rows))
     mined = plan.which(rows, quantile)
     smooth_margin = plan.formula.has_margin and not plan.hinge
 
@@ -57,7 +60,8 @@ def compute(plan: Plan, x: Array, margin: Array, quantile: Array, facts: Facts) 
         )
         my_limits, my_middle, my_use = jax.tree.map(own.take, (limits, middle, use))
         used = jnp.minimum(rows.largest - first, CHUNK)
-        counted, more_of_anchors, of_candidates = _negatives(
+        negatives_of = _negatives if plan.ring is None else _negatives_in_ring
+        counted, more_of_anchors, of_candidates = negatives_of(
             plan, anchors, my_limits, my_middle, candidates, limits, used
         )
         value = jnp.sum(counted.value)
@@ -131,3 +135,29 @@ def _negatives(
         return sweep(CHUNK)
     # Every comparison costs time, whether its slots are filled or not.
     return lax.cond(used <= FEW, partial(sweep, FEW), partial(sweep, CHUNK))
+
+
+def _negatives_in_ring(
+    plan: Plan,
+    anchors: Side,
+    limits: Limits,
+    middle: Array,
+    candidates: Side,
+    all_limits: Limits,
+    used: Array,
+) -> tuple[tiles.Sums, Array, Array | None]:
+    """`_negatives` of the candidates of all devices, which come past in their parts."""
+    assert plan.ring is not None
+
+    def step(sums: Any, part: Any, of_part: Array | None) -> Any:
+        others, other_limits = part
+        *more, of_others = _negatives(plan, anchors, limits, middle, others, other_limits, used)
+        of_part = None if of_part is None or of_others is None else of_part + of_others
+        return jax.tree.map(jnp.add, sums, tuple(more)), of_part
+
+    none = zeros(limits.high.shape, middle)
+    sums = tiles.Sums(zeros(middle.shape, middle), none, none), zeros(anchors.x.shape, middle)
+    of_candidates = None if plan.hinge else zeros(candidates.x.shape, middle)
+    part = candidates, all_limits if plan.hinge else None
+    (sums, of_anchors), of_candidates = once_round(step, sums, part, of_candidates, plan.ring)
+    return sums, of_anchors, of_candidates

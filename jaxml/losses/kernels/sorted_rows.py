@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxml.losses.kernels import tiles
+from jaxml.losses.kernels.devices import vary
 from jaxml.losses.kernels.formulas import Formula
 from jaxml.losses.kernels.measures import MEASURES, Metric
 from jaxml.losses.kernels.mining import Mining
@@ -32,6 +34,8 @@ class Plan(NamedTuple):
     block_size: int | None
     mirrored: bool
     """Every candidate is an anchor, here or on another device."""
+    ring: str | None = None
+    """Mapped axis of the devices that hold a part of the sorted rows each; all hold all rows if None."""
 
     @property
     def metric(self) -> Metric:
@@ -63,7 +67,10 @@ class Plan(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """Integer facts about L sorted rows; apart from `Rows`, because embeddings have a gradient and these have none."""
+    """Integer facts about L sorted rows, all or this device's part.
+
+    They are apart from `Rows`, because embeddings have a gradient and these have none.
+    """
 
     group: Array
     """int32 [L], as `start` and `end`: see ordering.Rows."""
@@ -79,15 +86,21 @@ class Facts(NamedTuple):
 
 def rows_of(plan: Plan, x: Array, facts: Facts) -> Rows:
     """Sorted rows of embeddings, float32 [L, D]; of unit length where the distance is cosine."""
-    size, blank = jnp.ones(x.shape[0], jnp.float32), None
+    ring, blank = plan.ring, None
+    size = vary(jnp.ones(x.shape[0], jnp.float32), ring)
+    place = jnp.arange(x.shape[0], dtype=jnp.int32)
     if plan.measure.startswith("cosine"):
         blank = jnp.where(jnp.any(x != 0, axis=1), 0.0, 1.0)
     else:
         # Distances do not change when all rows move; near the origin their products cancel least.
-        x = x - jnp.mean(x, axis=0, keepdims=True)
+        middle = jnp.mean(x, axis=0, keepdims=True)
+        x = x - (middle if ring is None else lax.pmean(middle, ring))
         size = jnp.sum(x * x, axis=1)
     largest = jnp.max(facts.end - facts.start)
-    return Rows(x.T, size, blank, facts.group, facts.start, facts.end, largest, facts.anchor, facts.candidate)
+    if ring is not None:
+        largest, place = lax.pmax(largest, ring), lax.axis_index(ring) * x.shape[0] + place
+    numbers = facts.group, facts.start, facts.end, largest
+    return Rows(x.T, size, blank, *numbers, facts.anchor, facts.candidate, place, ring)
 
 
 def mined_slots(first: Array) -> Array:

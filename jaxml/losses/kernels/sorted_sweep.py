@@ -22,6 +22,7 @@ from jaxml.losses.kernels.formulas import Formula, Options
 from jaxml.losses.kernels.measures import MEASURES
 from jaxml.losses.kernels.mining import Mining
 from jaxml.losses.kernels.ordering import order
+from jaxml.losses.kernels.ring import rows_at
 from jaxml.losses.kernels.sorted_rows import Facts, Plan
 
 Array = jax.Array
@@ -38,6 +39,7 @@ def terms(
     measure: str,
     block_size: int | None,
     axis_name: str | None,
+    ring: bool = False,
 ) -> Terms:
     """Sums over the mined triplets of the anchors of all devices.
 
@@ -51,10 +53,14 @@ def terms(
         measure: one of MEASURES that has a metric; the square of a distance where the formula asks for it.
         block_size: anchors in a tile; chosen for the device if None.
         axis_name: mapped axis the batch is divided over.
+        ring: leave the rows divided over the devices, and pass them round (see `ring`); without references, and for
+            formulas of d_ap - d_an.
     """
     cosine = measure.startswith("cosine")
     if cosine:
         x = l2_normalize(x)
+    if ring and axis_name is not None:
+        return _terms_in_ring(x, labels, options, Plan(formula, mining, measure, block_size, True, axis_name))
     count = x.shape[0]
     first = 0 if axis_name is None else lax.axis_index(axis_name) * count
     x, labels = gather((x, labels), axis_name)
@@ -92,11 +98,35 @@ def terms(
         anchor, candidate = anchor[rows], candidate[rows]
     facts = Facts(group, start, end, mine.astype(jnp.int32), anchor, candidate)
     plan = Plan(formula, mining, measure, block_size, references is None)
+    return _over_devices(plan, x[rows], options, facts, axis_name)
+
+
+def _terms_in_ring(x: Array, labels: Array, options: Options, plan: Plan) -> Terms:
+    """`terms` of rows that stay divided: each device holds as many sorted rows as it has anchors."""
+    assert plan.ring is not None
+    axis_name, count = plan.ring, x.shape[0]
+    rows, *numbers = order(gather(labels, axis_name))
+    places = jnp.arange(rows.shape[0], dtype=jnp.int32)
+    _, back = lax.sort((rows, places), num_keys=1)
+    first = lax.axis_index(axis_name) * count
+    rows, back, group, start, end = (
+        lax.dynamic_slice_in_dim(a, first, count) for a in (rows, back, *numbers)
+    )
+    x = rows_at(x, rows, back, axis_name)
+    facts = Facts(group, start, end, jnp.arange(count, dtype=jnp.int32), None, None)
+    sums = _over_devices(plan, x, options, facts, axis_name)
+    # The positives of a row must be on its own device, the one before or the one after.
+    reached = lax.pmax(jnp.max(end - start), axis_name) <= count + 1
+    return sums._replace(value=jnp.where(reached, sums.value, jnp.nan))
+
+
+def _over_devices(plan: Plan, x: Array, options: Options, facts: Facts, axis_name: str | None) -> Terms:
+    """Sums over the anchors of all devices, of sorted rows, float32 [L, D]."""
     margin, quantile = vary(
         [jnp.asarray(o, jnp.float32) for o in (options.margin, options.quantile)], axis_name
     )
-    sums = _terms(plan, x[rows], margin, quantile, facts)
-    sums = sums._replace(value=sums.value * blocks.sound(MEASURES[measure].bound(x, x)))
+    sums = _terms(plan, x, margin, quantile, facts)
+    sums = sums._replace(value=sums.value * blocks.sound(MEASURES[plan.measure].bound(x, x)))
     return jax.tree.map(partial(over_devices, axis_name=axis_name), sums)
 
 
