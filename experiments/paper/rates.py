@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from experiments.paper.rows import BUDGETS, PRESET, ROWS, changes
 from jaxml import config as configs
@@ -61,6 +61,26 @@ def main(words: list[str]) -> None:
     for name in STAND_FOR_ALL:
         best = max((trial for trial in found if trial["row"] == name), key=lambda trial: trial["val_nmi"])
         print(f"{name}: learning rate {best['learning_rate']:g}, validation NMI {best['val_nmi']:.3f}")
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """The Markdown table of the trials, a line for each row of rows.py."""
+    titles = {row.name: row.title for row in ROWS}
+    text = (
+        "The learning rates of that budget were chosen by the NMI of the 20 species that validate, after a quarter of "
+        "its steps, one training seed:\n\n"
+        f"| | {' | '.join(f'{rate:g}' for rate in TRIED)} |\n{'|---' * (len(TRIED) + 1)}|\n"
+    )
+    for name in STAND_FOR_ALL:
+        cells = [f"{trial['val_nmi']:.3f}" for rate in TRIED for trial in found if _is(trial, name, rate)]
+        text += (
+            f"| {'Model A' if name.startswith('a_') else 'Model B'}, {titles[name]} | {' | '.join(cells)} |\n"
+        )
+    return text
+
+
+def _is(trial: dict[str, Any], name: str, rate: float) -> bool:
+    return (trial["row"], trial["learning_rate"]) == (name, rate)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
 """Options that all rows share. The checkpoints of both validations are kept, so that one training can serve several
 numbers of clusters."""
 
-LARGE_RATES = {"a_": 3e-4, "b_hinge": 1e-4, "b_square": 3e-4, "b_soft": 1e-4}
+LARGE_RATES = {"a_": 3e-4, "b_hinge": 1e-4, "b_square": 3e-4, "b_soft": 3e-5}
 """Learning rates of the budget large, by the beginning of the row's name: those of `rates.py`, which chose them on
 validation classes. All other rows have that of the preset."""
 

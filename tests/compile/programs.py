@@ -23,6 +23,8 @@ from jaxml.training.devices import AXIS, lower, parallel
 from jaxml.training.learner import create
 
 WIDTH, CLASSES = 64, 100
+OWN_PICTURES = 1_000, 50
+"""Images and classes of the data set that stands for a user's own folder."""
 IN_CI = {
     "v5e": (
         *("triplet all B=1024", "triplet local_class B=1024", "triplet distance_weighted B=1024"),
@@ -98,7 +100,8 @@ def views(name: str, devices: list[Any]) -> jax.stages.Lowered:
 def step(preset: str, devices: list[Any]) -> jax.stages.Lowered:
     """The training step of a preset."""
     config = PRESETS[preset]
-    return program.lower(config, devices, *program.data_set(config, 0, 0))
+    size = OWN_PICTURES if config.data.source == "folder" else (0, 0)
+    return program.lower(config, devices, *program.data_set(config, *size))
 
 
 def embedding(preset: str, devices: list[Any]) -> jax.stages.Lowered:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.paper import longest, plots, readme, reproduce, tables
+from experiments.paper import longest, plots, rates, readme, reproduce, tables
 from experiments.paper.rows import BUDGETS, PRESET, ROWS, Row, changes
 from jaxml import config as configs
 from jaxml.commands.options import preset, train_options
@@ -497,6 +497,17 @@ def test_the_result_files_show_the_options_of_the_rows():
         options = "" if row.features else train_options(PRESET, changes(row, "small"))
         assert line["train"] == options
         assert f"`{options}`" in table or row.features
+
+
+def test_the_large_budget_has_the_learning_rates_that_were_found_best():
+    rows, found = {row.name: row for row in ROWS}, readme.results("rates")
+    assert {trial["row"] for trial in found} == set(rates.STAND_FOR_ALL)
+    for name in rates.STAND_FOR_ALL:
+        trials = [trial for trial in found if trial["row"] == name]
+        assert [trial["learning_rate"] for trial in trials] == list(rates.TRIED)
+        best = max(trials, key=lambda trial: trial["val_nmi"])
+        assert changes(rows[name], "large")["optim.learning_rate"] == best["learning_rate"]
+        assert "optim.learning_rate" not in changes(rows[name], "small")
 
 
 @pytest.mark.parametrize("path", readme.DOCUMENTS, ids=lambda path: path.name)
