@@ -83,42 +83,16 @@ def jax_programs(
     return programs
 
 
-def torchvision_network(name: str) -> Any:
-    """torchvision's network without its classifier, for the features are what both compute."""
-    import torch
-
-    from experiments.benchmarks.torchvision_import import import_torchvision
-
-    options = {"init_weights": False, "aux_logits": False} if name == "inception_v3" else {}
-    network = import_torchvision().models.get_model(name, weights=None, **options)
-    # Both libraries compute features only, without a classifier.
-    if name.startswith("squeezenet"):
-        network.classifier = torch.nn.AdaptiveAvgPool2d((1, 1))
-    else:
-        network.fc = torch.nn.Identity()
-    return network
-
-
-def efficientnet_lite_network(name: str, size: int) -> Any:
-    """The network of efficientnet-lite-pytorch, which fixes its padding by `size`, without its classifier."""
-    import torch
-    from efficientnet_lite_pytorch import EfficientNet
-
-    options = {"image_size": [size, size], "dropout_rate": 0.0, "drop_connect_rate": 0.0}
-    network = EfficientNet.from_name(name.replace("_", "-"), **options)
-    network._fc = torch.nn.Identity()
-    return network
-
-
 def torch_programs(
     name: str, batch: int, size: int, dtype: str, layout: str
 ) -> dict[str, Callable[[], object]]:
     """The same by PyTorch's network."""
     import torch
 
+    from experiments.benchmarks.torch_networks import features
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    is_lite = name.startswith("efficientnet_lite")
-    network = efficientnet_lite_network(name, size) if is_lite else torchvision_network(name)
+    network = features(name, size)
     memory_format = torch.channels_last if layout == "channels last" else torch.contiguous_format
     network = network.to(device, memory_format=memory_format).train()
     if device == "cuda":
@@ -150,7 +124,7 @@ def peers_available(wanted: bool) -> bool:
     if not wanted:
         return False
     try:
-        from experiments.benchmarks.torchvision_import import import_torchvision
+        from experiments.benchmarks.torch_networks import import_torchvision
 
         import_torchvision()
         import efficientnet_lite_pytorch  # noqa: F401

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from experiments.benchmarks.torchvision_import import import_torchvision
+from experiments.benchmarks.torch_networks import import_torchvision
 
 MARGIN = 0.2
 

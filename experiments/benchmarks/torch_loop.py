@@ -1,6 +1,6 @@
 """The training loop of training.py in PyTorch, in parts that can be timed.
 
-torchvision's network (or `simple`, written again here), pytorch-metric-learning's triplet loss over all triplets and
+PyTorch's network (`simple` is written again here), pytorch-metric-learning's triplet loss over all triplets and
 its P x K sampler, a DataLoader with one worker process per core that crops, flips and normalises, Adam. On a GPU
 channels_last, torch.compile, pinned memory and fused Adam. Like the resident path it starts from decoded pixels.
 """
@@ -18,7 +18,8 @@ import torch
 from pytorch_metric_learning import distances, losses, samplers
 from torch import nn
 
-from experiments.benchmarks.torchvision_import import import_torchvision
+from experiments.benchmarks.torch_networks import features, import_torchvision
+from jaxml.models import BACKBONES
 
 
 class Pictures(torch.utils.data.Dataset):
@@ -87,21 +88,10 @@ def simple(size: int) -> nn.Module:
 
 
 def network(config: Any) -> nn.Module:
-    """The configured backbone with random weights and a linear head.
-
-    Raises:
-        ValueError: PyTorch has no such network.
-    """
-    name, width = config.model.backbone, config.model.feature_size
-    if name == "simple":
-        return nn.Sequential(simple(config.data.size), nn.Linear(512, width))
-    options = {"init_weights": False, "aux_logits": False} if name == "inception_v3" else {}
-    backbone = import_torchvision().models.get_model(name, weights=None, **options)
-    if name.startswith("squeezenet"):
-        backbone.classifier = nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(512, width))
-    else:
-        backbone.fc = nn.Linear(backbone.fc.in_features, width)
-    return backbone
+    """The configured backbone with random weights and a linear head."""
+    name, size = config.model.backbone, config.data.size
+    backbone = simple(size) if name == "simple" else features(name, size)
+    return nn.Sequential(backbone, nn.Linear(BACKBONES[name].features, config.model.feature_size))
 
 
 def programs(config: Any, pictures: Pictures) -> dict[str, Callable[[], object]]:

@@ -71,9 +71,11 @@ def burst() -> int:
     return 1 if jax.devices()[0].platform == "cpu" else 10
 
 
-def compiled(program: partial, *args: Any) -> Any:
-    """The function that `parallel` returned, compiled for these arguments."""
-    return lower(program, *args).compile()
+def compiled(program: partial, first: Any, *others: Any) -> tuple[Callable[..., Any], Any]:
+    """The function that `parallel` returned, compiled for these arguments, and what the compiler made of it."""
+    _, places = program.args
+    executable = lower(program, first, *others).compile()
+    return lambda first, *others: executable(places, first, others), executable
 
 
 def parts(learner: Learner, state: Any, images: Images, devices: list) -> dict[str, tuple]:
@@ -138,8 +140,7 @@ def fixed_step(learner: Learner, state: Any, pixels: np.ndarray, devices: list) 
     labels = np.arange(len(pixels), dtype=np.int32) // per_class
     arguments = [divide(array, devices) for array in (pixels, labels)]
     step = parallel(partial(training.train_step, learner), in_axes=(None, 0, 0), devices=devices)
-    executable = compiled(step, replicate(state, devices), *arguments)
-    call = partial(executable, *step.args)
+    call, executable = compiled(step, replicate(state, devices), *arguments)
     return Program(
         carried(lambda state: call(state, *arguments), state, devices), burst=burst(), flops=flops(executable)
     )
@@ -151,9 +152,8 @@ def ours(config: Config, images: Images, devices: list) -> tuple[dict[str, Progr
     found: dict[str, Program] = {}
     for name, (function, in_axes, arguments) in parts(learner, state, images, devices).items():
         program = parallel(function, in_axes=in_axes, devices=devices, out_axes=0)
-        executable = compiled(program, *arguments)
-        call = partial(executable, *program.args, *arguments)
-        found[name] = Program(call, burst=burst(), flops=flops(executable))
+        call, executable = compiled(program, *arguments)
+        found[name] = Program(partial(call, *arguments), burst=burst(), flops=flops(executable))
     batch = config.data.classes_per_batch * config.data.images_per_class
     fixed = fixed_step(learner, state, *images.read([np.arange(batch)]), devices)
 
@@ -188,12 +188,12 @@ def step_memory(config: Config, batch: int, *, to_run: bool) -> dict[str, float 
     side = config.data.stored_size
     pixels = jax.ShapeDtypeStruct((1, batch, side, side, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct((1, batch), jnp.int32)
-    executable = compiled(step, state, pixels, labels)
+    call, executable = compiled(step, state, pixels, labels)
     sizes = executable.memory_analysis()
     found = [sizes.temp_size_in_bytes / 2**20, sizes.argument_size_in_bytes / 2**20]
     if to_run and (before := reset_peak()) is not None:
         arguments = (np.zeros(x.shape, x.dtype) for x in (pixels, labels))
-        jax.block_until_ready(executable(*step.args, state, *arguments))
+        jax.block_until_ready(call(state, *arguments))
         stats = jax.devices()[0].memory_stats()
         found.append(stats["peak_bytes_in_use"] / 2**20 if stats else memory("VmHWM") - before)
     return {name: round(size, 1) for name, size in zip(SIZES, found, strict=False)}

@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
-from experiments.benchmarks.torchvision_import import import_torchvision
+from experiments.benchmarks.torch_networks import import_torchvision
 from jaxml import config, models
 from jaxml.models import BACKBONES
 from jaxml.models.weights import pretrained

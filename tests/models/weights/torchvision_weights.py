@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks.torchvision_import import import_torchvision
+from experiments.benchmarks.torch_networks import import_torchvision
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SHAPES = FIXTURES / "torchvision_shapes.json"
