@@ -27,7 +27,8 @@ PROTOCOLS = {
 """How the longest trainings are divided and cropped; rows of different ones stand in different tables."""
 LARGE = (
     "The original's two models under the larger budget: 96,000 images at 128 px (1,000 steps of 96), "
-    "EfficientNet-Lite0 with six frozen stages, 64 dimensions. Where there are several training seeds ± is over them.\n"
+    "EfficientNet-Lite0 with six frozen stages, 64 dimensions. Where there are several training seeds ± is over them, "
+    "else over K-means seeds. `python -m experiments.paper.reproduce --data_root CUB_200_2011 --budget large`\n"
 )
 SHORT = ("pixels", "frozen", "b_hinge", "multi_similarity")
 """Rows of results.json that README shows."""
