@@ -76,10 +76,11 @@ def test_any_number_of_devices(count):
 def test_a_class_that_reaches_beyond_the_neighbours_is_not_wrong_unnoticed():
     x, labels = batch(largest=B // N + 2)
     options = {"ring": True}
-    (value, _), _ = over_devices(
+    (value, _), (of_weights, *_) = over_devices(
         functools.partial(step, "triplet", options), "pmap", (weights(), (), {}), (x, labels)
     )
     assert np.isnan(value)
+    assert np.isnan(of_weights).all()
 
 
 @pytest.mark.parametrize(

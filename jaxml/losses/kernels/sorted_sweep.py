@@ -117,7 +117,7 @@ def _terms_in_ring(x: Array, labels: Array, options: Options, plan: Plan) -> Ter
     sums = _over_devices(plan, x, options, facts, axis_name)
     # The positives of a row must be on its own device, the one before or the one after.
     reached = lax.pmax(jnp.max(end - start), axis_name) <= count + 1
-    return sums._replace(value=jnp.where(reached, sums.value, jnp.nan))
+    return sums._replace(value=sums.value * jnp.where(reached, 1.0, jnp.nan))
 
 
 def _over_devices(plan: Plan, x: Array, options: Options, facts: Facts, axis_name: str | None) -> Terms:
